@@ -1,0 +1,181 @@
+"""The program `lambda-grpo`. Heavy imports stay inside the commands, so that --help and a wrong word answer at once."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from lambda_grpo.errors import UserError
+
+TRAIN_HELP = """\
+Train a policy with any objective of the GRPO family. Without arguments: the
+demonstration, which takes a few minutes on two CPU cores.
+
+  lambda-grpo train
+  lambda-grpo train recipes/grpo.yaml --max_steps 100 --output_dir runs/mine
+  lambda-grpo train --output_dir runs/mine --resume
+
+A recipe is a TRL YAML. Any key of TRL's GRPOConfig and ModelConfig works there
+and as --key value. The keys that lambda-grpo adds:
+
+  objective         grpo, dapo, dr_grpo, lambda_grpo or lambda_grpo_paper
+  lambda_init       where λ starts (0.0)
+  lambda_lr         learning rate of λ; 0 freezes it (0.1)
+  lambda_optimizer  sgd or adam (sgd)
+  lambda_bounds     λ stays within these two values (-10 10)
+  lambda_r          r of h = 1 + r·z (1/9)
+  weight_norm       sum: f as the paper has it; tokens: rescaled so that λ
+                    can't change the step size (sum)
+  task              arithmetic, a reasoning-gym data set, or module:attribute
+  task_size         training examples (4096)
+  task_seed         seed of the examples (0)
+  eval_size         held-out examples before and after; 0 for none (500)
+  base              in a recipe: the recipe that it builds on, or demo
+
+model_name_or_path is builtin, a directory or a hub id."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program. Returns its exit code: 0 done, 2 the input is wrong, 1 anything else (by a traceback)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options, rest = _parser().parse_known_args(arguments)
+        if rest and options.command != "train":
+            raise UserError(f"unknown argument {rest[0]!r}, see lambda-grpo {options.command} --help")
+        options.run(options, rest)
+    except UserError as error:
+        print(f"lambda-grpo: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("lambda-grpo: stopped", file=sys.stderr)
+        return 1
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}, see {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="lambda-grpo", description="Learn which tokens a reinforcement-learning run listens to.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def add(name: str, run: Callable[[Any, list[str]], None], help: str, **settings: Any) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help, allow_abbrev=False, **settings)
+        command.set_defaults(run=run)
+        return command
+
+    train = add(
+        "train",
+        _train,
+        "train a policy; without arguments, the demonstration",
+        usage="lambda-grpo train [RECIPE.yaml] [--key value …] [--output_dir DIR [--resume]]",
+        description=TRAIN_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+    train.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+    train.add_argument("--resume", action="store_true", help=argparse.SUPPRESS)
+
+    evaluate = add("eval", _eval, "accuracy of a model on a task, with its interval")
+    evaluate.add_argument("--model", required=True, help="model directory, run directory, hub id, or builtin")
+    evaluate.add_argument("--task", required=True, help="arithmetic, a reasoning-gym data set, or module:attribute")
+    evaluate.add_argument("--n", type=int, default=500, help="number of held-out examples (500)")
+    evaluate.add_argument("--max_completion_length", type=int, default=256, help="tokens at most (256)")
+    evaluate.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (1.0)")
+    evaluate.add_argument("--batch_size", type=int, default=256, help="completions sampled together (256)")
+    evaluate.add_argument("--seed", type=int, default=0, help="of the sampling (0)")
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+
+    report = add("report", _report, "write a run's report.html again")
+    report.add_argument("run_directory", metavar="RUN")
+    return parser
+
+
+def _train(options: argparse.Namespace, rest: list[str]) -> None:
+    recipe = rest.pop(0) if rest and not rest[0].startswith("-") else None
+    training = _import("lambda_grpo.training", "trl")
+    report = _import("lambda_grpo.report", "report")
+    run = training.train(recipe, rest, resume=options.resume)
+    if int(os.environ.get("RANK", "0")) != 0:  # torchrun: one process speaks
+        return
+    summary = report.summarise(run)
+    _print_table(f"{summary.objective}, {summary.steps} steps", ("", "before", "after"), summary.rows)
+    print("\n".join(summary.verdict))
+    print(f"\nReport: {run.path / 'report.html'}")
+
+
+def _eval(options: argparse.Namespace, rest: list[str]) -> None:
+    for name in ("n", "max_completion_length", "batch_size"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
+    if options.temperature < 0:
+        raise UserError(f"--temperature must be at least 0, got {options.temperature}")
+    evaluation = _import("lambda_grpo.evaluation", "trl")
+    from lambda_grpo.models import load_model, resolve_model
+    from lambda_grpo.tasks import load_task
+
+    task = load_task(options.task, "test", size=options.n)
+    path = resolve_model(options.model)
+    model, tokenizer = load_model(path)
+    found = evaluation.evaluate(
+        model,
+        tokenizer,
+        task,
+        max_completion_length=options.max_completion_length,
+        temperature=options.temperature,
+        batch_size=options.batch_size,
+        seed=options.seed,
+    )
+    if options.json:
+        print(json.dumps({"model": path, **found.to_dict()}))
+        return
+    low, high = found.ci95
+    _print_table(
+        f"{path} on {found.task}",
+        ("", "value"),
+        [
+            ("accuracy", f"{100 * found.accuracy:.1f} %"),
+            ("95 % interval", f"{100 * low:.1f} – {100 * high:.1f} %"),
+            ("n", str(found.n)),
+            ("mean length (tokens)", f"{found.completion_length_mean:.1f}"),
+            ("cut at the limit", f"{100 * found.truncated:.1f} %"),
+        ],
+    )
+
+
+def _report(options: argparse.Namespace, rest: list[str]) -> None:
+    from lambda_grpo.runs import Run
+
+    run = Run.open(options.run_directory)
+    print(f"Report: {_import('lambda_grpo.report', 'report').write_report(run)}")
+
+
+def _import(module: str, extra: str) -> Any:
+    """A module of ours, or a word on which extra brings what it needs."""
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("lambda_grpo"):
+            raise
+        raise UserError(f"this command needs {error.name}: pip install 'lambda-grpo[{extra}]'") from error
+
+
+def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for position, name in enumerate(header):
+        table.add_column(name, justify="left" if position == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

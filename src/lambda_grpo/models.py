@@ -1,0 +1,52 @@
+"""Which model a name stands for, and loading it."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from lambda_grpo.errors import UserError
+from lambda_grpo.runs import Run
+
+BUILTIN = "builtin"
+
+
+def resolve_model(name: str) -> str:
+    """What `from_pretrained` can load: the built-in base policy, a directory, a run's last checkpoint or a hub id.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    if name == BUILTIN:
+        return str(files("lambda_grpo").joinpath("base_policy"))
+    path = Path(name)
+    if path.is_dir():
+        if (path / "completions").is_dir():  # a run directory: its config.json isn't a model's
+            checkpoints = Run(path).checkpoints()
+            if not checkpoints:
+                raise UserError(f"{name} is a run without a complete checkpoint")
+            return str(checkpoints[-1])
+        if not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
+            raise UserError(f"{name} is not a model directory: it has no config.json")
+        return name
+    if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise UserError(f"no model directory {name}")
+    try:
+        AutoConfig.from_pretrained(name)
+    except OSError as error:
+        raise UserError(
+            f"no model {name!r}: it is neither a directory here, nor 'builtin', nor could it be loaded from the hub"
+        ) from error
+    return name
+
+
+def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer, on the best device there is. Raises UserError if the directory doesn't hold them."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    try:
+        return AutoModelForCausalLM.from_pretrained(path).to(device), AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"can't load a model from {path}: {' '.join(str(error).split())}") from error

@@ -1,0 +1,23 @@
+"""The one formula, L = − Σ_i f_i Σ_t s_it / Z_i, in pure tensors.
+
+It is computed in two stages, because engines break prompt groups up before the loss:
+
+1. groups: once, on whole groups: `group_advantages`, `response_weights`, `loss_normalizer`.
+2. tokens: per micro-batch: `policy_loss`, with the weights and the normaliser of stage 1.
+"""
+
+from lambda_grpo.objective.groups import group_advantages
+from lambda_grpo.objective.loss import PolicyLoss, policy_loss
+from lambda_grpo.objective.presets import PRESETS, Objective, get_objective
+from lambda_grpo.objective.weights import loss_normalizer, response_weights
+
+__all__ = [
+    "PRESETS",
+    "Objective",
+    "PolicyLoss",
+    "get_objective",
+    "group_advantages",
+    "loss_normalizer",
+    "policy_loss",
+    "response_weights",
+]

@@ -1,0 +1,126 @@
+"""Stage 2, part two: the weighted sum over tokens, for a whole batch or any piece of one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lambda_grpo.objective.presets import Objective, get_objective
+from lambda_grpo.objective.surrogate import clipped_surrogate, reference_kl
+from lambda_grpo.objective.weights import loss_normalizer, response_weights
+
+
+class PolicyLoss(NamedTuple):
+    """The loss to call backward on, and detached scalars worth logging."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+def policy_loss(
+    per_token_logps: Tensor,
+    old_per_token_logps: Tensor,
+    advantages: Tensor,
+    completion_mask: Tensor,
+    group_ids: Tensor,
+    objective: Objective | str,
+    lambda_: float | Tensor = 0.0,
+    *,
+    epsilon: float = 0.2,
+    epsilon_high: float | None = None,
+    lengths: Tensor | None = None,
+    weights: Tensor | None = None,
+    normalizer: Tensor | None = None,
+    entropies: Tensor | None = None,
+    completion_ids: Tensor | None = None,
+    ref_per_token_logps: Tensor | None = None,
+    beta: float = 0.0,
+    max_completion_length: int | None = None,
+) -> PolicyLoss:
+    """L = − Σ_i f_i Σ_t s_it / Z_i + β · KL: every method of the family (arXiv 2510.06870, unified objective).
+
+    On a whole batch nothing more is needed. For a micro-batch pass `weights` and `normalizer`, computed on the whole
+    batch by `response_weights` and `loss_normalizer` and indexed down to these rows: the micro-batches' losses then
+    sum to the batch's loss, however the rows are split.
+
+    Args:
+        per_token_logps: (B, T) log-probabilities under the policy.
+        old_per_token_logps: (B, T) the same under the policy that sampled.
+        advantages: (B,).
+        completion_mask: (B, T) 1 where a token carries loss. What lies outside never reaches the loss, even NaN.
+        group_ids: (B,) integers; members of a group need not be adjacent.
+        objective: an `Objective`, or the name of a preset.
+        lambda_: λ; the loss is differentiable in it where it is a tensor that requires a gradient.
+        epsilon, epsilon_high: clip range where the objective names none; `epsilon_high` defaults to `epsilon`.
+        lengths: (B,) generated tokens, where `completion_mask` doesn't show them (truncation masking).
+        weights: (B,) f of stage 1.
+        normalizer: (B,) or scalar Z of stage 1.
+        entropies, completion_ids: (B, T) for an objective whose preference needs them.
+        ref_per_token_logps: (B, T) the reference policy's log-probabilities, needed where `beta` isn't 0.
+        beta: weight of the KL penalty.
+        max_completion_length: needed by objectives that normalise by it.
+
+    Returns:
+        `PolicyLoss`: loss, and metrics `clip_ratio`, `weight_min`, `weight_max` and, with `beta`, `kl`.
+
+    Raises:
+        ValueError: shapes differ, or the objective needs an argument that wasn't given.
+    """
+    objective = get_objective(objective)
+    shape = per_token_logps.shape
+    for name, tensor, expected in (
+        ("old_per_token_logps", old_per_token_logps, shape),
+        ("completion_mask", completion_mask, shape),
+        ("ref_per_token_logps", ref_per_token_logps, shape),
+        ("advantages", advantages, shape[:1]),
+        ("group_ids", group_ids, shape[:1]),
+        ("lengths", lengths, shape[:1]),
+        ("weights", weights, shape[:1]),
+    ):
+        if tensor is not None and tensor.shape != expected:
+            raise ValueError(f"{name} must have shape {tuple(expected)}, got {tuple(tensor.shape)}")
+    if beta != 0.0 and ref_per_token_logps is None:
+        raise ValueError("beta isn't 0: the KL penalty needs ref_per_token_logps")
+
+    mask = completion_mask.bool()
+    tokens = mask.sum(1)
+    lengths = tokens if lengths is None else lengths
+    if weights is None:
+        weights = response_weights(
+            lengths, group_ids, objective, lambda_, entropies=entropies, completion_ids=completion_ids
+        )
+    if normalizer is None:
+        normalizer = loss_normalizer(
+            lengths, group_ids, objective, tokens=tokens, max_completion_length=max_completion_length
+        )
+    dtype = torch.promote_types(per_token_logps.dtype, torch.float32)  # bf16 can't hold a ratio near 1
+    weights = weights.to(dtype)
+    per_token_logps = _masked(per_token_logps, mask, dtype)
+
+    epsilon = epsilon if objective.epsilon is None else objective.epsilon
+    epsilon_high = objective.epsilon_high if objective.epsilon_high is not None else epsilon_high
+    surrogate, is_clipped = clipped_surrogate(
+        per_token_logps - _masked(old_per_token_logps, mask, dtype),
+        advantages.to(dtype)[:, None],
+        epsilon,
+        epsilon if epsilon_high is None else epsilon_high,
+    )
+    per_response = -weights * (surrogate * mask).sum(1)  # (B,)
+    count = tokens.sum().clamp(min=1)
+    metrics = {
+        "clip_ratio": (is_clipped & mask).sum() / count,
+        "weight_min": weights.detach().min(),
+        "weight_max": weights.detach().max(),
+    }
+    if beta != 0.0 and ref_per_token_logps is not None:
+        kl = reference_kl(per_token_logps, _masked(ref_per_token_logps, mask, dtype)) * mask
+        per_response = per_response + beta * (weights if objective.kl_weighted else 1.0) * kl.sum(1)
+        metrics["kl"] = kl.detach().sum() / count
+    return PolicyLoss((per_response / normalizer.to(dtype)).sum(), metrics)
+
+
+def _masked(values: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Zeros outside the mask, before any exp: an overflow there would leave NaN in the gradient."""
+    return torch.where(mask, values.to(dtype), 0.0)

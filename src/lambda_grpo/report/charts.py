@@ -1,0 +1,90 @@
+"""A run's curves as inline SVG."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from lambda_grpo.runs import Run
+
+COLOUR, HELD_OUT = "#1f5fa8", "#c2410c"
+STYLE: Any = {  # Matplotlib types its keys one by one
+    "svg.fonttype": "none",  # text stays text: small files, and a reader can search it
+    "svg.hashsalt": "lambda-grpo",  # the same run gives the same file
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+}
+
+
+def run_charts(run: Run) -> list[tuple[str, Markup]]:
+    """(title, SVG) of reward, accuracy, length, entropy and λ over steps; those without data are left out."""
+    metrics = run.metrics()
+    accuracy = _sampled_accuracy(run)
+    points = {name: evaluation for name in ("before", "after") if (evaluation := run.evaluation(name)) is not None}
+    last_step = metrics[-1]["step"] if metrics else 0
+    charts = [
+        ("Reward (mean over the step's samples)", _curve(metrics, "reward"), {}),
+        ("Accuracy (line: training samples; dots: held-out, with 95 % interval)", accuracy, points),
+        ("Completion length (tokens, mean)", _curve(metrics, "completion_length_mean"), {}),
+        ("Entropy (nats per token, mean)", _curve(metrics, "entropy"), {}),
+        ("λ", _curve(metrics, "lambda"), {}),
+    ]
+    return [
+        (title, _draw(title, steps_and_values, evaluations, last_step))
+        for title, steps_and_values, evaluations in charts
+        if steps_and_values
+    ]
+
+
+def _curve(metrics: list[dict[str, Any]], key: str) -> list[tuple[int, float]]:
+    return [(row["step"], row[key]) for row in metrics if row.get(key) is not None]
+
+
+def _sampled_accuracy(run: Run) -> list[tuple[int, float]]:
+    """Share of training samples with a reward of 1, by step."""
+    table = run.completions()
+    if table is None:
+        return []
+    right: dict[int, int] = defaultdict(int)
+    scored: dict[int, int] = defaultdict(int)
+    for step, reward in zip(table["step"].to_pylist(), table["reward"].to_pylist(), strict=True):
+        if reward is not None:
+            scored[step] += 1
+            right[step] += reward == 1.0
+    return [(step, right[step] / scored[step]) for step in sorted(scored)]
+
+
+def _draw(title: str, curve: list[tuple[int, float]], evaluations: dict[str, dict[str, Any]], last_step: int) -> Markup:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 2.4), layout="constrained")
+        axes = figure.subplots()
+        steps, values = zip(*curve, strict=True)
+        axes.plot(steps, values, color=COLOUR, linewidth=1.4, marker="." if len(steps) == 1 else None)
+        for name, evaluation in evaluations.items():
+            low, high = evaluation["ci95"]
+            mean = evaluation["accuracy"]
+            axes.errorbar(
+                0 if name == "before" else last_step,
+                mean,
+                yerr=[[max(mean - low, 0)], [max(high - mean, 0)]],
+                fmt="o",
+                color=HELD_OUT,
+                capsize=3,
+                markersize=4,
+            )
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Title": title})
+    svg = file.getvalue()
+    # safe: Matplotlib made it from numbers and the titles above
+    return Markup(svg[svg.index("<svg") :])

@@ -1,0 +1,96 @@
+"""What a run found, in numbers and in sentences: the terminal's table and the page say the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lambda_grpo.runs import Run
+
+NEARLY_ONE = 0.1  # weights within 1 ± this hardly differ from DAPO's
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A finished (or running) run in brief."""
+
+    objective: str
+    steps: int
+    rows: list[tuple[str, str, str]]  # what, before, after
+    verdict: list[str]
+
+
+def summarise(run: Run) -> Summary:
+    """Read a run directory. Works on a run that still goes on, with what is there."""
+    config, metrics = run.config(), run.metrics()
+    before, after = run.evaluation("before"), run.evaluation("after")
+    last = metrics[-1] if metrics else {}
+    rows = []
+    if before is not None:
+        rows += [
+            ("accuracy", _percent(before["accuracy"]), _percent(after["accuracy"]) if after else "–"),
+            ("95 % interval", _interval(before), _interval(after) if after else "–"),
+            ("n (held-out)", str(before["n"]), str(after["n"]) if after else "–"),
+            (
+                "mean length (tokens)",
+                _number(before, "completion_length_mean"),
+                _number(after, "completion_length_mean"),
+            ),
+        ]
+    learnable = config["objective"]["learnable"]
+    if metrics:
+        if learnable:
+            rows.append(("λ", f"{metrics[0]['lambda']:+.4f}", f"{last['lambda']:+.4f}"))
+        rows.append(("range of f", _weights(metrics[0]), _weights(last)))
+    verdict = [_accuracy_verdict(before, after)]
+    if metrics and learnable:
+        verdict.append(_lambda_verdict(metrics))
+    verdict.append(
+        "One run with one seed shows whether the policy learned, not whether another objective would do better."
+    )
+    return Summary(config["objective"]["name"], last.get("step", 0), rows, verdict)
+
+
+def _accuracy_verdict(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
+    if before is None:
+        return "No held-out evaluation was asked for."
+    if after is None:
+        return "The run hasn't ended: there is no evaluation after training yet."
+    change = 100 * (after["accuracy"] - before["accuracy"])
+    what = f"{before['task']}, {after['n']} held-out problems"
+    figures = f"{_percent(before['accuracy'])} → {_percent(after['accuracy'])}"
+    if after["ci95"][0] > before["ci95"][1]:
+        return f"Accuracy rose by {change:.1f} points ({what}: {figures}); the two 95 % intervals don't overlap."
+    if after["ci95"][1] < before["ci95"][0]:
+        return f"Accuracy fell by {-change:.1f} points ({what}: {figures}); the two 95 % intervals don't overlap."
+    return f"No clear change in accuracy ({what}: {figures}, {change:+.1f} points); the two 95 % intervals overlap."
+
+
+def _lambda_verdict(metrics: list[dict[str, Any]]) -> str:
+    first, last = metrics[0], metrics[-1]
+    low, high = last["weight_min"], last["weight_max"]
+    moved = (
+        f"λ went from {first['lambda']:+.3f} to {last['lambda']:+.3f}; "
+        f"f lay between {low:.3f} and {high:.3f} in the last step"
+    )
+    if low >= 1 - NEARLY_ONE and high <= 1 + NEARLY_ONE:
+        return f"{moved}: nearly DAPO's weights (f = 1), so little of this result is due to the learned preference."
+    favoured = "longer" if last["lambda"] > 0 else "shorter"
+    return f"{moved}: tokens of {favoured} responses counted more."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _interval(evaluation: dict[str, Any]) -> str:
+    low, high = evaluation["ci95"]
+    return f"{100 * low:.1f} – {100 * high:.1f} %"
+
+
+def _number(evaluation: dict[str, Any] | None, key: str) -> str:
+    return "–" if evaluation is None else f"{evaluation[key]:.1f}"
+
+
+def _weights(row: dict[str, Any]) -> str:
+    return f"{row['weight_min']:.3f} – {row['weight_max']:.3f}"

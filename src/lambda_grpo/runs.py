@@ -1,0 +1,167 @@
+"""The run directory: what a run leaves behind, and how to read it again.
+
+config.json       resolved settings, versions, git commit
+metrics.jsonl     a line for each logged step
+completions/      step-00000001.parquet …: the samples of each generation
+eval/             before.json, after.json
+checkpoint-*/     written by the Trainer
+report.html
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lambda_grpo.errors import UserError
+
+
+class Run:
+    """A run directory, new or old."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], config: Mapping[str, Any]) -> Run:
+        """A new run. Raises UserError if the directory holds anything, so that no earlier run is lost."""
+        run = cls(path)
+        run.check_free()
+        (run.path / "completions").mkdir(parents=True, exist_ok=True)
+        (run.path / "eval").mkdir(exist_ok=True)
+        run._write_json("config.json", config)
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Run:
+        """An existing run. Raises UserError if there is none."""
+        run = cls(path)
+        if not (run.path / "config.json").is_file() or not (run.path / "completions").is_dir():
+            raise UserError(f"{run.path} is not a run directory: it has no config.json and completions/")
+        return run
+
+    def check_free(self) -> None:
+        """Raise UserError if a new run can't be made here."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(f"{self.path} is not empty: add --resume to go on there, or choose another --output_dir")
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def log_metrics(self, row: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl. NaN and infinity, which JSON lacks, become null."""
+        with open(self.path / "metrics.jsonl", "a") as file:
+            file.write(json.dumps({key: _finite(value) for key, value in row.items()}) + "\n")
+
+    def log_completions(self, step: int, columns: Mapping[str, list[Any]]) -> None:
+        """Write the samples that were generated for `step`."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        count = len(next(iter(columns.values())))
+        path = self.path / "completions" / f"step-{step:08d}.parquet"
+        pq.write_table(pa.table({**columns, "step": [step] * count}), path.with_suffix(".partial"))
+        path.with_suffix(".partial").replace(path)  # a reader never sees half a file
+
+    def log_evaluation(self, name: str, evaluation: Mapping[str, Any]) -> None:
+        """Write eval/NAME.json."""
+        self._write_json(f"eval/{name}.json", evaluation)
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after `step`, before the run goes on from there."""
+        kept = [row for row in self.metrics() if row["step"] <= step]
+        (self.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+        for part in self.path.glob("completions/step-*.parquet"):
+            if int(part.stem.removeprefix("step-")) > step:
+                part.unlink()
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        path = self.path / name
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(content, indent=2, default=str) + "\n")
+        partial.replace(path)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def config(self) -> dict[str, Any]:
+        return json.loads((self.path / "config.json").read_text())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The logged steps in order. A last line cut short by a kill is left out."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text().split("\n") if path.exists() else [""]
+        return [json.loads(line) for line in lines[:-1]]  # what follows the last newline is incomplete or empty
+
+    def completions(self) -> Any:
+        """All samples as one pyarrow Table, by step; None if there are none yet."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        parts = [pq.read_table(part) for part in sorted(self.path.glob("completions/step-*.parquet"))]
+        return pa.concat_tables(parts, promote_options="permissive") if parts else None
+
+    def evaluation(self, name: str) -> dict[str, Any] | None:
+        """eval/NAME.json, or None."""
+        path = self.path / "eval" / f"{name}.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first. One whose writing was cut short doesn't count."""
+        found = [path for path in self.path.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+        return sorted(filter(_is_complete, found), key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def provenance() -> dict[str, Any]:
+    """Versions and the git commit that a run was made with."""
+    versions: dict[str, str | None] = {}
+    for package in ("lambda-grpo", "torch", "trl", "transformers", "accelerate", "peft", "reasoning-gym"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {"versions": versions, "git_commit": _git_commit()}
+
+
+def _git_commit() -> str | None:
+    """The commit this file was checked out from, with "-dirty" where the checkout has changes; None if installed."""
+    if shutil.which("git") is None:
+        return None
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    # An installed copy may lie inside some other project's checkout: then git doesn't know this file.
+    is_tracked = git("ls-files", Path(__file__).name) != ""
+    return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") if is_tracked else None
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether a kill or a full disk left the checkpoint whole. The Trainer writes trainer_state.json last."""
+    from safetensors import SafetensorError, safe_open
+
+    if not (checkpoint / "trainer_state.json").exists():
+        return False
+    for path in checkpoint.iterdir():
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_text())
+            elif path.suffix == ".safetensors":
+                safe_open(path, framework="pt").__enter__()  # checks the header against the file's size
+        except (json.JSONDecodeError, SafetensorError):
+            return False
+        if path.suffix in (".pt", ".pth") and not zipfile.is_zipfile(path):  # what torch.save writes
+            return False
+    return True

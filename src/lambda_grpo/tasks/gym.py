@@ -1,0 +1,55 @@
+"""Bridge to reasoning-gym: each of its data sets is a task by name, graded by its own `score_answer`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lambda_grpo.errors import UserError
+from lambda_grpo.tasks.base import Example
+
+# reasoning-gym draws item i from seed + i, so the held-out split starts far from the training split
+TEST_SEED_OFFSET = 1_000_000_000
+
+
+def gym_names() -> list[str]:
+    """Names of reasoning-gym's data sets; empty where it isn't installed."""
+    try:
+        from reasoning_gym.factory import DATASETS
+    except ImportError:
+        return []
+    return sorted(DATASETS)
+
+
+class GymTask:
+    """A reasoning-gym data set.
+
+    Args:
+        name: as reasoning-gym registers it, e.g. "chain_sum".
+        split: "train" or "test": other seeds. Small problem spaces may repeat a problem.
+        size, seed: passed on.
+        config: the data set's own options.
+
+    Raises:
+        UserError: the data set can't be made with these options.
+    """
+
+    def __init__(self, name: str, split: str = "train", size: int = 4096, seed: int = 0, **config: Any):
+        import reasoning_gym
+
+        self.name = name
+        try:
+            self._dataset = reasoning_gym.create_dataset(
+                name, size=size, seed=seed + (TEST_SEED_OFFSET if split == "test" else 0), **config
+            )
+        except (AssertionError, TypeError) as error:  # how its data sets refuse their options
+            raise UserError(f"reasoning-gym can't make {name!r} with these options: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Example:
+        item = self._dataset[index]
+        return Example(prompt=item["question"] + "\n", answer=item["answer"], metadata=item)
+
+    def grade(self, completion: str, example: Example) -> float:
+        return float(self._dataset.score_answer(completion.strip(), dict(example.metadata)))
