@@ -107,7 +107,13 @@ class LambdaGRPOConfig(GRPOConfig):
             self.scale_rewards = objective.advantage_scale
         if len(self.lambda_bounds) != 2:
             raise ValueError(f"lambda_bounds takes two values, got {self.lambda_bounds}")
-        self.make_lambda_state()
+        if self.beta != 0.0 and not _kl_is_exact(objective):
+            raise ValueError(
+                f"objective {objective.name!r} with beta {self.beta}: TRL's "
+                f"{HOST_LOSS_TYPE[objective.normalizer]!r} loss averages the KL term in another way; set beta to 0, "
+                "or use an objective that normalises by the batch"
+            )
+        self.make_lambda_state()  # refuses values out of range
         super().__post_init__()
 
     def resolve_objective(self) -> Objective:
@@ -166,11 +172,6 @@ class LambdaGRPOTrainer(GRPOTrainer):
         host.loss_type = HOST_LOSS_TYPE[self.objective.normalizer]
         host.epsilon = config.epsilon if self.objective.epsilon is None else self.objective.epsilon
         host.epsilon_high = config.epsilon_high if self.objective.epsilon_high is None else self.objective.epsilon_high
-        if host.beta != 0.0 and not _kl_is_exact(self.objective):
-            raise ValueError(
-                f"objective {self.objective.name!r} with beta {host.beta}: TRL's {host.loss_type!r} loss averages "
-                "the KL term in another way; set beta to 0, or use an objective that normalises by the batch"
-            )
         signature.arguments["args"] = host
         super().__init__(*signature.args[1:], **signature.kwargs)
         self.add_callback(_LambdaStep(self))

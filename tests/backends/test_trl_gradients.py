@@ -1,0 +1,160 @@
+"""The trainer's gradients of λ and of the policy against a plain full-batch reference in float64.
+
+The reference takes from the trainer only which tokens were sampled and which rows went into an optimiser step.
+Rewards, advantages, lengths, weights, log-probabilities (one unpadded row at a time) and normalisers are its own.
+"""
+
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lambda_grpo import PRESETS
+from lambda_grpo.backends.trl_trainer import LambdaGRPOTrainer
+from lambda_grpo.models import BUILTIN, resolve_model
+from tests.backends.trl_setup import TASK, config, make_trainer
+from tests.objective import reference
+
+R, EPSILON = 1 / 9, 0.2
+
+
+class Observed(LambdaGRPOTrainer):
+    """Writes down what was sampled and used, and compares at each optimiser step."""
+
+    def __init__(self, *args, reward_of, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.reward_of, self.window, self.compared = reward_of, [], []
+
+    def _generate(self, prompts):
+        output = super()._generate(prompts)
+        self.rows = [(tuple(p), tuple(c)) for p, c in zip(output[0], output[1], strict=True)]
+        model = in_float64(self.model)
+        with torch.no_grad():
+            self.old = {row: logps(model, row) for row in self.rows}
+        return output
+
+    def _compute_loss(self, model, inputs):
+        for i in range(len(inputs["prompt_ids"])):
+            prompt = inputs["prompt_ids"][i][inputs["prompt_mask"][i].bool()]
+            ids = inputs["completion_ids"][i].tolist()
+            length = ids.index(self.eos_token_ids[0]) + 1 if self.eos_token_ids[0] in ids else len(ids)
+            self.window.append((tuple(prompt.tolist()), tuple(ids[:length])))
+        return super()._compute_loss(model, inputs)
+
+    def _lambda_step(self):
+        lambda_ = torch.tensor(self.lambda_state.value, dtype=torch.float64, requires_grad=True)
+        model = in_float64(self.model)
+        loss = self.reference_loss(model, lambda_)
+        grads = torch.autograd.grad(loss, [lambda_, *model.parameters()], allow_unused=True)
+        ours = [p.grad for p in self.model.parameters()]
+        error = math.sqrt(sum(((g - o.double()) ** 2).sum() for g, o in zip(grads[1:], ours, strict=True)))
+        norm = math.sqrt(sum((g**2).sum() for g in grads[1:]))
+        super()._lambda_step()
+        lambda_grad = self._metrics["train"]["lambda_grad"][-1] if self.objective.learnable else None
+        self.compared.append((lambda_grad, None if grads[0] is None else grads[0].item(), error / norm))
+        self.window.clear()
+
+    def reference_loss(self, model, lambda_):
+        G, name = self.num_generations, self.objective.name
+        P = len(self.rows) // G
+        lengths = [len(completion) for _, completion in self.rows]
+        ids = [i // G for i in range(len(self.rows))]
+        rewards = [self.reward_of(*row) for row in self.rows]
+        rewards = [math.nan if reward is None else reward for reward in rewards]
+        advantages = reference.advantages(rewards, ids, "none" if name == "dr_grpo" else "group")
+        kept = [not self.mask_truncated_completions or c[-1] == self.eos_token_ids[0] for _, c in self.rows]
+        tokens = sum(length for length, keep in zip(lengths, kept, strict=True) if keep)
+        share = len(self.window) / len(self.rows)  # of the generated batch that this optimiser step takes
+        total = torch.zeros((), dtype=torch.float64)
+        for row in self.window:
+            i = self.rows.index(row)
+            if not kept[i]:
+                continue
+            members = range(i // G * G, i // G * G + G)
+            mean = sum(lengths[j] for j in members) / G
+            sigma = math.sqrt(sum((lengths[j] - mean) ** 2 for j in members) / G)
+            powers = {j: (1 + R * (lengths[j] - mean) / (sigma + 1e-6)) ** lambda_ for j in members}
+            weight = G * powers[i].exp() / sum(power.exp() for power in powers.values())
+            surrogate = torch.zeros((), dtype=torch.float64)
+            for new, old in zip(logps(model, row), self.old[row], strict=True):
+                ratio = (new - old).exp()
+                surrogate = surrogate + torch.min(
+                    ratio * advantages[i], ratio.clamp(1 - EPSILON, 1 + EPSILON) * advantages[i]
+                )
+            total = (
+                total
+                + {
+                    # TRL's normaliser of an optimiser step that takes a part of the generated batch is that part of N
+                    "lambda_grpo": lambda: weight * surrogate / (tokens * share),
+                    "dapo": lambda: surrogate / (tokens * share),
+                    "lambda_grpo_paper": lambda: weight * surrogate / (P * share * G * mean),
+                    "grpo": lambda: surrogate / lengths[i] / len(self.window),
+                    "dr_grpo": lambda: surrogate / (len(self.window) * self.max_completion_length),
+                }[name]()
+            )
+        return -total
+
+
+def in_float64(model):
+    """A fresh copy: a deepcopy would keep the forward that accelerate bound to the original."""
+    copy = AutoModelForCausalLM.from_config(model.config).double()
+    copy.load_state_dict(model.state_dict())
+    return copy
+
+
+def logps(model, row):
+    """Log-probabilities of a completion's tokens, one row without padding."""
+    ids = torch.tensor([row[0] + row[1]])
+    logits = model(input_ids=ids).logits[0, len(row[0]) - 1 : -1]
+    return logits.log_softmax(-1).gather(1, ids[0, len(row[0]) :, None])[:, 0]
+
+
+def text_reward(tokenizer, *, none_for=lambda completion: False):
+    """Right or wrong, plus a little for length so that no group is without variance; None where asked."""
+    answers = {TASK[i].prompt: TASK[i] for i in range(len(TASK))}
+
+    def reward_of(prompt_ids, completion_ids):
+        prompt = tokenizer.decode(prompt_ids, skip_special_tokens=True)
+        completion = tokenizer.decode(completion_ids, skip_special_tokens=True)
+        if none_for(completion):
+            return None
+        return TASK.grade(completion, answers[prompt]) + 0.03 * len(completion_ids)
+
+    return reward_of
+
+
+CASES = {
+    "whole batch": {"per_device_train_batch_size": 32, "gradient_accumulation_steps": 1},
+    "micro-batches that split groups": {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 8},
+    "two iterations per batch": {"num_iterations": 2, "max_steps": 4},
+    "steps_per_generation above accumulation": {
+        "per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "steps_per_generation": 4, "max_steps": 4,
+    },
+    "truncation masking": {"mask_truncated_completions": True, "max_completion_length": 12},
+    "a reward of None": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("objective", ["lambda_grpo", "lambda_grpo_paper", "grpo", "dapo", "dr_grpo"])
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_equal_the_reference(case, objective, tmp_path):
+    args = config(tmp_path, objective=objective, lambda_init=0.8, lambda_lr=5.0, **{"max_steps": 2, **CASES[case]})
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model(BUILTIN))
+    reward_of = text_reward(
+        tokenizer, none_for=(lambda text: text.endswith("3")) if case == "a reward of None" else lambda text: False
+    )
+
+    def reward(prompts, completion_ids, **_):
+        return [reward_of(tokenizer(p)["input_ids"], ids) for p, ids in zip(prompts, completion_ids, strict=True)]
+
+    trainer = make_trainer(args, lambda args, **kw: Observed(args=args, reward_of=reward_of, **kw), reward)
+    trainer.train()
+    assert len(trainer.compared) == args.max_steps
+    for ours, expected, policy_error in trainer.compared:
+        assert policy_error < 3e-5  # float32 against float64
+        if PRESETS[objective].learnable:
+            assert expected != 0.0
+            assert ours == pytest.approx(expected, rel=3e-5)
+    if PRESETS[objective].learnable:
+        assert trainer.lambda_state.value != 0.8

@@ -1,0 +1,23 @@
+import os
+
+# Before any Hugging Face import: nothing is downloaded, and the tests share two cores.
+os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TRL_EXPERIMENTAL_SILENCE="1", OMP_NUM_THREADS="1")
+
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("default")
+
+
+@pytest.fixture(autouse=True)
+def no_leftover_presets():
+    """A test may add a preset of its own; the next one mustn't see it."""
+    from lambda_grpo import PRESETS
+
+    before = dict(PRESETS)
+    yield
+    PRESETS.clear()
+    PRESETS.update(before)
