@@ -22,10 +22,7 @@ def advantages(rewards, group_ids, scale):
         if not scored:
             continue
         mean = sum(scored) / len(scored)
-        if scale == "batch":
-            spread = _sample_std(known)
-        else:
-            spread = _sample_std(scored)
+        spread = _sample_std(known if scale == "batch" else scored)
         for i in members:
             if not math.isnan(rewards[i]):
                 out[i] = (rewards[i] - mean) / (1.0 if scale == "none" else spread + 1e-4)

@@ -12,8 +12,6 @@ REWARDS = st.one_of(st.floats(-5, 5), st.just(math.nan))
 
 
 @given(
-    st.lists(st.tuples(REWARDS, st.integers(-3, 3)), min_size=1, max_size=24), st.sampled_from(["group", "batch", "none"])
-)
     st.lists(st.tuples(REWARDS, st.integers(-3, 3)), min_size=1, max_size=24),
     st.sampled_from(["group", "batch", "none"]),
 )

@@ -54,10 +54,8 @@ def test_gradient_in_lambda_equals_differences_of_the_loop(rows, lam):
     (grad,) = torch.autograd.grad((upstream * response_weights(lengths, ids, "lambda_grpo", lambda_)).sum(), lambda_)
 
     def value(x):
-        return sum(
-            u * f
-            for u, f in zip(upstream.tolist(), reference.weights(lengths.tolist(), ids.tolist(), "lambda_grpo", x))
-        )
+        weights = reference.weights(lengths.tolist(), ids.tolist(), "lambda_grpo", x)
+        return sum(u * f for u, f in zip(upstream.tolist(), weights, strict=True))
 
     step = 1e-5
     assert grad.item() == pytest.approx((value(lam + step) - value(lam - step)) / (2 * step), rel=1e-5, abs=1e-6)
