@@ -3,16 +3,19 @@
 The base package needs torch alone; engines live in `lambda_grpo.backends`.
 """
 
-from lambda_grpo.lambda_state import LambdaState
-from lambda_grpo.objective import (
-    PRESETS,
-    Objective,
-    PolicyLoss,
-    group_advantages,
-    loss_normalizer,
-    policy_loss,
-    response_weights,
-)
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lambda_grpo.lambda_state import LambdaState
+    from lambda_grpo.objective import (
+        PRESETS,
+        Objective,
+        PolicyLoss,
+        group_advantages,
+        loss_normalizer,
+        policy_loss,
+        response_weights,
+    )
 
 __version__ = "0.1.0"
 
@@ -27,3 +30,13 @@ __all__ = [
     "policy_loss",
     "response_weights",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names on first use: torch takes seconds, and `lambda-grpo --help` doesn't need it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module("lambda_grpo.lambda_state" if name == "LambdaState" else "lambda_grpo.objective")
+    return getattr(module, name)

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -43,6 +44,10 @@ model_name_or_path is builtin, a directory or a hub id."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program. Returns its exit code: 0 done, 2 the input is wrong, 1 anything else (by a traceback)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # One progress bar, and no deprecations between libraries: they aren't the user's to mend.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")
     try:
         options, rest = _parser().parse_known_args(arguments)
         if rest and options.command != "train":
@@ -159,7 +164,6 @@ def _report(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _import(module: str, extra: str) -> Any:
     """A module of ours, or a word on which extra brings what it needs."""
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -179,3 +183,7 @@ def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,7 +10,7 @@ import torch
 from scipy.stats import binomtest
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from lambda_grpo.tasks.base import Task
+from lambda_grpo.tasks import Task, grade
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def evaluate(
             prompts = [example.prompt for example in examples]
             sampled = _sample(model, tokenizer, prompts, max_completion_length, temperature)
             for example, (ids, ended) in zip(examples, sampled, strict=True):
-                score = task.grade(tokenizer.decode(ids, skip_special_tokens=True), example)
+                score = grade(task, tokenizer.decode(ids, skip_special_tokens=True), example)
                 correct += score == 1.0
                 scores += score
                 lengths += len(ids)

@@ -20,7 +20,7 @@ from lambda_grpo.evaluation import Evaluation, evaluate
 from lambda_grpo.models import resolve_model
 from lambda_grpo.recipe import Recipe, read_recipe
 from lambda_grpo.runs import Run, provenance
-from lambda_grpo.tasks import Task, load_task
+from lambda_grpo.tasks import Task, grade, load_task
 
 # TRL's names of what every metrics line holds under a name of ours
 METRIC_NAMES = {"completions/mean_length": "completion_length_mean"}
@@ -71,7 +71,7 @@ class _Training:
         if self.task is not None:
             self.dataset, self.reward_funcs = task_dataset(self.task), [task_reward(self.task)]
         else:
-            self.dataset, self.reward_funcs = _trl_dataset(recipe), _trl_rewards(recipe.data.reward_funcs)
+            self.reward_funcs, self.dataset = _trl_rewards(recipe.data.reward_funcs), _trl_dataset(recipe)
         config.disable_tqdm = True  # one progress bar, ours
         # as `trl grpo` does
         config.model_init_kwargs = {
@@ -89,6 +89,8 @@ class _Training:
             return None, None
         if settings.task is None:
             raise UserError("the recipe names nothing to train on: set task (or TRL's dataset_name and reward_funcs)")
+        if settings.eval_size < 0:
+            raise UserError(f"eval_size must be at least 0 (no evaluation), got {settings.eval_size}")
         task = load_task(settings.task, "train", size=settings.task_size, seed=settings.task_seed)
         if settings.eval_size == 0:
             return task, None
@@ -190,7 +192,7 @@ def task_reward(task: Task) -> Callable[..., list[float]]:
     """A task's grader as TRL calls it. Named after the task, so that TRL logs it as rewards/NAME."""
 
     def reward(completions: list[str], index: list[int], **_: Any) -> list[float]:
-        return [task.grade(completion, task[i]) for completion, i in zip(completions, index, strict=True)]
+        return [grade(task, completion, task[i]) for completion, i in zip(completions, index, strict=True)]
 
     reward.__name__ = task.name
     return reward

@@ -84,14 +84,15 @@ class Observed(LambdaGRPOTrainer):
                 )
             total = (
                 total
-                + {
+                + surrogate
+                * {
                     # TRL's normaliser of an optimiser step that takes a part of the generated batch is that part of N
-                    "lambda_grpo": lambda: weight * surrogate / (tokens * share),
-                    "dapo": lambda: surrogate / (tokens * share),
-                    "lambda_grpo_paper": lambda: weight * surrogate / (P * share * G * mean),
-                    "grpo": lambda: surrogate / lengths[i] / len(self.window),
-                    "dr_grpo": lambda: surrogate / (len(self.window) * self.max_completion_length),
-                }[name]()
+                    "lambda_grpo": weight / (tokens * share),
+                    "dapo": 1 / (tokens * share),
+                    "lambda_grpo_paper": weight / (P * share * G * mean),
+                    "grpo": 1 / lengths[i] / len(self.window),
+                    "dr_grpo": 1 / (len(self.window) * self.max_completion_length),
+                }[name]
             )
         return -total
 

@@ -143,8 +143,11 @@ def test_objective_and_loss_type(settings, expected, tmp_path):
         ({"objective": "lambda_grpo", "lambda_r": -1.0}, "r must be positive"),
         ({"weight_norm": "max"}, "weight_norm is 'max'"),
         ({"objective": "lambda_grpo_paper", "beta": 0.1}, "averages the KL term in another way"),
-        ({"num_generations": 1}, "at least 2 generations"),
-        ({"per_device_train_batch_size": 3}, "divisible by num_generations"),
+        ({"num_generations": 1}, "set it to 2 or more"),
+        (
+            {"per_device_train_batch_size": 3},
+            "6 completions are generated at a time, not a multiple of num_generations",
+        ),
     ],
 )
 def test_bad_configurations_are_refused(settings, message, tmp_path):

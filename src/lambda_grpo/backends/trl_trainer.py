@@ -105,6 +105,20 @@ class LambdaGRPOConfig(GRPOConfig):
         objective = self.resolve_objective()
         if self.scale_rewards is None:
             self.scale_rewards = objective.advantage_scale
+        if self.num_generations < 2:
+            raise ValueError(
+                f"num_generations is {self.num_generations}: completions are compared in groups, set it to 2 or more"
+            )
+        completions = self.generation_batch_size or (
+            self.per_device_train_batch_size
+            * int(os.environ.get("WORLD_SIZE", "1"))
+            * (self.steps_per_generation or self.gradient_accumulation_steps)
+        )
+        if completions % self.num_generations != 0:
+            raise ValueError(
+                f"{completions} completions are generated at a time, not a multiple of num_generations "
+                f"({self.num_generations}): change per_device_train_batch_size or gradient_accumulation_steps"
+            )
         if len(self.lambda_bounds) != 2:
             raise ValueError(f"lambda_bounds takes two values, got {self.lambda_bounds}")
         if self.beta != 0.0 and not _kl_is_exact(objective):

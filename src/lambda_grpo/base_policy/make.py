@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import random
-import string
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from lambda_grpo.tasks.arithmetic import Arithmetic, direct_solution, worked_solution
 
@@ -31,24 +30,21 @@ MAX_POSITIONS = 1024
 DIRECT_SHARE = 0.6  # of the solutions; the others are worked
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a printable ASCII character; anything else is <unk>."""
-    vocab = ["<pad>", "<eos>", "<unk>", "\n", *(c for c in string.printable if c.isprintable())]
-    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocab)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+def make_tokenizer() -> Qwen2Tokenizer:
+    """Qwen2's byte-level tokenizer without merges: a token a byte, so any text can be read and written."""
+    vocab = ["<pad>", "<eos>", *sorted(ByteLevel.alphabet())]
+    return Qwen2Tokenizer(
+        vocab={token: i for i, token in enumerate(vocab)},
+        merges=[],
         pad_token="<pad>",
         eos_token="<eos>",
-        unk_token="<unk>",
+        unk_token=None,
         padding_side="left",
         model_max_length=MAX_POSITIONS,
-        clean_up_tokenization_spaces=False,
     )
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast, *, hidden_size: int = 128, layers: int = 3) -> Qwen2ForCausalLM:
+def make_model(tokenizer: Qwen2Tokenizer, *, hidden_size: int = 128, layers: int = 3) -> Qwen2ForCausalLM:
     """A Qwen2 of about 1 M parameters, randomly initialised."""
     return Qwen2ForCausalLM(
         Qwen2Config(
@@ -67,7 +63,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast, *, hidden_size: int = 128, la
     )
 
 
-def solved_batches(tokenizer: PreTrainedTokenizerFast, steps: int) -> Iterator[list[tuple[str, str]]]:
+def solved_batches(tokenizer: Qwen2Tokenizer, steps: int) -> Iterator[list[tuple[str, str]]]:
     """`steps` batches of (prompt, solution). Batches of like lengths, in random order: little is spent on padding."""
     task = Arithmetic("train", size=steps * BATCH_SIZE, seed=SEED)
     rng = random.Random(SEED)
@@ -84,7 +80,7 @@ def solved_batches(tokenizer: PreTrainedTokenizerFast, steps: int) -> Iterator[l
         yield from batches
 
 
-def warm_up(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int) -> None:
+def warm_up(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, steps: int) -> None:
     """Supervised steps on the solutions alone (the prompt's tokens carry no loss)."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
@@ -92,7 +88,7 @@ def warm_up(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: 
     for step, pairs in enumerate(solved_batches(tokenizer, steps), start=1):
         texts = [prompt + solution for prompt, solution in pairs]
         batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
-        prompt_lengths = torch.tensor([len(prompt) for prompt, _ in pairs])  # one token a character
+        prompt_lengths = torch.tensor([len(prompt) for prompt, _ in pairs])  # ASCII: one token a character
         is_prompt = torch.arange(batch["input_ids"].size(1)) < prompt_lengths[:, None]
         labels = batch["input_ids"].masked_fill(is_prompt | (batch["attention_mask"] == 0), -100)
         # Divided by a constant: a mean over each batch's own tokens would favour the batches of short solutions.

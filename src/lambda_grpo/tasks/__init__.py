@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.tasks.arithmetic import Arithmetic
-from lambda_grpo.tasks.base import Example, Task
+from lambda_grpo.tasks.base import Example, Task, grade
 from lambda_grpo.tasks.gym import GymTask, gym_names
 
-__all__ = ["TASKS", "Example", "Task", "load_task"]
+__all__ = ["TASKS", "Example", "Task", "grade", "load_task"]
 
 TASKS: dict[str, Callable[..., Task]] = {"arithmetic": Arithmetic}
 
@@ -75,6 +75,6 @@ def _check(name: str, task: Task) -> None:
         raise UserError(
             f"task {name!r} has no checkable answer: its first example has neither an answer nor metadata to grade by"
         )
-    score = task.grade("", example)
+    score = grade(task, "", example)
     if not (isinstance(score, (int, float)) and 0.0 <= score <= 1.0):
         raise UserError(f"task {name!r}: grade must return a number from 0 to 1, got {score!r}")

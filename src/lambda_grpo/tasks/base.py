@@ -37,3 +37,14 @@ class Task(Protocol):
     def grade(self, completion: str, example: Example) -> float:
         """Score in [0, 1]; 1.0 is right. Whatever this raises stops the run: a broken grader isn't a wrong answer."""
         ...
+
+
+def grade(task: Task, completion: str, example: Example) -> float:
+    """`task.grade`, whose exceptions say which completion they came from."""
+    try:
+        return task.grade(completion, example)
+    except Exception as error:
+        error.add_note(
+            f"The grader of task {task.name!r} failed on prompt {example.prompt!r}, completion {completion!r}"
+        )
+        raise

@@ -44,12 +44,18 @@ class GymTask:
         except (AssertionError, TypeError) as error:  # how its data sets refuse their options
             raise UserError(f"reasoning-gym can't make {name!r} with these options: {error}") from error
 
+        # Each item is made once: some are slow, and list_functions gives another one at each access.
+        self._examples: dict[int, Example] = {}
+
     def __len__(self) -> int:
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> Example:
-        item = self._dataset[index]
-        return Example(prompt=item["question"] + "\n", answer=item["answer"], metadata=item)
+        if index not in self._examples:
+            item = self._dataset[index]
+            answer = None if item["answer"] is None else str(item["answer"])
+            self._examples[index] = Example(prompt=item["question"] + "\n", answer=answer, metadata=item)
+        return self._examples[index]
 
     def grade(self, completion: str, example: Example) -> float:
         return float(self._dataset.score_answer(completion.strip(), dict(example.metadata)))

@@ -1,0 +1,80 @@
+"""Imports point one way, the public names stay, and what should be light is light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lambda_grpo
+
+SOURCE = Path(lambda_grpo.__file__).parent
+
+# What each part may import of the package, beside itself and `errors`.
+ALLOWED = {
+    "errors": set(),
+    "objective": set(),
+    "lambda_state": set(),
+    "tasks": set(),
+    "runs": set(),
+    "base_policy": {"tasks"},
+    "models": {"runs"},
+    "evaluation": {"tasks"},
+    "backends": {"objective", "lambda_state", "tasks", "runs"},
+    "report": {"runs"},
+    "recipe": {"backends"},
+    "training": {"backends", "evaluation", "models", "recipe", "report", "runs", "tasks"},
+    "cli": {"evaluation", "models", "report", "runs", "tasks", "training"},
+    "__init__": {"lambda_state", "objective"},
+}
+
+
+def part_of(path):
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_point_one_way(path):
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        imported |= {name.split(".")[1] for name in names if name.startswith("lambda_grpo.")}
+    assert imported <= ALLOWED[part_of(path)] | {part_of(path), "errors"}
+
+
+def modules_after(code):
+    """What a fresh interpreter has imported."""
+    script = f"{code}\nimport sys; print(*sys.modules)"
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    return {name.split(".")[0] for name in output.split("\n")[-2].split()}
+
+
+def test_the_base_package_needs_torch_alone():
+    loaded = modules_after("from lambda_grpo import *")
+    assert "torch" in loaded
+    assert not loaded & {"transformers", "trl", "datasets", "accelerate", "scipy", "matplotlib", "jinja2", "pyarrow"}
+
+
+def test_help_and_a_wrong_word_need_nothing_heavy():
+    loaded = modules_after("from lambda_grpo.cli import main; assert main(['trian']) == 2")
+    assert not loaded & {"torch", "transformers", "trl", "numpy"}
+
+
+def test_public_names():
+    assert set(lambda_grpo.__all__) == {
+        "PRESETS", "LambdaState", "Objective", "PolicyLoss", "__version__", "group_advantages", "loss_normalizer",
+        "policy_loss", "response_weights",
+    }  # fmt: skip
+    assert all(hasattr(lambda_grpo, name) for name in lambda_grpo.__all__)
+    assert {"grpo", "dapo", "dr_grpo", "lambda_grpo", "lambda_grpo_paper"} <= set(lambda_grpo.PRESETS)
+    with pytest.raises(AttributeError):
+        _ = lambda_grpo.no_such_name
+
+
+def test_files_can_be_read_in_one_sitting():
+    assert {path.name: n for path in SOURCE.rglob("*.py") if (n := len(path.read_text().split("\n"))) > 400} == {}

@@ -1,0 +1,317 @@
+"""The program as a user meets it: a real process for what a process shows, `main` for the rest."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from lambda_grpo.cli import main
+from lambda_grpo.runs import Run
+
+ROOT = Path(__file__).parents[1]
+QUICK = [
+    "--max_steps", "3", "--eval_size", "32", "--per_device_train_batch_size", "16", "--max_completion_length", "40",
+    "--save_steps", "1",
+]  # fmt: skip
+METRICS = {
+    "step", "reward", "lambda", "lambda_grad", "entropy", "completion_length_mean", "weight_min", "weight_max",
+    "step_time",
+}  # fmt: skip
+
+
+def program(*arguments, **settings):
+    command = [sys.executable, "-m", "lambda_grpo.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **settings)
+
+
+@pytest.fixture
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_train_leaves_a_whole_run(tmp_path, capsys):
+    assert main(["train", "--output_dir", str(tmp_path / "run"), *QUICK]) == 0
+    shown = capsys.readouterr().out
+    assert "accuracy" in shown
+    assert "95 % interval" in shown
+    assert "nearly DAPO's weights" in shown
+    assert str(tmp_path / "run" / "report.html") in shown.replace("\n", "")
+
+    run = Run.open(tmp_path / "run")
+    config = run.config()
+    assert config["objective"]["name"] == "lambda_grpo"
+    assert config["resolved"]["training"]["learning_rate"] == 1e-3
+    assert config["versions"]["trl"] is not None
+    assert len(config["git_commit"].split("-")[0]) == 40
+    metrics = run.metrics()
+    assert [row["step"] for row in metrics] == [1, 2, 3]
+    assert set(metrics[0]) >= METRICS
+    assert all(isinstance(row["lambda"], float) for row in metrics)
+    table = run.completions()
+    assert set(table.column_names) == {
+        "prompt", "completion", "answer", "reward", "advantage", "length", "weight", "group", "step",
+    }  # fmt: skip
+    assert table["step"].to_pylist() == [1] * 16 + [2] * 16 + [3] * 16
+    for name in ("before", "after"):
+        evaluation = run.evaluation(name)
+        assert evaluation["task"] == "arithmetic"
+        assert evaluation["n"] == 32
+        assert evaluation["ci95"][0] < evaluation["accuracy"] < evaluation["ci95"][1]
+        assert evaluation["completion_length_mean"] > 0
+    assert [path.name for path in run.checkpoints()] == ["checkpoint-2", "checkpoint-3"]  # save_total_limit
+    assert (run.path / "report.html").is_file()
+
+
+def test_an_objective_without_lambda_has_null_there(tmp_path):
+    assert main(["train", str(ROOT / "recipes/grpo.yaml"), "--output_dir", str(tmp_path / "run"), *QUICK]) == 0
+    run = Run.open(tmp_path / "run")
+    assert set(run.metrics()[0]) >= METRICS
+    assert run.metrics()[0]["lambda"] is None
+    assert run.metrics()[0]["weight_max"] > 1.0  # GRPO favours tokens of short answers
+    assert "λ" not in {row[0] for row in _summary(run).rows}
+
+
+def _summary(run):
+    from lambda_grpo.report import summarise
+
+    return summarise(run)
+
+
+@pytest.mark.parametrize("recipe", sorted(ROOT.glob("recipes/*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_runs(recipe, tmp_path):
+    assert main(["train", str(recipe), "--output_dir", str(tmp_path / "run"), *QUICK]) == 0
+    assert Run.open(tmp_path / "run").config()["objective"]["name"] == recipe.stem
+
+
+def test_recipes_differ_only_in_their_objective_lines():
+    for recipe in ROOT.glob("recipes/*.yaml"):
+        assert yaml.safe_load(recipe.read_text()) == {"base": "demo", "objective": recipe.stem}
+
+
+def test_lora_from_the_command_line(tmp_path):
+    lora = ["--use_peft", "--lora_r", "4", "--lora_target_modules", "q_proj", "v_proj"]
+    assert main(["train", "--output_dir", str(tmp_path / "run"), *lora, *QUICK]) == 0
+    assert (tmp_path / "run/checkpoint-3/adapter_config.json").is_file()
+    assert main(["eval", "--model", str(tmp_path / "run"), "--task", "arithmetic", "--n", "8"]) == 0
+
+
+def test_a_reasoning_gym_task_trains(tmp_path):
+    assert main(["train", "--task", "chain_sum", "--output_dir", str(tmp_path / "run"), *QUICK]) == 0
+    run = Run.open(tmp_path / "run")
+    assert run.evaluation("after")["task"] == "chain_sum"
+
+
+def test_a_trl_configuration_needs_only_another_command(tmp_path, monkeypatch):
+    """dataset_name and reward_funcs, as `trl grpo` reads them, on files of the real format."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    rows = [{"prompt": f"{i}+{i}=", "solution": str(2 * i % 10)} for i in range(8)]
+    (tmp_path / "data" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "my_rewards.py").write_text(
+        "def ends_right(completions, solution, **_):\n"
+        "    return [float(c.endswith(s)) for c, s in zip(completions, solution)]\n"
+    )
+    (tmp_path / "trl.yaml").write_text(
+        "model_name_or_path: builtin\ndataset_name: ./data\nreward_funcs: [my_rewards.ends_right]\n"
+        "use_cpu: true\nbf16: false\nnum_generations: 4\nper_device_train_batch_size: 8\nmax_steps: 2\n"
+        "max_completion_length: 16\nreport_to: none\nlogging_steps: 1\nloss_type: grpo\nenv:\n  SOME_VARIABLE: yes\n"
+    )
+    assert main(["train", "trl.yaml", "--output_dir", "run"]) == 0
+    run = Run.open("run")
+    assert run.config()["objective"]["name"] == "grpo"
+    assert len(run.metrics()) == 2
+    assert run.evaluation("before") is None
+    assert os.environ.pop("SOME_VARIABLE") == "True"
+
+
+BAD_TRAIN = [
+    (["--objective", "grop"], "unknown objective 'grop': use one of grpo, dapo"),
+    (["--task", "arithmetik"], "unknown task 'arithmetik'"),
+    (["--objectve", "grpo"], "unknown argument '--objectve': did you mean 'objective'"),
+    (["--objective", "lambda_grpo", "--loss_type", "grpo"], "objective is 'lambda_grpo' and loss_type is 'grpo'"),
+    (["--model_name_or_path", "./missing"], "no model directory ./missing"),
+    (["--model_name_or_path", "missing"], "no model 'missing'"),
+    (["--model_name_or_path", "empty"], "empty is not a model directory: it has no config.json"),
+    (["--num_generations", "1"], "num_generations is 1"),
+    (["--per_device_train_batch_size", "12"], "12 completions are generated at a time, not a multiple"),
+    (["--task", "own:Unchecked"], "task 'own:Unchecked' has no checkable answer"),
+    (["--max_steps", "many"], "invalid int value: 'many'"),
+    (["--lambda_init", "99"], "λ must start inside its bounds"),
+    (["--objective", "lambda_grpo_paper", "--beta", "0.1"], "averages the KL term in another way"),
+    (["--eval_size", "-1"], "eval_size must be at least 0"),
+    (["--task_size", "0"], "at least 1, got 0"),
+    (["--dataset_name", "x"], "names both a task and a dataset_name"),
+    (["nowhere.yaml"], "can't read the recipe nowhere.yaml"),
+    (["unknown_key.yaml"], "the recipe has an unknown key 'objectiv': did you mean 'objective'"),
+    (["not_yaml.yaml"], "isn't valid YAML"),
+    (["a_list.yaml"], "must hold `key: value` lines"),
+    (["lost_base.yaml"], "can't read the recipe lost.yaml"),
+    (["no_task.yaml"], "names nothing to train on"),
+    (["no_data.yaml"], "can't load dataset_name './nothing_there'"),
+    (["no_reward.yaml"], "dataset_name needs reward_funcs"),
+    (["bad_reward.yaml"], "unknown reward function 'nonesuch'"),
+]
+
+
+@pytest.mark.usefixtures("_here")
+@pytest.mark.parametrize(("arguments", "message"), BAD_TRAIN, ids=[" ".join(a) for a, _ in BAD_TRAIN])
+def test_bad_input_gets_one_line_and_leaves_nothing(arguments, message, capsys):
+    cpu = "use_cpu: true\nbf16: false\nreport_to: none\n"
+    files = {
+        "unknown_key.yaml": "base: demo\nobjectiv: grpo\n",
+        "not_yaml.yaml": "objective: [\n",
+        "a_list.yaml": "- objective\n",
+        "lost_base.yaml": "base: lost.yaml\n",
+        "no_task.yaml": cpu,
+        "no_data.yaml": cpu + "dataset_name: ./nothing_there\nreward_funcs: [think_format_reward]\n",
+        "no_reward.yaml": cpu + "dataset_name: ./data\n",
+        "bad_reward.yaml": cpu + "dataset_name: ./data\nreward_funcs: [nonesuch]\n",
+        "data/train.jsonl": '{"prompt": "1+1="}\n',
+        "own.py": "from lambda_grpo.tasks import Example\n"
+        "class Unchecked:\n"
+        "    name = 'unchecked'\n"
+        "    def __init__(self, **_): pass\n"
+        "    def __len__(self): return 1\n"
+        "    def __getitem__(self, i): return Example('1+1=', None)\n"
+        "    def grade(self, completion, example): return 0.0\n",
+    }
+    Path("empty").mkdir()
+    Path("data").mkdir()
+    for name, content in files.items():
+        Path(name).write_text(content)
+    before = sorted(Path().rglob("*"))
+    sys.modules.pop("own", None)
+    assert main(["train", *arguments, "--output_dir", "run"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("lambda-grpo: error: ")
+    assert shown.err.count("\n") == 1
+    assert message in shown.err
+    after = [path for path in sorted(Path().rglob("*")) if "__pycache__" not in path.parts]
+    assert after == before
+
+
+@pytest.mark.usefixtures("_here")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["trian"], "invalid choice: 'trian'"),
+        (["eval"], "required: --model, --task"),
+        (["eval", "--model", "./missing", "--task", "arithmetic"], "no model directory ./missing"),
+        (["eval", "--model", "builtin", "--task", "nonesuch"], "unknown task 'nonesuch'"),
+        (["eval", "--model", "builtin", "--task", "arithmetic", "--n", "0"], "--n must be at least 1, got 0"),
+        (["eval", "--model", "builtin", "--task", "arithmetic", "--temperature", "-1"], "--temperature must be"),
+        (["eval", "--model", "builtin", "--task", "arithmetic", "--nn", "1"], "unknown argument '--nn'"),
+        (["report", "nowhere"], "nowhere is not a run directory"),
+        (["train", "--resume"], "--resume needs --output_dir"),
+        (["train", "--resume", "--output_dir", "nowhere"], "nowhere is not a run directory"),
+    ],
+)
+def test_bad_commands(arguments, message, capsys):
+    assert main(arguments) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.count("\n") == 1
+
+
+def test_the_process_shows_no_traceback_and_no_warning(tmp_path):
+    done = program("train", "--task", "nonesuch", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("lambda-grpo: error: unknown task 'nonesuch'")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["report"]])
+def test_help_fits_one_screen(command):
+    done = program(*command, "--help", env={**os.environ, "COLUMNS": "80"})
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) <= 40
+    assert max(map(len, done.stdout.splitlines())) <= 90
+
+
+def test_a_run_is_not_overwritten(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").touch()
+    assert main(["train", "--output_dir", str(tmp_path / "run")]) == 2
+    assert "is not empty: add --resume to go on there" in capsys.readouterr().err
+
+
+def test_eval_prints_json(capsys):
+    assert main(["eval", "--model", "builtin", "--task", "arithmetic", "--n", "40", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["n"] == 40
+    assert found["ci95"][0] < found["accuracy"] < found["ci95"][1]
+    assert main(["eval", "--model", "builtin", "--task", "arithmetic", "--n", "40"]) == 0
+    assert f"{100 * found['accuracy']:.1f} %" in capsys.readouterr().out
+
+
+def test_killed_in_the_middle_and_resumed_is_the_same_run(tmp_path):
+    """A real kill, at no particular place, and a checkpoint that was cut short."""
+    settings = ["--lambda_init", "0.5", *QUICK, "--max_steps", "8", "--save_total_limit", "20"]
+    assert main(["train", "--output_dir", str(tmp_path / "whole"), *settings]) == 0
+
+    command = [sys.executable, "-m", "lambda_grpo.cli", "train", "--output_dir", str(tmp_path / "cut"), *settings]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not Run(tmp_path / "cut").checkpoints() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run = Run.open(tmp_path / "cut")
+    last = run.checkpoints()[-1]
+    assert last.name != "checkpoint-8"
+    torn = run.path / f"checkpoint-{int(last.name.removeprefix('checkpoint-')) + 1}"
+    torn.mkdir(exist_ok=True)
+    (torn / "trainer_state.json").write_text('{"global_step"')
+    with open(run.path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 7, "rew')
+
+    assert main(["train", "--output_dir", str(tmp_path / "cut"), "--resume"]) == 0
+    whole = Run.open(tmp_path / "whole")
+    assert [row["step"] for row in run.metrics()] == list(range(1, 9))
+    for key in ("lambda", "lambda_grad", "reward", "loss", "entropy", "completion_length_mean"):
+        assert [row[key] for row in run.metrics()] == [row[key] for row in whole.metrics()], key
+    assert run.evaluation("after") == whole.evaluation("after")
+    assert run.completions()["completion"].to_pylist() == whole.completions()["completion"].to_pylist()
+
+
+def test_resume_without_a_good_checkpoint(tmp_path, capsys):
+    (tmp_path / "run" / "completions").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text('{"recipe": {}}')
+    assert main(["train", "--output_dir", str(tmp_path / "run"), "--resume"]) == 2
+    assert "holds no complete checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*.py")), ids=lambda path: path.stem)
+def test_examples(example, tmp_path):
+    assert len(example.read_text().splitlines()) < 80
+    arguments = ["3"] if example.stem == "own_loop" else ["--output_dir", "run", *QUICK]
+    command = [sys.executable, str(example), *arguments]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(example.parent)}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    if example.stem == "own_loop":
+        assert done.stdout.count("λ") == 3
+    else:
+        assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_samples_are_readable_while_a_run_goes_on(tmp_path):
+    run = Run.create(tmp_path / "run", {})
+    columns = {"prompt": ["a"], "reward": [None]}
+    run.log_completions(1, columns)
+    run.log_completions(2, {"prompt": ["b"], "reward": [1.0]})
+    assert run.completions()["reward"].to_pylist() == [None, 1.0]
+    assert not list(run.path.glob("completions/*.partial"))
+    assert pq.read_table(run.path / "completions/step-00000002.parquet").num_rows == 1
