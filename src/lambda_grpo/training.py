@@ -17,7 +17,7 @@ from trl import get_peft_config, get_quantization_config
 from lambda_grpo.backends.trl_trainer import LambdaGRPOTrainer
 from lambda_grpo.errors import UserError
 from lambda_grpo.evaluation import Evaluation, evaluate
-from lambda_grpo.models import resolve_model
+from lambda_grpo.models import BUILTIN, resolve_model
 from lambda_grpo.recipe import Recipe, read_recipe
 from lambda_grpo.runs import Run, provenance
 from lambda_grpo.tasks import Task, grade, load_task
@@ -66,7 +66,7 @@ class _Training:
     def __init__(self, recipe: Recipe, run: Run):
         self.recipe, self.run = recipe, run
         config = recipe.training
-        self.model_path = resolve_model(recipe.model.model_name_or_path or "builtin")
+        self.model_path = resolve_model(recipe.model.model_name_or_path or BUILTIN)
         self.task, self.held_out = self._tasks()
         if self.task is not None:
             self.dataset, self.reward_funcs = task_dataset(self.task), [task_reward(self.task)]
@@ -165,7 +165,7 @@ class _Training:
                 "weight_norm": objective.weight_norm,
                 "learnable": objective.learnable,
             },
-            "model": self.model_path,
+            "model": self.recipe.model.model_name_or_path or BUILTIN,
             "resolved": {
                 "task": vars(self.recipe.task),
                 "training": self.recipe.training.to_dict(),

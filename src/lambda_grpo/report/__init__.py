@@ -33,10 +33,16 @@ def _samples(run: Run) -> list[dict[str, Any]]:
     table = run.completions()
     if table is None:
         return []
-    rows = table.to_pylist()
+    by_step: dict[int, dict[int, list[dict[str, Any]]]] = {}
+    for row in table.to_pylist():
+        by_step.setdefault(row["step"], {}).setdefault(row["group"], []).append(row)
     shown = []
-    for step in dict.fromkeys((rows[0]["step"], rows[-1]["step"])):
-        of_step = [row for row in rows if row["step"] == step]
-        groups = list(dict.fromkeys(row["group"] for row in of_step))[:SAMPLE_GROUPS]
-        shown += [row for row in of_step if row["group"] in groups]
+    for step in dict.fromkeys((min(by_step), max(by_step))):
+        groups = sorted(by_step[step].values(), key=_variety, reverse=True)
+        shown += [row for group in groups[:SAMPLE_GROUPS] for row in group]
     return shown
+
+
+def _variety(group: list[dict[str, Any]]) -> tuple[int, int]:
+    """How much a group has to show: several rewards before several lengths."""
+    return len({row["reward"] for row in group}), len({row["length"] for row in group})

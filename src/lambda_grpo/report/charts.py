@@ -82,7 +82,7 @@ def _draw(title: str, curve: list[tuple[int, float]], evaluations: dict[str, dic
                 markersize=4,
             )
         axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Title": title})
     svg = file.getvalue()
