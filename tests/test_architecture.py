@@ -24,7 +24,8 @@ ALLOWED = {
     "backends": {"objective", "lambda_state", "tasks", "runs"},
     "report": {"runs"},
     "recipe": {"backends"},
-    "training": {"backends", "evaluation", "models", "recipe", "report", "runs", "tasks"},
+    "training_data": {"tasks"},
+    "training": {"backends", "evaluation", "models", "recipe", "report", "runs", "tasks", "training_data"},
     "cli": {"evaluation", "models", "report", "runs", "tasks", "training"},
     "__init__": {"lambda_state", "objective"},
 }

@@ -5,7 +5,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lambda_grpo.base_policy import make
-from lambda_grpo.evaluation import evaluate
+from lambda_grpo.evaluation import Sampling, evaluate
 from lambda_grpo.models import BUILTIN, load_model, resolve_model
 from lambda_grpo.tasks import load_task
 
@@ -26,7 +26,7 @@ def test_it_is_small_and_loads_as_any_model():
 
 def test_it_leaves_reinforcement_learning_something_to_improve():
     model, tokenizer = load_model(PATH)
-    found = evaluate(model, tokenizer, load_task("arithmetic", "test", size=1000), max_completion_length=64)
+    found = evaluate(model, tokenizer, load_task("arithmetic", "test", size=1000), Sampling(64))
     assert found.ci95[0] > 0.30
     assert found.ci95[1] < 0.75
     assert found.truncated < 0.01
@@ -48,14 +48,14 @@ def test_evaluation_is_reproducible_and_leaves_the_random_state():
     model, tokenizer = load_model(PATH)
     task = load_task("arithmetic", "test", size=64)
     state = torch.random.get_rng_state()
-    first = evaluate(model, tokenizer, task, max_completion_length=64)
+    first = evaluate(model, tokenizer, task, Sampling(64))
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.rand(7)
-    assert evaluate(model, tokenizer, task, max_completion_length=64) == first
-    assert evaluate(model, tokenizer, task, max_completion_length=64, seed=1) != first
-    greedy = [evaluate(model, tokenizer, task, max_completion_length=64, temperature=0, seed=s) for s in (0, 1)]
+    assert evaluate(model, tokenizer, task, Sampling(64)) == first
+    assert evaluate(model, tokenizer, task, Sampling(64), seed=1) != first
+    greedy = [evaluate(model, tokenizer, task, Sampling(64, temperature=0), seed=s) for s in (0, 1)]
     assert greedy[0].accuracy == greedy[1].accuracy
-    short = evaluate(model, tokenizer, task, max_completion_length=2)
+    short = evaluate(model, tokenizer, task, Sampling(2))
     assert short.truncated == 1.0
     assert short.completion_length_mean == 2.0
 
@@ -69,3 +69,15 @@ def test_the_script_is_deterministic_and_makes_this_model(tmp_path, monkeypatch)
     shipped = load_file(f"{PATH}/model.safetensors")
     assert {key: value.shape for key, value in one.items()} == {key: value.shape for key, value in shipped.items()}
     assert (tmp_path / "one/tokenizer.json").read_text() == Path(PATH, "tokenizer.json").read_text()
+
+
+def test_nothing_is_taken_from_the_models_own_sampling_defaults():
+    model, tokenizer = load_model(PATH)
+    task = load_task("arithmetic", "test", size=64)
+    plain = evaluate(model, tokenizer, task, Sampling(64))
+    model.generation_config.top_k = 1
+    model.generation_config.repetition_penalty = 3.0
+    assert evaluate(model, tokenizer, task, Sampling(64)) == plain
+    assert model.generation_config.top_k == 1
+    nearly_greedy = evaluate(model, tokenizer, task, Sampling(64, top_k=1))
+    assert nearly_greedy.accuracy == evaluate(model, tokenizer, task, Sampling(64, temperature=0)).accuracy

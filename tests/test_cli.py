@@ -153,6 +153,10 @@ BAD_TRAIN = [
     (["not_yaml.yaml"], "isn't valid YAML"),
     (["a_list.yaml"], "must hold `key: value` lines"),
     (["lost_base.yaml"], "can't read the recipe lost.yaml"),
+    (["--scale_rewards", "std"], "scale_rewards is 'std'"),
+    (["--resume_from_checkpoint", "x"], "use --output_dir DIR --resume instead"),
+    (["null_value.yaml"], "'<' not supported"),
+    (["--eval_strategy", "steps", "--eval_size", "0"], "eval_dataset"),
     (["no_task.yaml"], "names nothing to train on"),
     (["no_data.yaml"], "can't load dataset_name './nothing_there'"),
     (["no_reward.yaml"], "dataset_name needs reward_funcs"),
@@ -170,6 +174,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(arguments, message, capsys):
         "a_list.yaml": "- objective\n",
         "lost_base.yaml": "base: lost.yaml\n",
         "no_task.yaml": cpu,
+        "null_value.yaml": "base: demo\nnum_generations:\n",
         "no_data.yaml": cpu + "dataset_name: ./nothing_there\nreward_funcs: [think_format_reward]\n",
         "no_reward.yaml": cpu + "dataset_name: ./data\n",
         "bad_reward.yaml": cpu + "dataset_name: ./data\nreward_funcs: [nonesuch]\n",
@@ -281,7 +286,71 @@ def test_killed_in_the_middle_and_resumed_is_the_same_run(tmp_path):
     for key in ("lambda", "lambda_grad", "reward", "loss", "entropy", "completion_length_mean"):
         assert [row[key] for row in run.metrics()] == [row[key] for row in whole.metrics()], key
     assert run.evaluation("after") == whole.evaluation("after")
-    assert run.completions()["completion"].to_pylist() == whole.completions()["completion"].to_pylist()
+    assert run.completions().equals(whole.completions())
+
+
+def test_resume_after_the_last_step_trains_no_further(tmp_path):
+    """As after a kill during the closing evaluation."""
+    assert main(["train", "--output_dir", str(tmp_path / "run"), *QUICK]) == 0
+    run = Run.open(tmp_path / "run")
+    after, metrics = run.evaluation("after"), run.metrics()
+    (run.path / "eval" / "after.json").unlink()
+    assert main(["train", "--output_dir", str(run.path), "--resume"]) == 0
+    assert run.evaluation("after") == after
+    assert run.metrics() == metrics
+    assert run.checkpoints()[-1].name == "checkpoint-3"
+
+    # a longer run from there, in another spelling of the key, is what the run directory says from then on
+    assert main(["train", "--output_dir", str(run.path), "--resume", "--max-steps", "4"]) == 0
+    assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4]
+    assert run.config()["recipe"]["max_steps"] == 4
+    groups = run.completions()["group"].to_pylist()
+    assert groups == sorted(groups)
+    assert len(set(groups)) == 8
+
+
+@pytest.mark.parametrize("change", [["--objective", "grpo"], ["--lambda_optimizer", "adam"]])
+def test_resume_keeps_the_objective_and_touches_nothing_before_it_knows(change, tmp_path, capsys):
+    assert main(["train", "--output_dir", str(tmp_path / "run"), *QUICK]) == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    assert main(["train", "--output_dir", str(tmp_path / "run"), "--resume", *change]) == 2
+    assert "a run keeps its" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+def test_evaluation_during_training_grades_the_held_out_rows(tmp_path):
+    settings = ["--eval_strategy", "steps", "--eval_steps", "2", "--per_device_eval_batch_size", "16", *QUICK]
+    assert main(["train", "--output_dir", str(tmp_path / "run"), *settings]) == 0
+    assert [row["step"] for row in Run.open(tmp_path / "run").metrics()] == [1, 2, 3]
+
+
+def test_several_generations_for_one_step_are_all_kept(tmp_path):
+    settings = ["--gradient_accumulation_steps", "4", "--steps_per_generation", "1", *QUICK]
+    assert main(["train", "--output_dir", str(tmp_path / "run"), *settings]) == 0
+    table = Run.open(tmp_path / "run").completions()
+    assert table["step"].to_pylist() == [step for step in (1, 2, 3) for _ in range(64)]
+    assert len(set(table["group"].to_pylist())) == 3 * 64 / 8
+
+
+def test_a_step_that_could_not_be_scored_goes_by(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.jsonl").write_text('{"prompt": "1+1="}\n' * 8)
+    (tmp_path / "no_verdict.py").write_text("def none(completions, **_):\n    return [None] * len(completions)\n")
+    (tmp_path / "trl.yaml").write_text(
+        "dataset_name: json\nreward_funcs: [no_verdict.none]\nuse_cpu: true\nbf16: false\nnum_generations: 4\n"
+        "per_device_train_batch_size: 8\nmax_steps: 1\nlogging_steps: 1\nmax_completion_length: 8\nreport_to: none\n"
+    )
+    (tmp_path / "set").mkdir()
+    (tmp_path / "data.jsonl").rename(tmp_path / "set" / "train.jsonl")
+    assert main(["train", "trl.yaml", "--dataset_name", "./set", "--output_dir", "run"]) == 0
+    run = Run.open("run")
+    assert run.metrics()[0]["reward"] is None
+    assert run.completions()["reward"].to_pylist() == [None] * 8
+
+
+def test_secrets_stay_out_of_the_run_directory(tmp_path):
+    assert main(["train", "--output_dir", str(tmp_path / "run"), "--hub_token", "hf_secret", *QUICK]) == 0
+    assert "hf_secret" not in (tmp_path / "run" / "config.json").read_text()
 
 
 def test_resume_without_a_good_checkpoint(tmp_path, capsys):

@@ -17,7 +17,11 @@ def make_run(path, *, steps=3, learnable=True, after=0.9, weight_max=1.01, final
     run = Run.create(
         path,
         {
-            "objective": {"name": "lambda_grpo" if learnable else "grpo", "learnable": learnable},
+            "objective": {
+                "name": "lambda_grpo" if learnable else "grpo",
+                "learnable": learnable,
+                "preference": "LambdaSoftmax(r=0.1)",
+            },
             "model": "builtin",
             "resolved": {"task": {"task": "arithmetic"}, "training": {"seed": 1}, "data": {"dataset_name": None}},
             "versions": {"torch": "2.13.0", "peft": None},
@@ -123,8 +127,8 @@ def test_a_run_that_has_only_begun(tmp_path):
         ({"after": 0.3}, "Accuracy fell by 20.0 points"),
         ({"after": 0.53}, "No clear change in accuracy"),
         ({"weight_max": 1.05}, "nearly DAPO's weights"),
-        ({"weight_max": 1.5}, "tokens of longer responses counted more"),
-        ({"weight_max": 1.5, "final_lambda": -0.2}, "tokens of shorter responses counted more"),
+        ({"weight_max": 1.5}, "At the end, tokens of longer responses counted more"),
+        ({"weight_max": 1.5, "final_lambda": -0.2}, "At the end, tokens of shorter responses counted more"),
         ({}, "One run with one seed shows whether the policy learned, not whether another objective"),
     ],
 )

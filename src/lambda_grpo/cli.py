@@ -22,7 +22,8 @@ demonstration, which takes a few minutes on two CPU cores.
   lambda-grpo train --output_dir runs/mine --resume
 
 A recipe is a TRL YAML. Any key of TRL's GRPOConfig and ModelConfig works there
-and as --key value. The keys that lambda-grpo adds:
+and as --key value. Without a recipe, or where one says base: demo, the others
+are the demonstration's: on the CPU. The keys that lambda-grpo adds:
 
   objective         grpo, dapo, dr_grpo, lambda_grpo or lambda_grpo_paper
   lambda_init       where λ starts (0.0)
@@ -133,8 +134,7 @@ def _eval(options: argparse.Namespace, rest: list[str]) -> None:
         model,
         tokenizer,
         task,
-        max_completion_length=options.max_completion_length,
-        temperature=options.temperature,
+        evaluation.Sampling(options.max_completion_length, options.temperature),
         batch_size=options.batch_size,
         seed=options.seed,
     )

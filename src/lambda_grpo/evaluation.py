@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +10,40 @@ from scipy.stats import binomtest
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lambda_grpo.tasks import Task, grade
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn: all that decides it, nothing is taken from the model's own defaults.
+
+    A temperature of 0 is greedy; the other defaults leave the distribution as it is.
+    """
+
+    max_completion_length: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+
+    def generation_config(self, eos_token_id: int | list[int], pad_token_id: int) -> GenerationConfig:
+        """As transformers takes it."""
+        settings: dict[str, Any] = {"do_sample": False}
+        if self.temperature > 0:
+            settings = {
+                "do_sample": True,
+                "temperature": self.temperature,
+                "top_p": self.top_p,
+                "top_k": self.top_k,
+                "min_p": self.min_p,
+            }
+        return GenerationConfig(
+            max_new_tokens=self.max_completion_length,
+            repetition_penalty=self.repetition_penalty,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+            **settings,
+        )
 
 
 @dataclass(frozen=True)
@@ -28,8 +61,7 @@ class Evaluation:
     score_mean: float
     completion_length_mean: float
     truncated: float
-    max_completion_length: int
-    temperature: float
+    sampling: Sampling
     seed: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -40,9 +72,8 @@ def evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
+    sampling: Sampling,
     *,
-    max_completion_length: int,
-    temperature: float = 1.0,
     batch_size: int = 256,
     seed: int = 0,
 ) -> Evaluation:
@@ -50,8 +81,7 @@ def evaluate(
 
     Args:
         task: its examples are all used; take a held-out split.
-        max_completion_length: tokens at most for one completion.
-        temperature: 0 is greedy.
+        sampling: how to draw the completions.
         batch_size: completions sampled together.
         seed: of the sampling; the caller's random state is left as it was.
     """
@@ -63,7 +93,7 @@ def evaluate(
         for start in range(0, len(task), batch_size):
             examples = [task[i] for i in range(start, min(start + batch_size, len(task)))]
             prompts = [example.prompt for example in examples]
-            sampled = _sample(model, tokenizer, prompts, max_completion_length, temperature)
+            sampled = _sample(model, tokenizer, prompts, sampling)
             for example, (ids, ended) in zip(examples, sampled, strict=True):
                 score = grade(task, tokenizer.decode(ids, skip_special_tokens=True), example)
                 correct += score == 1.0
@@ -81,33 +111,27 @@ def evaluate(
         score_mean=scores / n,
         completion_length_mean=lengths / n,
         truncated=truncated / n,
-        max_completion_length=max_completion_length,
-        temperature=temperature,
+        sampling=sampling,
         seed=seed,
     )
 
 
 @torch.no_grad()
 def _sample(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
-    max_completion_length: int,
-    temperature: float,
-) -> Iterator[tuple[list[int], bool]]:
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], sampling: Sampling
+) -> list[tuple[list[int], bool]]:
     """(token ids up to and with the end of sequence, whether there was one) for each prompt."""
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(model.device)
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
-    config = GenerationConfig(
-        max_new_tokens=max_completion_length,
-        eos_token_id=model.generation_config.eos_token_id or tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        **sampling,
-    )
+    own = model.generation_config
+    config = sampling.generation_config(own.eos_token_id or tokenizer.eos_token_id, tokenizer.pad_token_id)
+    model.generation_config = config  # generate fills what a configuration leaves open from the model's own
+    try:
+        output = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+    finally:
+        model.generation_config = own
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    output = model.generate(
-        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], generation_config=config
-    )
+    sampled = []
     for row in output[:, inputs["input_ids"].size(1) :].tolist():
         end = next((t for t, token in enumerate(row) if token in ends), None)
-        yield (row, False) if end is None else (row[: end + 1], True)
+        sampled.append((row, False) if end is None else (row[: end + 1], True))
+    return sampled

@@ -47,24 +47,27 @@ class Recipe:
         """A recipe from its keys and a command line's `--key value`. Raises UserError, naming what is wrong."""
         parser = _Parser((TaskConfig, LambdaGRPOConfig, ModelConfig, GRPOScriptArguments))
         known = [action.dest for action in parser._actions]
-        keys = dict(keys)
-        environment = keys.pop("env", {})  # TRL's key for environment variables
-        for key in keys:
+        environment = keys.get("env", {})  # TRL's key for environment variables
+        settings = {key: value for key, value in keys.items() if key != "env"}
+        for key in settings:
             if key not in known:
                 raise UserError(f"the recipe has an unknown key {key!r}{_did_you_mean(key, known)}")
-        parser.set_defaults_with_config(**keys)
+        parser.set_defaults_with_config(**settings)
         try:
             *parsed, unknown = parser.parse_args_into_dataclasses(
                 list(overrides), return_remaining_strings=True, look_for_args_file=False
             )
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # TypeError: a value of the wrong kind in a recipe
             raise UserError(_one_line(error)) from error
         if unknown:
             raise UserError(f"unknown argument {unknown[0]!r}{_did_you_mean(unknown[0].lstrip('-'), known)}")
         os.environ.update({name: str(value) for name, value in environment.items()})
         values = {f.name: getattr(part, f.name) for part in parsed for f in fields(part)}
-        written = [argument.removeprefix("--").partition("=")[0] for argument in overrides]
-        return cls({**keys, **{key: values[key] for key in written if key in values}}, *parsed)
+        actions = parser._option_string_actions  # --learning-rate and --no_bf16 are spellings of keys, too
+        written = {actions[name].dest for argument in overrides if (name := argument.split("=")[0]) in actions}
+        keys = {**keys, **{key: values[key] for key in written}}
+        # A token is a secret: it doesn't go into the run directory.
+        return cls({key: value for key, value in keys.items() if not key.endswith("_token")}, *parsed)
 
 
 def read_recipe(path: str | os.PathLike[str] | None) -> dict[str, Any]:

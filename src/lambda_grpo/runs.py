@@ -38,7 +38,7 @@ class Run:
         run.check_free()
         (run.path / "completions").mkdir(parents=True, exist_ok=True)
         (run.path / "eval").mkdir(exist_ok=True)
-        run._write_json("config.json", config)
+        run.write_config(config)
         return run
 
     @classmethod
@@ -62,13 +62,16 @@ class Run:
             file.write(json.dumps({key: _finite(value) for key, value in row.items()}) + "\n")
 
     def log_completions(self, step: int, columns: Mapping[str, list[Any]]) -> None:
-        """Write the samples that were generated for `step`."""
+        """Write the samples that were generated for `step`, after those of an earlier generation for the same step."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         count = len(next(iter(columns.values())))
         path = self.path / "completions" / f"step-{step:08d}.parquet"
-        pq.write_table(pa.table({**columns, "step": [step] * count}), path.with_suffix(".partial"))
+        table = pa.table({**columns, "step": [step] * count})
+        if path.exists():  # TRL can generate several times for one optimiser step
+            table = pa.concat_tables([pq.read_table(path), table], promote_options="permissive")
+        pq.write_table(table, path.with_suffix(".partial"))
         path.with_suffix(".partial").replace(path)  # a reader never sees half a file
 
     def log_evaluation(self, name: str, evaluation: Mapping[str, Any]) -> None:
@@ -78,16 +81,25 @@ class Run:
     def rewind(self, step: int) -> None:
         """Forget what was logged after `step`, before the run goes on from there."""
         kept = [row for row in self.metrics() if row["step"] <= step]
-        (self.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+        (self.path / "eval" / "after.json").unlink(missing_ok=True)
         for part in self.path.glob("completions/step-*.parquet"):
             if int(part.stem.removeprefix("step-")) > step:
                 part.unlink()
 
-    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write config.json."""
+        self._write_json("config.json", config)
+
+    def write_text(self, name: str, content: str) -> Path:
+        """Write a file at once or not at all: a kill never leaves half of it."""
         path = self.path / name
         partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(content, indent=2, default=str) + "\n")
-        partial.replace(path)
+        partial.write_text(content, encoding="utf-8")
+        return partial.replace(path)
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        self.write_text(name, json.dumps(content, indent=2, default=str) + "\n")
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
+import json
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 from trl import get_peft_config, get_quantization_config
 
-from lambda_grpo.backends.trl_trainer import LambdaGRPOTrainer
+from lambda_grpo.backends.trl_trainer import LAMBDA_STATE_FILE, LambdaGRPOTrainer
 from lambda_grpo.errors import UserError
-from lambda_grpo.evaluation import Evaluation, evaluate
+from lambda_grpo.evaluation import Sampling, evaluate
 from lambda_grpo.models import BUILTIN, resolve_model
 from lambda_grpo.recipe import Recipe, read_recipe
+from lambda_grpo.report import write_report
 from lambda_grpo.runs import Run, provenance
-from lambda_grpo.tasks import Task, grade, load_task
+from lambda_grpo.tasks import Task, load_task
+from lambda_grpo.training_data import RewardFunction, task_dataset, task_reward, trl_datasets, trl_rewards
 
 # TRL's names of what every metrics line holds under a name of ours
 METRIC_NAMES = {"completions/mean_length": "completion_length_mean"}
@@ -40,23 +42,25 @@ def train(recipe_path: str | None = None, overrides: Sequence[str] = (), *, resu
     Raises:
         UserError: the input can't be used. Nothing has been written then.
     """
+    output_dir = _output_dir(overrides)
     if resume:
-        run = Run.open(_output_dir(overrides))
         if recipe_path is not None:
             raise UserError("--resume takes the settings from the run directory: leave the recipe out")
-        keys = run.config()["recipe"]
-        if not run.checkpoints():
-            raise UserError(
-                f"{run.path} holds no complete checkpoint to resume from: start again in a new --output_dir"
-            )
-        recipe = Recipe.parse(keys, overrides)
-        return _Training(recipe, run).resume(run.checkpoints()[-1])
+        if output_dir is None:
+            raise UserError("--resume needs --output_dir DIR, the run to go on with")
+        run = Run.open(output_dir)
+        recipe = Recipe.parse(run.config()["recipe"], overrides)
+        checkpoint = _checkpoint_to_resume(run, recipe)
+        return _Training(recipe, run).resume(checkpoint)
     keys = read_recipe(recipe_path)
-    if not any(argument.split("=")[0] == "--output_dir" for argument in overrides):
-        keys.setdefault("output_dir", f"runs/{datetime.now():%Y-%m-%d-%H%M%S}")
+    if output_dir is None and "output_dir" not in keys:
+        if _world_size() > 1:
+            raise UserError("with several processes give --output_dir, so that all of them mean the same run")
+        keys["output_dir"] = f"runs/{datetime.now():%Y-%m-%d-%H%M%S}"
     recipe = Recipe.parse(keys, overrides)
     run = Run(recipe.training.output_dir)
-    run.check_free()
+    if _is_main_process():
+        run.check_free()
     return _Training(recipe, run).start()
 
 
@@ -65,13 +69,19 @@ class _Training:
 
     def __init__(self, recipe: Recipe, run: Run):
         self.recipe, self.run = recipe, run
+        self.first_group = 0  # number of the next prompt group in completions/
         config = recipe.training
+        if config.resume_from_checkpoint:
+            raise UserError("use --output_dir DIR --resume instead of resume_from_checkpoint")
         self.model_path = resolve_model(recipe.model.model_name_or_path or BUILTIN)
         self.task, self.held_out = self._tasks()
+        self.reward_funcs: list[RewardFunction | str]
         if self.task is not None:
-            self.dataset, self.reward_funcs = task_dataset(self.task), [task_reward(self.task)]
+            self.dataset, self.reward_funcs = task_dataset(self.task), [task_reward(self.task, self.held_out)]
+            self.eval_dataset = None if self.held_out is None else task_dataset(self.held_out, "test")
         else:
-            self.reward_funcs, self.dataset = _trl_rewards(recipe.data.reward_funcs), _trl_dataset(recipe)
+            self.reward_funcs = trl_rewards(recipe.data)
+            self.dataset, self.eval_dataset = trl_datasets(recipe.data, config.eval_strategy)
         config.disable_tqdm = True  # one progress bar, ours
         # as `trl grpo` does
         config.model_init_kwargs = {
@@ -101,35 +111,47 @@ class _Training:
         if trainer.is_world_process_zero():
             Run.create(self.run.path, self._config())
         self._evaluate(trainer, "before")
-        return self._finish(trainer, None)
+        trainer.train()
+        return self._finish(trainer)
 
     def resume(self, checkpoint: Path) -> Run:
         trainer = self._trainer()
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
         if trainer.is_world_process_zero():
-            self.run.rewind(int(checkpoint.name.removeprefix("checkpoint-")))
-        if self.run.evaluation("before") is None:  # killed while it evaluated
-            self._evaluate(trainer, "before")
-        return self._finish(trainer, checkpoint)
+            self.run.rewind(state["global_step"])
+            self.run.write_config(self._config())
+            samples = self.run.completions()
+            self.first_group = 0 if samples is None else max(samples["group"].to_pylist()) + 1
+        last_step = self.recipe.training.max_steps if self.recipe.training.max_steps > 0 else state["max_steps"]
+        if state["global_step"] >= last_step:  # killed after training: the Trainer would take one step more
+            trainer._load_from_checkpoint(str(checkpoint))
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint))
+        return self._finish(trainer)
 
-    def _finish(self, trainer: LambdaGRPOTrainer, checkpoint: Path | None) -> Run:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    def _finish(self, trainer: LambdaGRPOTrainer) -> Run:
         self._evaluate(trainer, "after")
         if trainer.is_world_process_zero():
-            from lambda_grpo.report import write_report
-
             write_report(self.run)
         return self.run
 
     def _trainer(self) -> LambdaGRPOTrainer:
-        trainer = LambdaGRPOTrainer(
-            model=self.model_path,
-            reward_funcs=self.reward_funcs,
-            args=self.recipe.training,
-            train_dataset=self.dataset,
-            peft_config=get_peft_config(self.recipe.model),
-            quantization_config=get_quantization_config(self.recipe.model),
-            on_samples=self._record_samples,
-        )
+        existed = self.run.path.exists()
+        try:
+            trainer = LambdaGRPOTrainer(
+                model=self.model_path,
+                reward_funcs=self.reward_funcs,
+                args=self.recipe.training,
+                train_dataset=self.dataset,
+                eval_dataset=None if self.recipe.training.eval_strategy == "no" else self.eval_dataset,
+                peft_config=get_peft_config(self.recipe.model),
+                quantization_config=get_quantization_config(self.recipe.model),
+                on_samples=self._record_samples,
+            )
+        except (ValueError, OSError) as error:  # settings that only TRL or the model can refuse
+            if not existed and self.run.path.exists():
+                self.run.path.rmdir()  # the Trainer makes it, and puts nothing there yet
+            raise UserError(" ".join(str(error).split())) from error
         self.trainer = trainer
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(RunRecorder(self.run))
@@ -137,22 +159,30 @@ class _Training:
         return trainer
 
     def _record_samples(self, columns: dict[str, list[Any]]) -> None:
-        self.run.log_completions(self.trainer.state.global_step + 1, columns)
+        groups = [self.first_group + group for group in columns["group"]]
+        self.first_group = groups[-1] + 1
+        self.run.log_completions(self.trainer.state.global_step + 1, {**columns, "group": groups})
 
-    def _evaluate(self, trainer: LambdaGRPOTrainer, name: str) -> Evaluation | None:
+    def _evaluate(self, trainer: LambdaGRPOTrainer, name: str) -> None:
         if self.held_out is None:
-            return None
+            return
         config = self.recipe.training
         evaluation = evaluate(
             trainer.accelerator.unwrap_model(trainer.model),
             trainer.processing_class,
             self.held_out,
-            max_completion_length=config.max_completion_length,
-            temperature=config.temperature,
+            Sampling(  # as the training samples
+                config.max_completion_length,
+                config.temperature,
+                config.top_p,
+                config.top_k,
+                config.min_p,
+                config.repetition_penalty,
+            ),
+            batch_size=config.per_device_eval_batch_size,
         )
         if trainer.is_world_process_zero():
             self.run.log_evaluation(name, evaluation.to_dict())
-        return evaluation
 
     def _config(self) -> dict[str, Any]:
         objective = self.recipe.training.resolve_objective()
@@ -164,6 +194,7 @@ class _Training:
                 "advantage_scale": self.recipe.training.scale_rewards,
                 "weight_norm": objective.weight_norm,
                 "learnable": objective.learnable,
+                "preference": getattr(objective.preference, "__name__", repr(objective.preference)),
             },
             "model": self.recipe.model.model_name_or_path or BUILTIN,
             "resolved": {
@@ -174,28 +205,6 @@ class _Training:
             },
             **provenance(),
         }
-
-
-def task_dataset(task: Task) -> Dataset:
-    """A task as TRL reads it: columns prompt, answer and index."""
-    examples = [task[i] for i in range(len(task))]
-    return Dataset.from_dict(
-        {
-            "prompt": [example.prompt for example in examples],
-            "answer": [example.answer for example in examples],
-            "index": list(range(len(examples))),
-        }
-    )
-
-
-def task_reward(task: Task) -> Callable[..., list[float]]:
-    """A task's grader as TRL calls it. Named after the task, so that TRL logs it as rewards/NAME."""
-
-    def reward(completions: list[str], index: list[int], **_: Any) -> list[float]:
-        return [grade(task, completion, task[i]) for completion, i in zip(completions, index, strict=True)]
-
-    reward.__name__ = task.name
-    return reward
 
 
 class RunRecorder(TrainerCallback):
@@ -228,47 +237,44 @@ class ProgressBar(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs is None or "reward" not in logs or not state.is_world_process_zero:
             return
-        shown = {"reward": f"{logs['reward']:.3f}", "length": f"{logs['completions/mean_length']:.1f}"}
-        if "lambda" in logs:
-            shown["λ"] = f"{logs['lambda']:+.4f}"
-        self.bar.set_postfix(shown)
+        shown = (
+            ("reward", logs["reward"], ".3f"),  # None where no sample could be scored
+            ("length", logs.get("completions/mean_length"), ".1f"),
+            ("λ", logs.get("lambda"), "+.4f"),
+        )
+        self.bar.set_postfix({name: format(value, spec) for name, value, spec in shown if value is not None})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             self.bar.close()
 
 
-def _output_dir(overrides: Sequence[str]) -> str:
+def _checkpoint_to_resume(run: Run, recipe: Recipe) -> Path:
+    """The last good checkpoint, if the settings fit it. Raises UserError before anything of the run is touched."""
+    checkpoints = run.checkpoints()
+    if not checkpoints:
+        raise UserError(f"{run.path} holds no complete checkpoint to resume from: start again in a new --output_dir")
+    objective = run.config()["objective"]["name"]
+    if recipe.training.objective != objective:
+        raise UserError(f"{run.path} was trained with objective {objective!r}: a run keeps its objective")
+    state = checkpoints[-1] / LAMBDA_STATE_FILE
+    if state.exists() and json.loads(state.read_text())["optimizer"] != recipe.training.lambda_optimizer:
+        raise UserError(f"{run.path} was trained with another lambda_optimizer: a run keeps its optimiser of λ")
+    return checkpoints[-1]
+
+
+def _output_dir(overrides: Sequence[str]) -> str | None:
+    """The value of --output_dir on a command line, needed before the settings are known."""
     for position, argument in enumerate(overrides):
         name, _, value = argument.partition("=")
-        if name == "--output_dir" and (value or position + 1 < len(overrides)):
+        if name in ("--output_dir", "--output-dir") and (value or position + 1 < len(overrides)):
             return value or overrides[position + 1]
-    raise UserError("--resume needs --output_dir DIR, the run to go on with")
+    return None
 
 
-def _trl_dataset(recipe: Recipe) -> Dataset:
-    """The data set that a TRL configuration names, loaded as `trl grpo` loads it."""
-    data = recipe.data
-    try:
-        dataset = load_dataset(data.dataset_name, name=data.dataset_config, streaming=data.dataset_streaming)
-        return dataset[data.dataset_train_split]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"can't load dataset_name {data.dataset_name!r}: {' '.join(str(error).split())}") from error
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun and accelerate
 
 
-def _trl_rewards(names: list[str] | None) -> list[Callable[..., Any]]:
-    """The reward functions that a TRL configuration names: one of trl.rewards, or an import path."""
-    if not names:
-        raise UserError(
-            "dataset_name needs reward_funcs: names from trl.rewards, or import paths like package.module.f"
-        )
-    functions = []
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    for name in names:
-        module_name, _, attribute = name.rpartition(".")
-        try:
-            functions.append(getattr(importlib.import_module(module_name or "trl.rewards"), attribute))
-        except (ModuleNotFoundError, AttributeError) as error:
-            raise UserError(f"unknown reward function {name!r}: {error}") from error
-    return functions
+def _is_main_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0

@@ -42,7 +42,7 @@ class Observed(LambdaGRPOTrainer):
             self.window.append((tuple(prompt.tolist()), tuple(ids[:length])))
         return super()._compute_loss(model, inputs)
 
-    def _lambda_step(self):
+    def _measure_lambda_grad(self):
         lambda_ = torch.tensor(self.lambda_state.value, dtype=torch.float64, requires_grad=True)
         model = in_float64(self.model)
         loss = self.reference_loss(model, lambda_)
@@ -50,7 +50,7 @@ class Observed(LambdaGRPOTrainer):
         ours = [p.grad for p in self.model.parameters()]
         error = math.sqrt(sum(((g - o.double()) ** 2).sum() for g, o in zip(grads[1:], ours, strict=True)))
         norm = math.sqrt(sum((g**2).sum() for g in grads[1:]))
-        super()._lambda_step()
+        super()._measure_lambda_grad()
         lambda_grad = self._metrics["train"]["lambda_grad"][-1] if self.objective.learnable else None
         self.compared.append((lambda_grad, None if grads[0] is None else grads[0].item(), error / norm))
         self.window.clear()

@@ -12,6 +12,7 @@ from lambda_grpo import PRESETS, Objective, response_weights
 from lambda_grpo.backends import trl_trainer
 from lambda_grpo.backends.trl_trainer import LAMBDA_STATE_FILE, check_hooks
 from lambda_grpo.objective.preference import inverse_length
+from lambda_grpo.training_data import task_dataset
 from tests.backends.trl_setup import TASK, config, logged, make_trainer, parameters, stock_config
 
 
@@ -80,7 +81,6 @@ def test_samples_are_reported_as_they_were_used(tmp_path):
     trainer.train()
     assert len(batches) == 2
     assert batches[0]["group"] == [i // 8 for i in range(32)]
-    assert batches[1]["group"] == [4 + i // 8 for i in range(32)]
     for batch, lambda_ in zip(batches, logged(trainer, "lambda"), strict=True):
         by_prompt = {TASK[i].prompt: TASK[i] for i in range(len(TASK))}
         for prompt, completion, answer, reward in zip(
@@ -96,8 +96,6 @@ def test_samples_are_reported_as_they_were_used(tmp_path):
 
 
 def test_evaluation_during_training_leaves_training_alone(tmp_path):
-    from lambda_grpo.training import task_dataset
-
     settings = {"objective": "lambda_grpo", "max_steps": 2, "num_iterations": 2, "per_device_eval_batch_size": 8}
     trainer = make_trainer(
         config(tmp_path, eval_strategy="steps", eval_steps=1, num_generations_eval=4, **settings),
@@ -124,6 +122,7 @@ def test_lambda_r_and_weight_norm_reach_the_weights(tmp_path):
         ({"objective": "dr_grpo"}, ("dr_grpo", "none")),
         ({"objective": "dr_grpo", "scale_rewards": "batch"}, ("dr_grpo", "batch")),
         ({"objective": "grpo", "loss_type": "grpo", "scale_rewards": False}, ("grpo", "none")),
+        ({"objective": "grpo", "scale_rewards": "false"}, ("grpo", "none")),
     ],
 )
 def test_objective_and_loss_type(settings, expected, tmp_path):
@@ -141,6 +140,7 @@ def test_objective_and_loss_type(settings, expected, tmp_path):
         ({"lambda_bounds": [1.0]}, "takes two values"),
         ({"lambda_lr": -0.1}, "at least 0"),
         ({"objective": "lambda_grpo", "lambda_r": -1.0}, "r must be positive"),
+        ({"scale_rewards": "std"}, "scale_rewards is 'std'"),
         ({"weight_norm": "max"}, "weight_norm is 'max'"),
         ({"objective": "lambda_grpo_paper", "beta": 0.1}, "averages the KL term in another way"),
         ({"num_generations": 1}, "set it to 2 or more"),

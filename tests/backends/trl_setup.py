@@ -6,7 +6,7 @@ from trl import GRPOConfig
 from lambda_grpo.backends.trl_trainer import LambdaGRPOConfig, LambdaGRPOTrainer
 from lambda_grpo.models import BUILTIN, resolve_model
 from lambda_grpo.tasks import load_task
-from lambda_grpo.training import task_dataset, task_reward
+from lambda_grpo.training_data import task_dataset, task_reward
 
 TASK = load_task("arithmetic", size=64)
 

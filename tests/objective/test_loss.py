@@ -225,6 +225,12 @@ def test_bad_input_is_named():
     }
     with pytest.raises(ValueError, match=r"advantages must have shape \(2,\), got \(3,\)"):
         policy_loss(**{**batch, "advantages": torch.ones(3)}, objective="dapo")
+    with pytest.raises(ValueError, match="weights and normalizer go together"):
+        policy_loss(**batch, objective="dapo", weights=torch.ones(2))
+    with pytest.raises(ValueError, match="weights and normalizer go together"):
+        policy_loss(**batch, objective="dapo", normalizer=torch.tensor(6.0))
+    with pytest.raises(ValueError, match=r"normalizer must have shape \(2,\), got \(8,\)"):
+        policy_loss(**batch, objective="dapo", weights=torch.ones(2), normalizer=torch.ones(8))
     with pytest.raises(ValueError, match="needs ref_per_token_logps"):
         policy_loss(**batch, objective="dapo", beta=0.1)
     with pytest.raises(ValueError, match="needs max_completion_length"):

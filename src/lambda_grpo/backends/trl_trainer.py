@@ -45,6 +45,7 @@ HOOKS = {
     "_compute_loss": ["self", "model", "inputs"],
     "_load_optimizer_and_scheduler": ["self", "checkpoint"],
     "_save": ["self", "output_dir", "state_dict"],
+    "_save_optimizer_and_scheduler": ["self", "output_dir"],
 }
 
 
@@ -103,8 +104,11 @@ class LambdaGRPOConfig(GRPOConfig):
             )
         self.objective = self.objective or self.loss_type or "dapo"
         objective = self.resolve_objective()
-        if self.scale_rewards is None:
-            self.scale_rewards = objective.advantage_scale
+        # TRL takes booleans too, which a command line gives as words
+        scales = {True: "group", False: "none", "true": "group", "false": "none", None: objective.advantage_scale}
+        self.scale_rewards = scales.get(self.scale_rewards, self.scale_rewards)
+        if self.scale_rewards not in ("group", "batch", "none"):
+            raise ValueError(f"scale_rewards is {self.scale_rewards!r}: use 'group', 'batch' or 'none'")
         if self.num_generations < 2:
             raise ValueError(
                 f"num_generations is {self.num_generations}: completions are compared in groups, set it to 2 or more"
@@ -150,12 +154,14 @@ class LambdaGRPOTrainer(GRPOTrainer):
     """`trl.GRPOTrainer` with any objective of the family, λ learned beside the policy where it has one.
 
     Takes all of `GRPOTrainer`'s arguments. Logs `lambda`, `lambda_grad`, `weight_min` and `weight_max` beside TRL's
-    metrics; the smallest and largest f of a step are over all ranks and micro-batches. λ is saved with each
-    checkpoint and model in `lambda_state.json`, and resumed from there.
+    metrics; the smallest and largest f of a step are over all ranks and micro-batches, and with `logging_steps`
+    above 1 the logged values are means over the steps, as TRL's are. λ is saved with each checkpoint and model in
+    `lambda_state.json`, and resumed from there.
 
     Args:
         on_samples: called on the main process with each generated batch, as columns: prompt, completion, answer
-            (None where the data set has no such column), reward, advantage, length, weight, group.
+            (None where the data set has no such column), reward (None where it could not be scored), advantage,
+            length, weight, and group, counted from 0 in each batch.
     """
 
     args: LambdaGRPOConfig
@@ -180,7 +186,7 @@ class LambdaGRPOTrainer(GRPOTrainer):
         self._lambda: torch.Tensor = self._fresh_lambda()
         self._weights_seen: list[torch.Tensor] = []
         self._on_samples = on_samples
-        self._group_number = 0
+        self._lambda_grad = 0.0
 
         host = copy.copy(config)  # the caller's config keeps what was written in it
         host.loss_type = HOST_LOSS_TYPE[self.objective.normalizer]
@@ -188,6 +194,8 @@ class LambdaGRPOTrainer(GRPOTrainer):
         host.epsilon_high = config.epsilon_high if self.objective.epsilon_high is None else self.objective.epsilon_high
         signature.arguments["args"] = host
         super().__init__(*signature.args[1:], **signature.kwargs)
+        if self.is_deepspeed_enabled and host.fp16 and self.objective.learnable:
+            raise ValueError("DeepSpeed's fp16 scales the loss where λ's gradient can't be unscaled: use bf16")
         self.add_callback(_LambdaStep(self))
 
     def _fresh_lambda(self) -> torch.Tensor:
@@ -236,10 +244,9 @@ class LambdaGRPOTrainer(GRPOTrainer):
                 "advantage": list(self._logs["advantages"])[-count:],
                 "length": [int(length) for length in groups.flatten().tolist()],
                 "weight": weights.tolist(),
-                "group": (self._group_number + group_ids).tolist(),
+                "group": group_ids.tolist(),
             }
         )
-        self._group_number += len(groups)
 
     # -- 2. the fold -------------------------------------------------------------------------------------------------
 
@@ -261,7 +268,8 @@ class LambdaGRPOTrainer(GRPOTrainer):
 
     # -- 3. λ's step -------------------------------------------------------------------------------------------------
 
-    def _lambda_step(self) -> None:
+    def _measure_lambda_grad(self) -> None:
+        """Before the optimiser's step, while fp16's loss scale is still the one that the gradient has."""
         metrics = self._metrics["train"]
         if self._weights_seen:
             seen = torch.cat(self._weights_seen).to(self.accelerator.device, torch.float32)
@@ -275,22 +283,31 @@ class LambdaGRPOTrainer(GRPOTrainer):
         # The mean over ranks, as DDP and FSDP take it of the policy's gradient.
         grad = self.accelerator.reduce(local.to(self.accelerator.device), "mean").item()
         scaler = self.accelerator.scaler
-        if scaler is not None:
-            grad /= scaler.get_scale()
+        self._lambda_grad = grad if scaler is None else grad / scaler.get_scale()
         metrics["lambda"].append(self.lambda_state.value)
-        metrics["lambda_grad"].append(grad)
-        # An overflow under fp16's loss scale: GradScaler leaves the policy's step out, so λ's is left out too.
-        if scaler is None or math.isfinite(grad):
-            self.lambda_state.step(grad)
+        metrics["lambda_grad"].append(self._lambda_grad)
+
+    def _step_lambda(self) -> None:
+        """After the optimiser's step: λ moves when the policy moved. An overflow under fp16 leaves both out."""
+        if not self.objective.learnable:
+            return
+        if not self.accelerator.optimizer_step_was_skipped:
+            self.lambda_state.step(self._lambda_grad)
         self._lambda = self._fresh_lambda()
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        if self.args.should_save and self.objective.learnable:  # some engines call _save on every rank
-            path = os.path.join(output_dir or self.args.output_dir, LAMBDA_STATE_FILE)
-            with open(path, "w") as file:
+        self._save_lambda(output_dir or self.args.output_dir)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        self._save_lambda(output_dir)  # FSDP's sharded checkpoints don't pass through _save
+
+    def _save_lambda(self, output_dir: str) -> None:
+        if self.args.should_save and self.objective.learnable:  # some engines save on every rank
+            with open(os.path.join(output_dir, LAMBDA_STATE_FILE), "w") as file:
                 json.dump({"objective": self.objective.name, **self.lambda_state.state_dict()}, file)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -315,13 +332,16 @@ class LambdaGRPOTrainer(GRPOTrainer):
 
 
 class _LambdaStep(TrainerCallback):
-    """The Trainer's one hook between the last backward and the optimiser's step."""
+    """The Trainer's hooks on both sides of the optimiser's step."""
 
     def __init__(self, trainer: LambdaGRPOTrainer):
         self.trainer = trainer
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        self.trainer._lambda_step()
+        self.trainer._measure_lambda_grad()
+
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        self.trainer._step_lambda()
 
 
 def _kl_is_exact(objective: Objective) -> bool:

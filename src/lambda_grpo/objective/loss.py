@@ -56,7 +56,7 @@ def policy_loss(
         epsilon, epsilon_high: clip range where the objective names none; `epsilon_high` defaults to `epsilon`.
         lengths: (B,) generated tokens, where `completion_mask` doesn't show them (truncation masking).
         weights: (B,) f of stage 1.
-        normalizer: (B,) or scalar Z of stage 1.
+        normalizer: (B,) or scalar Z of stage 1. Goes with `weights`: alone, each would be taken for a whole batch.
         entropies, completion_ids: (B, T) for an objective whose preference needs them.
         ref_per_token_logps: (B, T) the reference policy's log-probabilities, needed where `beta` isn't 0.
         beta: weight of the KL penalty.
@@ -78,20 +78,24 @@ def policy_loss(
         ("group_ids", group_ids, shape[:1]),
         ("lengths", lengths, shape[:1]),
         ("weights", weights, shape[:1]),
+        ("normalizer", normalizer, shape[:1]),
     ):
+        if name == "normalizer" and tensor is not None and tensor.dim() == 0:
+            continue  # one Z for all
         if tensor is not None and tensor.shape != expected:
             raise ValueError(f"{name} must have shape {tuple(expected)}, got {tuple(tensor.shape)}")
+    if (weights is None) != (normalizer is None):
+        raise ValueError("weights and normalizer go together: both from stage 1 on the whole batch, or neither")
     if beta != 0.0 and ref_per_token_logps is None:
         raise ValueError("beta isn't 0: the KL penalty needs ref_per_token_logps")
 
     mask = completion_mask.bool()
     tokens = mask.sum(1)
     lengths = tokens if lengths is None else lengths
-    if weights is None:
+    if weights is None or normalizer is None:
         weights = response_weights(
             lengths, group_ids, objective, lambda_, entropies=entropies, completion_ids=completion_ids
         )
-    if normalizer is None:
         normalizer = loss_normalizer(
             lengths, group_ids, objective, tokens=tokens, max_completion_length=max_completion_length
         )
@@ -114,6 +118,8 @@ def policy_loss(
         "weight_min": weights.detach().min(),
         "weight_max": weights.detach().max(),
     }
+    if (weights is None) != (normalizer is None):
+        raise ValueError("weights and normalizer go together: both from stage 1 on the whole batch, or neither")
     if beta != 0.0 and ref_per_token_logps is not None:
         kl = reference_kl(per_token_logps, _masked(ref_per_token_logps, mask, dtype)) * mask
         per_response = per_response + beta * (weights if objective.kl_weighted else 1.0) * kl.sum(1)

@@ -23,9 +23,7 @@ def write_report(run: Run) -> Path:
     page = environment.get_template("run.html.j2").render(
         summary=summarise(run), charts=run_charts(run), samples=_samples(run), config=run.config()
     )
-    path = run.path / "report.html"
-    path.write_text(page, encoding="utf-8")
-    return path
+    return run.write_text("report.html", page)
 
 
 def _samples(run: Run) -> list[dict[str, Any]]:

@@ -40,11 +40,11 @@ def summarise(run: Run) -> Summary:
     learnable = config["objective"]["learnable"]
     if metrics:
         if learnable:
-            rows.append(("λ", f"{metrics[0]['lambda']:+.4f}", f"{last['lambda']:+.4f}"))
-        rows.append(("range of f", _weights(metrics[0]), _weights(last)))
+            rows.append(("λ (first and last step)", f"{metrics[0]['lambda']:+.4f}", f"{last['lambda']:+.4f}"))
+        rows.append(("range of f (the same)", _weights(metrics[0]), _weights(last)))
     verdict = [_accuracy_verdict(before, after)]
     if metrics and learnable:
-        verdict.append(_lambda_verdict(metrics))
+        verdict.append(_lambda_verdict(metrics, config["objective"]["preference"]))
     verdict.append(
         "One run with one seed shows whether the policy learned, not whether another objective would do better."
     )
@@ -66,17 +66,16 @@ def _accuracy_verdict(before: dict[str, Any] | None, after: dict[str, Any] | Non
     return f"No clear change in accuracy ({what}: {figures}, {change:+.1f} points); the two 95 % intervals overlap."
 
 
-def _lambda_verdict(metrics: list[dict[str, Any]]) -> str:
-    first, last = metrics[0], metrics[-1]
-    low, high = last["weight_min"], last["weight_max"]
-    moved = (
-        f"λ went from {first['lambda']:+.3f} to {last['lambda']:+.3f}; "
-        f"f lay between {low:.3f} and {high:.3f} in the last step"
-    )
+def _lambda_verdict(metrics: list[dict[str, Any]], preference: str) -> str:
+    first, last = metrics[0]["lambda"], metrics[-1]["lambda"]
+    low, high = min(row["weight_min"] for row in metrics), max(row["weight_max"] for row in metrics)
+    moved = f"λ went from {first:+.3f} to {last:+.3f}; over all steps f lay between {low:.3f} and {high:.3f}"
     if low >= 1 - NEARLY_ONE and high <= 1 + NEARLY_ONE:
         return f"{moved}: nearly DAPO's weights (f = 1), so little of this result is due to the learned preference."
-    favoured = "longer" if last["lambda"] > 0 else "shorter"
-    return f"{moved}: tokens of {favoured} responses counted more."
+    if not preference.startswith("LambdaSoftmax"):
+        return f"{moved}."
+    favoured = "longer" if last > 0 else "shorter"
+    return f"{moved}. At the end, tokens of {favoured} responses counted more."
 
 
 def _percent(share: float) -> str:
