@@ -30,7 +30,7 @@ def main(steps: int) -> None:
     path = resolve_model("builtin")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
     task = load_task("arithmetic", size=steps * PROMPTS)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
     state = LambdaState()
 
     for step in range(steps):

@@ -47,7 +47,7 @@ def test_train_leaves_a_whole_run(tmp_path, capsys):
     run = Run.open(tmp_path / "run")
     config = run.config()
     assert config["objective"]["name"] == "lambda_grpo"
-    assert config["resolved"]["training"]["learning_rate"] == 1e-3
+    assert config["resolved"]["training"]["learning_rate"] == 3e-4
     assert config["versions"]["trl"] is not None
     assert len(config["git_commit"].split("-")[0]) == 40
     metrics = run.metrics()
@@ -156,7 +156,7 @@ BAD_TRAIN = [
     (["--scale_rewards", "std"], "scale_rewards is 'std'"),
     (["--resume_from_checkpoint", "x"], "use --output_dir DIR --resume instead"),
     (["null_value.yaml"], "'<' not supported"),
-    (["--eval_strategy", "steps", "--eval_size", "0"], "eval_dataset"),
+    (["--eval_strategy", "steps", "--eval_size", "0"], "eval_strategy needs held-out examples, set eval_size above 0"),
     (["no_task.yaml"], "names nothing to train on"),
     (["no_data.yaml"], "can't load dataset_name './nothing_there'"),
     (["no_reward.yaml"], "dataset_name needs reward_funcs"),
@@ -355,7 +355,7 @@ def test_secrets_stay_out_of_the_run_directory(tmp_path):
 
 def test_resume_without_a_good_checkpoint(tmp_path, capsys):
     (tmp_path / "run" / "completions").mkdir(parents=True)
-    (tmp_path / "run" / "config.json").write_text('{"recipe": {}}')
+    (tmp_path / "run" / "config.json").write_text('{"recipe": {"use_cpu": true, "bf16": false}}')
     assert main(["train", "--output_dir", str(tmp_path / "run"), "--resume"]) == 2
     assert "holds no complete checkpoint" in capsys.readouterr().err
 

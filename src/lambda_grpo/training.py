@@ -82,6 +82,8 @@ class _Training:
         else:
             self.reward_funcs = trl_rewards(recipe.data)
             self.dataset, self.eval_dataset = trl_datasets(recipe.data, config.eval_strategy)
+        if config.eval_strategy != "no" and self.eval_dataset is None:
+            raise UserError("eval_strategy needs held-out examples, set eval_size above 0")
         config.disable_tqdm = True  # one progress bar, ours
         # as `trl grpo` does
         config.model_init_kwargs = {
@@ -143,7 +145,7 @@ class _Training:
                 reward_funcs=self.reward_funcs,
                 args=self.recipe.training,
                 train_dataset=self.dataset,
-                eval_dataset=None if self.recipe.training.eval_strategy == "no" else self.eval_dataset,
+                eval_dataset=self.eval_dataset,
                 peft_config=get_peft_config(self.recipe.model),
                 quantization_config=get_quantization_config(self.recipe.model),
                 on_samples=self._record_samples,
