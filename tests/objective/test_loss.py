@@ -235,3 +235,17 @@ def test_bad_input_is_named():
         policy_loss(**batch, objective="dapo", beta=0.1)
     with pytest.raises(ValueError, match="needs max_completion_length"):
         policy_loss(**batch, objective="dr_grpo")
+
+
+def test_a_scalar_normalizer_divides_the_whole_sum():
+    batch = {
+        "per_token_logps": torch.zeros(2, 3),
+        "old_per_token_logps": torch.zeros(2, 3),
+        "advantages": torch.tensor([1.0, 3.0]),
+        "completion_mask": torch.ones(2, 3),
+        "group_ids": torch.tensor([0, 0]),
+    }
+    weights = torch.tensor([0.5, 1.5])
+    for normalizer in (4, 4.0, torch.tensor(4.0), torch.tensor([4.0, 4.0])):
+        loss = policy_loss(**batch, objective="lambda_grpo", weights=weights, normalizer=normalizer).loss
+        assert loss.item() == pytest.approx(-(0.5 * 3 + 1.5 * 9) / 4)

@@ -32,7 +32,7 @@ def policy_loss(
     epsilon_high: float | None = None,
     lengths: Tensor | None = None,
     weights: Tensor | None = None,
-    normalizer: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
     entropies: Tensor | None = None,
     completion_ids: Tensor | None = None,
     ref_per_token_logps: Tensor | None = None,
@@ -69,6 +69,7 @@ def policy_loss(
         ValueError: shapes differ, or the objective needs an argument that wasn't given.
     """
     objective = get_objective(objective)
+    normalizer = None if normalizer is None else torch.as_tensor(normalizer, device=per_token_logps.device)
     shape = per_token_logps.shape
     for name, tensor, expected in (
         ("old_per_token_logps", old_per_token_logps, shape),
@@ -78,10 +79,8 @@ def policy_loss(
         ("group_ids", group_ids, shape[:1]),
         ("lengths", lengths, shape[:1]),
         ("weights", weights, shape[:1]),
-        ("normalizer", normalizer, shape[:1]),
+        ("normalizer", normalizer, () if normalizer is None or normalizer.dim() == 0 else shape[:1]),  # scalar: one Z
     ):
-        if name == "normalizer" and tensor is not None and tensor.dim() == 0:
-            continue  # one Z for all
         if tensor is not None and tensor.shape != expected:
             raise ValueError(f"{name} must have shape {tuple(expected)}, got {tuple(tensor.shape)}")
     if (weights is None) != (normalizer is None):
@@ -118,8 +117,6 @@ def policy_loss(
         "weight_min": weights.detach().min(),
         "weight_max": weights.detach().max(),
     }
-    if (weights is None) != (normalizer is None):
-        raise ValueError("weights and normalizer go together: both from stage 1 on the whole batch, or neither")
     if beta != 0.0 and ref_per_token_logps is not None:
         kl = reference_kl(per_token_logps, _masked(ref_per_token_logps, mask, dtype)) * mask
         per_response = per_response + beta * (weights if objective.kl_weighted else 1.0) * kl.sum(1)
