@@ -7,10 +7,12 @@ gradient reaches it as a number, already reduced over micro-batches and ranks.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 
@@ -23,6 +25,8 @@ class LambdaState:
         lr: learning rate; 0 freezes λ.
         optimizer: "sgd" (no momentum) or "adam", both without weight decay.
         bounds: λ is clamped to [low, high] after each step.
+        scheduler: what makes a learning rate schedule for the optimiser of λ, one of torch's or transformers' with
+            its settings bound. It counts every call of `step`.
 
     Raises:
         ValueError: the optimiser is unknown, lr is negative, or init isn't inside the bounds.
@@ -35,6 +39,7 @@ class LambdaState:
         optimizer: str = "sgd",
         *,
         bounds: tuple[float, float] = (-10.0, 10.0),
+        scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
     ):
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"unknown optimizer {optimizer!r} for λ: use one of {', '.join(OPTIMIZERS)}")
@@ -47,14 +52,26 @@ class LambdaState:
         self.optimizer = optimizer
         self._parameter = torch.nn.Parameter(torch.tensor(float(init), dtype=torch.float64))
         self._optimizer = OPTIMIZERS[optimizer]([self._parameter], lr=lr, weight_decay=0.0)
+        self._scheduler: LRScheduler | None = None
+        if scheduler is not None:
+            self.set_scheduler(scheduler)
+
+    def set_scheduler(self, scheduler: Callable[[torch.optim.Optimizer], LRScheduler]) -> None:
+        """Begin a learning rate schedule, where its length is known later than λ: see `scheduler` above."""
+        self._scheduler = scheduler(self._optimizer)
 
     @property
     def value(self) -> float:
         """λ now."""
         return self._parameter.item()
 
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
     def step(self, grad: float | torch.Tensor) -> None:
-        """Take one optimiser step with dL/dλ. A gradient of exactly 0 (nothing was learned) leaves all as it is.
+        """Take one optimiser step with dL/dλ. A gradient of exactly 0 (nothing was learned) leaves λ and moments.
 
         Raises:
             ValueError: the gradient isn't finite; λ is unchanged.
@@ -62,12 +79,16 @@ class LambdaState:
         grad = float(grad)
         if not math.isfinite(grad):
             raise ValueError(f"the gradient of λ is {grad}: the loss it came from isn't finite")
-        if grad == 0.0:
-            return
-        self._parameter.grad = torch.tensor(grad, dtype=torch.float64)
-        self._optimizer.step()
-        with torch.no_grad():
-            self._parameter.clamp_(*self.bounds)
+        if grad != 0.0:
+            self._parameter.grad = torch.tensor(grad, dtype=torch.float64)
+            self._optimizer.step()
+            with torch.no_grad():
+                self._parameter.clamp_(*self.bounds)
+        if self._scheduler is not None:
+            with warnings.catch_warnings():
+                # torch warns of a schedule that moves before the optimiser did: a gradient of 0 does that
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+                self._scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
         """Value and optimiser state as plain numbers: JSON holds them without loss."""
@@ -75,11 +96,12 @@ class LambdaState:
         return {
             "value": self.value,
             "optimizer": self.optimizer,
+            "scheduler_steps": None if self._scheduler is None else self._scheduler.last_epoch,
             "moments": {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in moments.items() if v is not None},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave. Learning rate and bounds stay those of this object.
+        """Restore what `state_dict` gave. Learning rate, schedule and bounds stay those of this object.
 
         Raises:
             ValueError: the state comes from another optimiser.
@@ -89,6 +111,10 @@ class LambdaState:
         with torch.no_grad():
             self._parameter.fill_(state["value"]).clamp_(*self.bounds)
         self._optimizer.state.clear()
+        if self._scheduler is not None:
+            # a schedule is a function of its step count; what it was is this object's own setting
+            self._scheduler.last_epoch = (state.get("scheduler_steps") or 0) - 1
+            self._scheduler.step()
         if state["moments"]:
             self._optimizer.state[self._parameter] = {
                 # Adam keeps its step count in float32 by default

@@ -1,9 +1,57 @@
-"""The formulas as their papers print them, in plain Python loops over floats. Nothing here is shared with the code.
+"""Every method's loss as its paper prints it: plain loops over responses and tokens, on float64 scalars.
 
-Gradients come from differences of these losses, or from float64 autograd over `torch` scalars where a test says so.
+Nothing here is shared with the code, and no method goes through f and Z unless its paper does. The scalars are
+torch's, so that autograd gives each formula's own gradients; `.detach()` stands where a paper writes stop-gradient.
 """
 
 import math
+from dataclasses import dataclass
+
+import torch
+
+R, LMAX = 1 / 9, 16
+
+
+@dataclass
+class Batch:
+    """B responses; logps (B, T) may require gradients. epsilon is the caller's clip range."""
+
+    logps: torch.Tensor
+    old: torch.Tensor
+    advantages: list
+    mask: list
+    group_ids: list
+    lengths: list
+    epsilon: tuple = (0.2, 0.28)
+    max_length: int = LMAX
+    ref: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, tensors, lengths=None):
+        """From the arguments of `policy_loss`."""
+        mask = tensors["completion_mask"].tolist()
+        return cls(
+            tensors["per_token_logps"],
+            tensors["old_per_token_logps"],
+            tensors["advantages"].tolist(),
+            mask,
+            tensors["group_ids"].tolist(),
+            [sum(row) for row in mask] if lengths is None else lengths.tolist(),
+            ref=tensors.get("ref_per_token_logps"),
+        )
+
+    def groups(self):
+        return groups(self.group_ids)
+
+    def tokens(self, i):
+        return [t for t in range(len(self.mask[i])) if self.mask[i][t]]
+
+    def log_ratio(self, i, t):
+        return self.logps[i, t] - self.old[i, t]
+
+    def responses(self):
+        """Those that have tokens to sum over."""
+        return [i for i in range(len(self.advantages)) if self.tokens(i)]
 
 
 def groups(group_ids):
@@ -11,6 +59,9 @@ def groups(group_ids):
     for i, g in enumerate(group_ids):
         members.setdefault(g, []).append(i)
     return list(members.values())
+
+
+# -- advantages ------------------------------------------------------------------------------------------------------
 
 
 def advantages(rewards, group_ids, scale):
@@ -36,63 +87,245 @@ def _sample_std(values):
     return math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
 
 
-def weights(lengths, group_ids, method, lam, r=1 / 9):
-    """Token preference of each response. Only valid where h stays above 0.005."""
+# -- surrogates of one token, or of one response ----------------------------------------------------------------------
+
+
+def ppo_min(ratio, A, low, high):
+    return torch.min(ratio * A, ratio.clamp(low, high) * A)
+
+
+def token_clip(b, i, t):
+    return ppo_min(b.log_ratio(i, t).exp(), b.advantages[i], 1 - b.epsilon[0], 1 + b.epsilon[1])
+
+
+def sequence_clip(b, i, low, high):
+    mean = sum(b.log_ratio(i, t) for t in b.tokens(i)) / len(b.tokens(i))
+    return ppo_min(mean.exp(), b.advantages[i], 1 - low, 1 + high)
+
+
+def geometric_mean(b, i, epsilon=0.4):
+    product, sign = 1.0, math.copysign(1, b.advantages[i])
+    for t in b.tokens(i):
+        signed = sign * b.log_ratio(i, t)
+        product = product * (sign * torch.min(signed, signed.clamp(-epsilon, epsilon))).exp()
+    return product ** (1 / len(b.tokens(i))) * b.advantages[i]
+
+
+def length_band(b, i, c=0.03):
+    total = sum(b.log_ratio(i, t) for t in b.tokens(i))
+    band = c * math.sqrt(len(b.tokens(i)))
+    return torch.min(total.exp() * b.advantages[i], total.clamp(-band, band).exp() * b.advantages[i])
+
+
+def capped_weight(b, i, t, cap=5.0):
+    return b.log_ratio(i, t).exp().clamp(max=cap).detach() * b.advantages[i] * b.logps[i, t]
+
+
+def soft_gate(b, i, t):
+    tau = 1.0 if b.advantages[i] > 0 else 1.05
+    return torch.sigmoid(tau * (b.log_ratio(i, t).exp() - 1)) * 4 / tau * b.advantages[i]
+
+
+def gamma_weight(b, i, t):
+    W = sum(b.log_ratio(i, u) for u in b.tokens(i)).exp().detach()
+    k, c = (2.0, 3.0) if b.advantages[i] >= 0 else (3.0, 2.0)
+    return W**k * torch.exp(c * (1 - W)) * b.advantages[i] * b.logps[i, t]
+
+
+# -- token preferences of λ-GRPO, and of the methods that it is compared with -----------------------------------------
+
+
+def weights(lengths, group_ids, method, lam, r=R):
+    """f of each response; a torch λ gives torch values. Only where h stays above 0.005."""
     f = [1.0] * len(lengths)
+    lam = torch.as_tensor(lam, dtype=torch.float64)
     for members in groups(group_ids):
         G = len(members)
         mu = sum(lengths[i] for i in members) / G
-        if method == "grpo":
-            for i in members:
-                f[i] = mu / lengths[i] if lengths[i] else 1.0
-        elif method.startswith("lambda_grpo"):
-            sigma = math.sqrt(sum((lengths[i] - mu) ** 2 for i in members) / G)
-            g = {i: (1 + r * (lengths[i] - mu) / (sigma + 1e-6)) ** lam for i in members}
-            top = max(g.values())
-            total = sum(math.exp(g[i] - top) for i in members)
-            for i in members:
-                f[i] = G * math.exp(g[i] - top) / total if lengths[i] else 1.0
+        sigma = math.sqrt(sum((lengths[i] - mu) ** 2 for i in members) / G)
+        z = {i: (lengths[i] - mu) / (sigma + 1e-6) for i in members}
+        if method in ("lambda_grpo", "lambda_grpo_paper"):
+            own = softmax({i: (1 + r * z[i]) ** lam for i in members})
+        elif method == "lambda_grpo_exp":
+            own = softmax({i: r * lam * z[i] for i in members})
+        elif method == "lambda_grpo_linear":
+            positive = {i: torch.clamp(1 + r * lam * z[i], min=0.005) for i in members}
+            own = {i: G * positive[i] / sum(positive.values()) for i in members}
+        else:
+            own = {i: mu / lengths[i] if lengths[i] and method == "grpo" else 1.0 for i in members}
+        for i in members:
+            f[i] = own[i] if lengths[i] else 1.0
     return f
 
 
-def loss(
-    logps, old, adv, mask, group_ids, method, lam, eps_low, eps_high, lengths=None, max_length=None, ref=None, beta=0
-):
-    """The loss of `method`, written the way its own paper writes it (not through f and Z where the paper doesn't)."""
-    B = len(adv)
-    counts = [sum(m) for m in mask]
-    lengths = counts if lengths is None else lengths
+def softmax(values):
+    top = max(v.item() for v in values.values())
+    total = sum((v - top).exp() for v in values.values())
+    return {i: len(values) * (v - top).exp() / total for i, v in values.items()}
 
-    def surrogate(i, t):
-        ratio = math.exp(logps[i][t] - old[i][t])
-        clipped = min(max(ratio, 1 - eps_low), 1 + eps_high)
-        return min(ratio * adv[i], clipped * adv[i])
 
-    def kl(i, t):
-        d = ref[i][t] - logps[i][t]
-        return math.exp(d) - d - 1
+# -- the methods ------------------------------------------------------------------------------------------------------
 
-    def tokens(i):
-        return [t for t in range(len(mask[i])) if mask[i][t]]
 
-    def kl_sum(i):
-        return beta * sum(kl(i, t) for t in tokens(i)) if beta else 0.0
+def response_mean(b, term):
+    """1/P Σ_q 1/G Σ_i of a term of response i."""
+    parts = b.groups()
+    return sum(term(i) / len(members) / len(parts) for members in parts for i in members if b.tokens(i))
 
-    s = [sum(surrogate(i, t) for t in tokens(i)) for i in range(B)]
+
+def grpo(b, lam):
+    return -response_mean(b, lambda i: sum(token_clip(b, i, t) for t in b.tokens(i)) / b.lengths[i])
+
+
+def token_mean(b, term=token_clip):
+    count = sum(len(b.tokens(i)) for i in b.responses())
+    return -sum(term(b, i, t) for i in b.responses() for t in b.tokens(i)) / max(count, 1)
+
+
+def dapo(b, lam):
+    return token_mean(b)
+
+
+def dr_grpo(b, lam):
+    total = sum(token_clip(b, i, t) for i in b.responses() for t in b.tokens(i))
+    return -total / (len(b.advantages) * b.max_length)
+
+
+def lambda_grpo(b, lam, form="lambda_grpo"):
+    f = weights(b.lengths, b.group_ids, form, lam)
+    count = sum(len(b.tokens(i)) for i in b.responses())
+    return -sum(f[i] * token_clip(b, i, t) for i in b.responses() for t in b.tokens(i)) / max(count, 1)
+
+
+def lambda_grpo_paper(b, lam):
+    f, parts, total = weights(b.lengths, b.group_ids, "lambda_grpo", lam), b.groups(), 0.0
+    for members in parts:
+        inner = sum(f[i] * token_clip(b, i, t) for i in members for t in b.tokens(i))
+        total = total + inner / max(sum(b.lengths[i] for i in members), 1) / len(parts)
+    return -total
+
+
+def prompt_mean(b, lam):
+    parts, total = b.groups(), 0.0
+    for members in parts:
+        inner = sum(token_clip(b, i, t) for i in members for t in b.tokens(i))
+        total = total + inner / max(sum(b.lengths[i] for i in members), 1) / len(parts)
+    return -total
+
+
+def gspo(b, lam):
+    return -response_mean(b, lambda i: sequence_clip(b, i, 3e-4, 4e-4))
+
+
+def gmpo(b, lam):
+    return -response_mean(b, lambda i: geometric_mean(b, i))
+
+
+def fspo(b, lam):
+    return -response_mean(b, lambda i: length_band(b, i))
+
+
+def cispo(b, lam):
+    return token_mean(b, capped_weight)
+
+
+def luspo(b, lam):
+    total = sum(len(b.tokens(i)) * sequence_clip(b, i, 2e-3, 2.5e-3) for i in b.responses())
+    return -total / len(b.advantages)
+
+
+def sapo(b, lam):
+    return -response_mean(b, lambda i: sum(soft_gate(b, i, t) for t in b.tokens(i)) / b.lengths[i])
+
+
+def vespo(b, lam):
+    return token_mean(b, gamma_weight)
+
+
+def delta_l(b, lam, alpha=0.75):
+    powers = [length**-alpha if length else 0.0 for length in b.lengths]
     total = 0.0
-    if method == "grpo":  # 1/P Σ_q 1/G Σ_i 1/|o_i| Σ_t
-        parts = groups(group_ids)
-        for members in parts:
-            for i in members:
-                if lengths[i]:
-                    total += (s[i] - kl_sum(i)) / lengths[i] / len(members) / len(parts)
-        return -total
-    f = weights(lengths, group_ids, method, lam)
-    if method == "lambda_grpo_paper":  # 1/P Σ_q 1/Σ_j|o_j| Σ_i f_i Σ_t
-        parts = groups(group_ids)
-        for members in parts:
-            N = max(sum(lengths[i] for i in members), 1 / len(parts))
-            total += sum(f[i] * s[i] - kl_sum(i) for i in members) / N / len(parts)
-        return -total
-    Z = B * max_length if method == "dr_grpo" else max(sum(counts), 1)
-    return -sum(f[i] * s[i] - kl_sum(i) for i in range(B)) / Z
+    for i in b.responses():
+        x = powers[i] / sum(powers) / b.max_length
+        total = total + x * sum(token_clip(b, i, t) for t in b.tokens(i))
+    return -total
+
+
+def balanced(b, lam):
+    parts, total = b.groups(), 0.0
+    for members in parts:
+        for side in (1, -1):
+            chosen = [i for i in members if side * b.advantages[i] > 0]
+            count = sum(b.lengths[i] for i in chosen)
+            if count:
+                mean = sum(token_clip(b, i, t) for i in chosen for t in b.tokens(i)) / count
+                total = total + len(chosen) / len(members) * mean / len(parts)
+    return -total
+
+
+def daro(b, lam):
+    """λ holds ln w of each number of right answers, or one value for all."""
+    lam = torch.as_tensor(lam, dtype=torch.float64)
+    rates = {}
+    for members in b.groups():
+        right = sum(b.advantages[i] > 0 for i in members)
+        if 0 < right < len(members):
+            rates.setdefault(right, []).extend(members)
+    total = torch.zeros((), dtype=torch.float64)
+    for right, members in rates.items():
+        log_w = lam if lam.dim() == 0 else lam[right - 1]
+        count = max(sum(b.lengths[i] for i in members), 1)
+        L = -sum(token_clip(b, i, t) for i in members for t in b.tokens(i)) / count
+        total = total + log_w.exp() * L - log_w
+    return total
+
+
+METHODS = {
+    "grpo": grpo,
+    "dapo": dapo,
+    "dr_grpo": dr_grpo,
+    "lambda_grpo": lambda_grpo,
+    "lambda_grpo_paper": lambda_grpo_paper,
+    "lambda_grpo_linear": lambda b, lam: lambda_grpo(b, lam, "lambda_grpo_linear"),
+    "lambda_grpo_exp": lambda b, lam: lambda_grpo(b, lam, "lambda_grpo_exp"),
+    "bnpo": dapo,  # of one micro-batch
+    "prompt_mean": prompt_mean,
+    "lite_ppo": dapo,  # its own part is the advantage
+    "gspo": gspo,
+    "gmpo": gmpo,
+    "cispo": cispo,
+    "luspo": luspo,
+    "sapo": sapo,
+    "vespo": vespo,
+    "delta_l": delta_l,
+    "balanced": balanced,
+    "daro": daro,
+    "fspo": fspo,
+}
+RESPONSE_MEANS = ("grpo", "gspo", "gmpo", "sapo", "fspo")
+PROMPT_MEANS = ("lambda_grpo_paper", "prompt_mean", "balanced", "daro")
+
+
+def kl(b, method):
+    """The penalty against the reference policy, averaged as the method averages tokens, by no preference of its own."""
+
+    def total(i):
+        differences = [b.ref[i, t] - b.logps[i, t] for t in b.tokens(i)]
+        return sum(d.exp() - d - 1 for d in differences)
+
+    if method in RESPONSE_MEANS:
+        return response_mean(b, lambda i: total(i) / b.lengths[i])
+    if method in PROMPT_MEANS:
+        parts = b.groups()
+        return sum(
+            total(i) / max(sum(b.lengths[j] for j in members), 1) / len(parts) for members in parts for i in members
+        )
+    count = sum(len(b.tokens(i)) for i in b.responses())
+    Z = {"dr_grpo": len(b.advantages) * b.max_length, "luspo": len(b.advantages)}
+    Z["delta_l"] = Z["dr_grpo"]
+    return sum(total(i) for i in b.responses()) / Z.get(method, max(count, 1))
+
+
+def loss(b, method, lam=0.0, beta=0.0):
+    value = METHODS[method](b, lam)
+    return value + beta * kl(b, method) if beta else value

@@ -1,7 +1,16 @@
-"""Random batches for hypothesis: uneven groups in any order, uneven lengths, masked tokens full of rubbish."""
+"""Random batches for hypothesis: uneven groups in any order, uneven lengths, masked tokens full of rubbish.
+
+And what the tests do with them.
+"""
 
 import torch
 from hypothesis import strategies as st
+
+from lambda_grpo import PRESETS, policy_loss
+from tests.objective import reference
+
+NAMES = st.sampled_from(sorted(PRESETS))
+LAMBDAS = st.floats(-9, 9)
 
 
 @st.composite
@@ -27,3 +36,24 @@ def batches(draw, max_groups=4, max_size=6, max_tokens=7, min_length=0):
         "group_ids": torch.tensor(ids),
         "ref_per_token_logps": old + noise(B, T, scale=0.2),
     }
+
+
+def prepared(batch, name):
+    """DARO counts right answers, those with A > 0: its advantages are those of rewards of 0 and 1."""
+    if name != "daro":
+        return batch
+    rewards = [float(a > 0) for a in batch["advantages"].tolist()]
+    advantages = reference.advantages(rewards, batch["group_ids"].tolist(), "group")
+    return {**batch, "advantages": torch.tensor(advantages, dtype=torch.float64)}
+
+
+def our_loss(batch, name, lam, **settings):
+    settings = {"epsilon_high": 0.28, "max_completion_length": reference.LMAX, **settings}
+    return policy_loss(**batch, objective=name, lambda_=lam, **settings)
+
+
+def gradients(loss, *inputs):
+    """Of a loss in each input, zeros where it doesn't depend on it."""
+    if not (isinstance(loss, torch.Tensor) and loss.requires_grad):
+        return [torch.zeros_like(x) for x in inputs]
+    return torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)

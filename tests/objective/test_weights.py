@@ -1,26 +1,36 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lambda_grpo import PRESETS, Objective, loss_normalizer, response_weights
-from lambda_grpo.objective.preference import H_FLOOR, LambdaSoftmax, positive_part
+from lambda_grpo import (
+    PRESETS,
+    Objective,
+    effective_responses,
+    lambda_penalty,
+    loss_normalizer,
+    response_weights,
+)
+from lambda_grpo.objective.preference import H_FLOOR, LambdaExp, LambdaLinear, LambdaSoftmax, positive_part
+from lambda_grpo.objective.surrogate import Clip
 from tests.objective import reference
 
 LENGTHS = st.lists(st.tuples(st.integers(0, 300), st.integers(-2, 2)), min_size=1, max_size=30)
 LAMBDA = PRESETS["lambda_grpo"]
+LAMBDA_FORMS = ["lambda_grpo", "lambda_grpo_linear", "lambda_grpo_exp"]
 
 
 def tensors(rows):
     return torch.tensor([row[0] for row in rows]), torch.tensor([row[1] for row in rows])
 
 
-@given(LENGTHS, st.sampled_from(sorted(PRESETS)), st.floats(-10, 10))
+@given(LENGTHS, st.sampled_from(["grpo", "dapo", *LAMBDA_FORMS]), st.floats(-10, 10))
 def test_weights_equal_the_loop(rows, name, lam):
     lengths, ids = tensors(rows)
-    expected = reference.weights(lengths.tolist(), ids.tolist(), name, lam)
+    expected = [float(f) for f in reference.weights(lengths.tolist(), ids.tolist(), name, lam)]
     assert response_weights(lengths, ids, name, lam).tolist() == pytest.approx(expected, rel=1e-9)
 
 
@@ -31,10 +41,10 @@ def test_by_hand():
     assert response_weights(torch.tensor([1, 3]), torch.tensor([4, 4]), "grpo").tolist() == pytest.approx([2, 2 / 3])
 
 
-@given(LENGTHS)
-def test_lambda_zero_gives_exactly_one(rows):
+@given(LENGTHS, st.sampled_from(LAMBDA_FORMS))
+def test_lambda_zero_gives_exactly_one(rows, name):
     lengths, ids = tensors(rows)
-    assert (response_weights(lengths, ids, "lambda_grpo", 0.0) == 1.0).all()
+    assert (response_weights(lengths, ids, name, 0.0) == 1.0).all()
 
 
 @given(LENGTHS, st.floats(-10, 10), st.sampled_from(["grpo", "lambda_grpo"]), st.randoms())
@@ -46,28 +56,31 @@ def test_order_of_the_rows_is_irrelevant(rows, lam, name, random):
     assert shuffled.tolist() == pytest.approx(response_weights(lengths, ids, name, lam)[order].tolist(), rel=1e-12)
 
 
-@given(LENGTHS, st.floats(-9.9, 9.9))
-def test_gradient_in_lambda_equals_differences_of_the_loop(rows, lam):
+@given(LENGTHS, st.floats(-9.9, 9.9), st.sampled_from(LAMBDA_FORMS))
+def test_gradient_in_lambda_equals_differences_of_the_loop(rows, lam, name):
     lengths, ids = tensors(rows)
     upstream = torch.linspace(-1, 1, len(rows), dtype=torch.float64)
     lambda_ = torch.tensor(lam, dtype=torch.float64, requires_grad=True)
-    (grad,) = torch.autograd.grad((upstream * response_weights(lengths, ids, "lambda_grpo", lambda_)).sum(), lambda_)
+    (grad,) = torch.autograd.grad((upstream * response_weights(lengths, ids, name, lambda_)).sum(), lambda_)
 
     def value(x):
-        weights = reference.weights(lengths.tolist(), ids.tolist(), "lambda_grpo", x)
-        return sum(u * f for u, f in zip(upstream.tolist(), weights, strict=True))
+        weights = reference.weights(lengths.tolist(), ids.tolist(), name, x)
+        return sum(u * float(f) for u, f in zip(upstream.tolist(), weights, strict=True))
 
     step = 1e-5
-    assert grad.item() == pytest.approx((value(lam + step) - value(lam - step)) / (2 * step), rel=1e-5, abs=1e-6)
+    slopes = [(value(lam + s) - value(lam)) / s for s in (step, -step)]
+    assume(abs(slopes[0] - slopes[1]) < 1e-3)  # the linear form has a kink where it is held above 0
+    assert grad.item() == pytest.approx(sum(slopes) / 2, rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 2, 81, 82, 256, 4096])
 @pytest.mark.parametrize("lam", [-10.0, -1.0, 0.5, 10.0])
-def test_finite_positive_and_ordered_at_the_edges(size, lam):
+@pytest.mark.parametrize("name", LAMBDA_FORMS)
+def test_finite_positive_and_ordered_at_the_edges(name, size, lam):
     """One response far longer than the others is the worst case for h: |z| = √(G−1)."""
     for lengths in (torch.ones(size), torch.arange(size) + 1, torch.where(torch.arange(size) == 0, 1, 100_000)):
         lambda_ = torch.tensor(lam, dtype=torch.float64, requires_grad=True)
-        f = response_weights(lengths, torch.zeros(size, dtype=torch.long), LAMBDA, lambda_)
+        f = response_weights(lengths, torch.zeros(size, dtype=torch.long), name, lambda_)
         (grad,) = torch.autograd.grad((f * torch.linspace(-1, 1, size).double()).sum(), lambda_)
         assert f.isfinite().all()
         assert (f >= 0).all()
@@ -126,6 +139,11 @@ def test_what_an_objective_needs_is_named():
     lengths, ids = torch.tensor([2, 3]), torch.tensor([0, 0])
     with pytest.raises(ValueError, match="needs max_completion_length"):
         loss_normalizer(lengths, ids, "dr_grpo")
+    with pytest.raises(ValueError, match="'bnpo' needs micro_batches"):
+        loss_normalizer(lengths, ids, "bnpo")
+    for name in ("balanced", "daro"):
+        with pytest.raises(ValueError, match=f"'{name}' needs advantages"):
+            response_weights(lengths, ids, name)
     objective = Objective("by_entropy", lambda groups, _: groups.entropies.double().mean(1), needs=("entropies",))
     with pytest.raises(ValueError, match="needs entropies"):
         response_weights(lengths, ids, objective)
@@ -133,12 +151,60 @@ def test_what_an_objective_needs_is_named():
     assert response_weights(lengths, ids, objective, entropies=entropies).tolist() == [2.0, 0.5]
 
 
+def test_effective_responses_by_hand():
+    ids = torch.tensor([7, 7, 3, 3, 3, 3])
+    found = effective_responses(torch.tensor([2.0, 0.0, 1.0, 1.0, 1.0, 1.0]), ids)
+    assert found.tolist() == [4.0, 1.0]  # of group 3, then of group 7
+    weights = response_weights(torch.tensor([1, 9, 1, 2, 3, 4]), ids, "lambda_grpo", -10.0)
+    assert effective_responses(weights, ids)[0].item() == pytest.approx(
+        sum(weights[2:].tolist()) ** 2 / sum(w * w for w in weights[2:].tolist())
+    )
+
+
+def test_fixed_weights_by_hand():
+    lengths, ids = torch.tensor([1, 4, 16, 0]), torch.zeros(4, dtype=torch.long)
+    # |o|^−3/4 is 1, 0.354, 0.125, over a mean of 1.479/4
+    f = response_weights(lengths, ids, "delta_l")
+    assert f.tolist() == pytest.approx([4 / (1 + 4**-0.75 + 0.125) * p for p in (1, 4**-0.75, 0.125)] + [1])
+    # two right answers of 20 tokens, one wrong one of 1, in a group of 4 with 21 tokens
+    f = response_weights(lengths, ids, "balanced", advantages=torch.tensor([-1.0, 0.5, 0.5, 0.0]))
+    assert f.tolist() == pytest.approx([1 / 4 * 21 / 1, 2 / 4 * 21 / 20, 2 / 4 * 21 / 20, 1])
+
+
+def test_daro_by_hand():
+    # two groups of three: one right answer (6 tokens in all), two right answers (12 tokens)
+    lengths, ids = torch.tensor([1, 2, 3, 4, 4, 4]), torch.tensor([0, 0, 0, 1, 1, 1])
+    advantages = torch.tensor([1.0, -0.5, -0.5, 0.5, 0.5, -1.0])
+    lambda_ = torch.tensor([math.log(2), math.log(3)], dtype=torch.float64, requires_grad=True)
+    f = response_weights(lengths, ids, "daro", lambda_, advantages=advantages)
+    per_token = f / loss_normalizer(lengths, ids, "daro")
+    assert per_token.tolist() == pytest.approx([2 / 6] * 3 + [3 / 12] * 3)
+    penalty = lambda_penalty(lengths, ids, "daro", lambda_, advantages=advantages)
+    assert penalty.item() == pytest.approx(-math.log(2) - math.log(3))
+    assert torch.autograd.grad(penalty, lambda_)[0].tolist() == pytest.approx([-1, -1])
+    assert lambda_penalty(lengths, ids, "dapo", 3.0).item() == 0.0
+    with pytest.raises(ValueError, match="λ holds 3 values, one for each pass rate of groups of 4"):
+        response_weights(lengths, ids, "daro", torch.zeros(3), advantages=advantages)
+
+
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="unknown objective 'grop': use one of grpo, dapo"):
         response_weights(torch.ones(2), torch.zeros(2), "grop")
     with pytest.raises(ValueError, match="normalizer is 'tokens'"):
         Objective("x", LambdaSoftmax(), normalizer="tokens")
-    with pytest.raises(ValueError, match="r must be positive"):
-        LambdaSoftmax(r=0.0)
+    for form in (LambdaSoftmax, LambdaExp, LambdaLinear):
+        with pytest.raises(ValueError, match="r must be positive"):
+            form(r=0.0)
+    with pytest.raises(ValueError, match="a learned preference can't weigh the KL term"):
+        replace(LAMBDA, kl_weighted=True)
+    with pytest.raises(ValueError, match="nothing would be left of it"):
+        replace(PRESETS["daro"], weight_norm="tokens")
+    with pytest.raises(ValueError, match="level of a ratio is 'response'"):
+        Clip("response")
+    by_token = Objective("by_token", lambda groups, _: groups.entropies.double(), needs=("entropies",))
+    with pytest.raises(ValueError, match="'tokens' is for whole responses"):
+        response_weights(
+            torch.ones(2), torch.zeros(2), replace(by_token, weight_norm="tokens"), entropies=torch.ones(2, 3)
+        )
     with pytest.raises(ValueError, match=r"shape \(B,\)"):
         response_weights(torch.ones(2, 1), torch.zeros(2, 1), "grpo")

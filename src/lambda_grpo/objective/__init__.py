@@ -7,16 +7,20 @@ It is computed in two stages, because engines break prompt groups up before the 
 """
 
 from lambda_grpo.objective.groups import group_advantages
+from lambda_grpo.objective.implied import implied_lambda
 from lambda_grpo.objective.loss import PolicyLoss, policy_loss
 from lambda_grpo.objective.presets import PRESETS, Objective, get_objective
-from lambda_grpo.objective.weights import loss_normalizer, response_weights
+from lambda_grpo.objective.weights import effective_responses, lambda_penalty, loss_normalizer, response_weights
 
 __all__ = [
     "PRESETS",
     "Objective",
     "PolicyLoss",
+    "effective_responses",
     "get_objective",
     "group_advantages",
+    "implied_lambda",
+    "lambda_penalty",
     "loss_normalizer",
     "policy_loss",
     "response_weights",

@@ -22,12 +22,13 @@ class Groups:
     lengths: (B,) tokens that the policy generated, before truncation masking.
     index: (B,) group of each response, 0 .. count - 1.
     count: P.
-    entropies, completion_ids: (B, T) what the tokens are, for an objective that names them in its `needs`.
+    advantages: (B,), and entropies, completion_ids: (B, T), for an objective that names them in its `needs`.
     """
 
     lengths: Tensor
     index: Tensor
     count: int
+    advantages: Tensor | None = None
     entropies: Tensor | None = None
     completion_ids: Tensor | None = None
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lambda_grpo.objective.presets import Objective, get_objective
-from lambda_grpo.objective.surrogate import clipped_surrogate, reference_kl
-from lambda_grpo.objective.weights import loss_normalizer, response_weights
+from lambda_grpo.objective.surrogate import Tokens, reference_kl
+from lambda_grpo.objective.weights import lambda_penalty, loss_normalizer, response_weights
 
 
 class PolicyLoss(NamedTuple):
@@ -53,9 +53,10 @@ def policy_loss(
         group_ids: (B,) integers; members of a group need not be adjacent.
         objective: an `Objective`, or the name of a preset.
         lambda_: λ; the loss is differentiable in it where it is a tensor that requires a gradient.
-        epsilon, epsilon_high: clip range where the objective names none; `epsilon_high` defaults to `epsilon`.
+        epsilon, epsilon_high: clip range where the objective's surrogate names none; `epsilon_high` defaults to
+            `epsilon`.
         lengths: (B,) generated tokens, where `completion_mask` doesn't show them (truncation masking).
-        weights: (B,) f of stage 1.
+        weights: (B,) or (B, T) f of stage 1.
         normalizer: (B,) or scalar Z of stage 1. Goes with `weights`: alone, each would be taken for a whole batch.
         entropies, completion_ids: (B, T) for an objective whose preference needs them.
         ref_per_token_logps: (B, T) the reference policy's log-probabilities, needed where `beta` isn't 0.
@@ -78,7 +79,7 @@ def policy_loss(
         ("advantages", advantages, shape[:1]),
         ("group_ids", group_ids, shape[:1]),
         ("lengths", lengths, shape[:1]),
-        ("weights", weights, shape[:1]),
+        ("weights", weights, shape if weights is not None and weights.dim() == 2 else shape[:1]),
         ("normalizer", normalizer, () if normalizer is None or normalizer.dim() == 0 else shape[:1]),  # scalar: one Z
     ):
         if tensor is not None and tensor.shape != expected:
@@ -91,26 +92,39 @@ def policy_loss(
     mask = completion_mask.bool()
     tokens = mask.sum(1)
     lengths = tokens if lengths is None else lengths
+    penalty: Tensor | None = None
     if weights is None or normalizer is None:
         weights = response_weights(
-            lengths, group_ids, objective, lambda_, entropies=entropies, completion_ids=completion_ids
-        )
+            lengths, group_ids, objective, lambda_,
+            advantages=advantages, entropies=entropies, completion_ids=completion_ids,
+        )  # fmt: skip
         normalizer = loss_normalizer(
-            lengths, group_ids, objective, tokens=tokens, max_completion_length=max_completion_length
-        )
+            lengths, group_ids, objective,
+            tokens=tokens, max_completion_length=max_completion_length, micro_batches=torch.zeros_like(tokens),
+        )  # fmt: skip
+        if objective.penalty is not None:
+            penalty = lambda_penalty(lengths, group_ids, objective, lambda_, advantages=advantages)
     dtype = torch.promote_types(per_token_logps.dtype, torch.float32)  # bf16 can't hold a ratio near 1
     weights = weights.to(dtype)
     per_token_logps = _masked(per_token_logps, mask, dtype)
 
-    epsilon = epsilon if objective.epsilon is None else objective.epsilon
-    epsilon_high = objective.epsilon_high if objective.epsilon_high is not None else epsilon_high
-    surrogate, is_clipped = clipped_surrogate(
-        per_token_logps - _masked(old_per_token_logps, mask, dtype),
-        advantages.to(dtype)[:, None],
-        epsilon,
-        epsilon if epsilon_high is None else epsilon_high,
+    surrogate, is_clipped = objective.surrogate(
+        Tokens(
+            per_token_logps,
+            per_token_logps - _masked(old_per_token_logps, mask, dtype),
+            advantages.to(dtype)[:, None],
+            mask,
+            epsilon,
+            epsilon if epsilon_high is None else epsilon_high,
+        )
     )
-    per_response = -weights * (surrogate * mask).sum(1)  # (B,)
+    if weights.dim() == 2 and surrogate.size(1) == 1 != shape[1]:
+        raise ValueError(
+            f"objective {objective.name!r}: its preference tells a response's tokens apart, but its surrogate has one "
+            "value a response, the same for each token; use a surrogate of token ratios"
+        )
+    per_token_weights = weights if weights.dim() == 2 else weights[:, None]
+    per_response = -(per_token_weights * surrogate * mask).sum(1)  # (B,)
     count = tokens.sum().clamp(min=1)
     metrics = {
         "clip_ratio": (is_clipped & mask).sum() / count,
@@ -119,9 +133,10 @@ def policy_loss(
     }
     if beta != 0.0 and ref_per_token_logps is not None:
         kl = reference_kl(per_token_logps, _masked(ref_per_token_logps, mask, dtype)) * mask
-        per_response = per_response + beta * (weights if objective.kl_weighted else 1.0) * kl.sum(1)
+        per_response = per_response + beta * ((per_token_weights if objective.kl_weighted else 1.0) * kl).sum(1)
         metrics["kl"] = kl.detach().sum() / count
-    return PolicyLoss((per_response / normalizer.to(dtype)).sum(), metrics)
+    loss = (per_response / normalizer.to(dtype)).sum()
+    return PolicyLoss(loss if penalty is None else loss + penalty.to(dtype), metrics)
 
 
 def _masked(values: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:

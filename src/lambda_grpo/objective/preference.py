@@ -1,7 +1,7 @@
 """The token preference f: the only place where methods differ in how much a response's tokens count.
 
-A preference is a function (groups, λ) -> f (B,), pure and float64. `weights.response_weights` adds the conventions
-that all of them share.
+A preference is a function (groups, λ) -> f, pure and float64: (B,), or (B, T) where it tells a response's tokens
+apart. `weights.response_weights` adds the conventions that all of them share.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from torch import Tensor
 
 from lambda_grpo.objective.groups import Groups
 
+FLOOR = 0.005  # what stays of a linear weight that would reach 0
 H_FLOOR = 0.005  # below the least h of a group of 81 at r = 1/9, which is 1 − √80/9 = 0.0062
 MAX_LOG_POWER = 700.0  # exp(700) is finite in float64, exp(710) is not
 
 
 class Preference(Protocol):
-    """How much each token of a response counts, from its group's lengths and λ (a float64 scalar)."""
+    """How much each token of a response counts, from its group's lengths and λ (float64, as a rule a scalar)."""
 
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
-        """(B,) token preferences."""
+        """(B,) or (B, T) token preferences."""
         ...
 
 
@@ -36,6 +37,74 @@ def inverse_length(groups: Groups, lambda_: Tensor) -> Tensor:
     return groups.mean_length / groups.lengths
 
 
+def sign_balanced(groups: Groups, lambda_: Tensor) -> Tensor:
+    """f = (G±/G) / (N±/N): balanced aggregation, arXiv 2605.04077, read in accounts of it.
+
+    The responses with A > 0 and those with A < 0 each get a token mean of their own; the two means count by their
+    numbers of responses G±. N±: their tokens, N: the group's. Responses with A = 0 are a third such part.
+    """
+    assert groups.advantages is not None  # in the objective's needs
+    part = Groups.of(groups.lengths, 3 * groups.index + groups.advantages.sign().long())
+    share_of_responses = part.size / groups.size
+    share_of_tokens = part.sum(groups.lengths) / groups.sum(groups.lengths)
+    return share_of_responses / share_of_tokens
+
+
+@dataclass(frozen=True)
+class InverseLengthPower:
+    """f = |o|^−α over its mean in the batch: ΔL normalisation, arXiv 2509.07558, as its authors' code has it.
+
+    α = 1 has the least variance; they train with 0.75 on mathematics.
+    """
+
+    alpha: float = 0.75
+
+    def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
+        has_tokens = groups.lengths > 0
+        weights = torch.where(has_tokens, groups.lengths.clamp(min=1) ** -self.alpha, 0.0)
+        return weights * len(weights) / weights.sum().clamp(min=1e-300)
+
+
+def pass_rate_weights(groups: Groups, lambda_: Tensor) -> Tensor:
+    """f = w_k · P·N / N_k, w_k = e^(λ_k) for groups with k right answers of G: DARO, arXiv 2510.09001.
+
+    The P groups' tokens N, N_k those of all groups of one pass rate, which get a token mean of their own. λ holds
+    a value for each k = 1 .. G − 1; a single number stands for all of them. A right answer is one with A > 0, which
+    holds for rewards of 0 and 1. Groups that are all right or all wrong have A = 0, and f = 1.
+
+    Read in accounts of the paper. That w is learned as its logarithm, and within bounds, is ours: where a loss L_k is
+    negative, w_k L_k − ln w_k has no minimum.
+    """
+    right, is_mixed = _right_answers(groups)
+    tokens = Groups.of(groups.lengths, right).sum(groups.lengths)
+    share = groups.count * groups.sum(groups.lengths) / tokens.clamp(min=1)
+    weights = _of_pass_rate(groups, lambda_).exp() * share
+    return torch.where(is_mixed, weights, 1.0)
+
+
+def pass_rate_penalty(groups: Groups, lambda_: Tensor) -> Tensor:
+    """− Σ_k ln w_k over the pass rates that occur: DARO's second term, which keeps w from vanishing."""
+    right, is_mixed = _right_answers(groups)
+    return -torch.where(is_mixed, _of_pass_rate(groups, lambda_) / Groups.of(groups.lengths, right).size, 0.0).sum()
+
+
+def _right_answers(groups: Groups) -> tuple[Tensor, Tensor]:
+    """(B,) number of right answers in each response's group, and whether there are wrong ones beside them."""
+    assert groups.advantages is not None  # in the objective's needs
+    right = groups.sum((groups.advantages > 0).double()).long()
+    return right, (right > 0) & (right < groups.size)
+
+
+def _of_pass_rate(groups: Groups, lambda_: Tensor) -> Tensor:
+    """(G − 1,) or () -> (B,): the λ of each response's group, anything where the group isn't mixed."""
+    if lambda_.dim() == 0:
+        return lambda_.expand_as(groups.lengths)
+    right, is_mixed = _right_answers(groups)
+    if (groups.size[is_mixed] != len(lambda_) + 1).any():
+        raise ValueError(f"λ holds {len(lambda_)} values, one for each pass rate of groups of {len(lambda_) + 1}")
+    return lambda_[torch.where(is_mixed, right - 1, 0)]
+
+
 @dataclass(frozen=True)
 class LambdaSoftmax:
     """f = G · softmax(h^λ), h = 1 + r·z: λ-GRPO, arXiv 2510.06870. Longer responses count more where λ > 0."""
@@ -43,13 +112,44 @@ class LambdaSoftmax:
     r: float = 1 / 9
 
     def __post_init__(self) -> None:
-        if not self.r > 0:
-            raise ValueError(f"r must be positive, got {self.r}")
+        _check_r(self.r)
 
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
         log_h = positive_part(1 + self.r * groups.standardised_length).log()
         # clamp's gradient is 0 where it caps: it matches the value that is used
         return groups.softmax((lambda_ * log_h).clamp(max=MAX_LOG_POWER).exp())
+
+
+@dataclass(frozen=True)
+class LambdaExp:
+    """f = G · softmax(r·λ·z): λ-GRPO with an exponential in place of the power. Smooth for every r, G and λ."""
+
+    r: float = 1 / 9
+
+    def __post_init__(self) -> None:
+        _check_r(self.r)
+
+    def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
+        return groups.softmax(self.r * lambda_ * groups.standardised_length)
+
+
+@dataclass(frozen=True)
+class LambdaLinear:
+    """f = 1 + r·λ·z, held above 0, then scaled to Σ f = G: λ-GRPO's linear form."""
+
+    r: float = 1 / 9
+
+    def __post_init__(self) -> None:
+        _check_r(self.r)
+
+    def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
+        weights = (1 + self.r * lambda_ * groups.standardised_length).clamp(min=FLOOR)
+        return weights * groups.size / groups.sum(weights)
+
+
+def _check_r(r: float) -> None:
+    if not r > 0:
+        raise ValueError(f"r must be positive, got {r}")
 
 
 def positive_part(h: Tensor) -> Tensor:

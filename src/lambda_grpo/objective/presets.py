@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
-from lambda_grpo.objective.preference import LambdaSoftmax, Preference, inverse_length, uniform
+from torch import Tensor
+
+from lambda_grpo.objective.groups import Groups
+from lambda_grpo.objective.preference import (
+    InverseLengthPower,
+    LambdaExp,
+    LambdaLinear,
+    LambdaSoftmax,
+    Preference,
+    inverse_length,
+    pass_rate_penalty,
+    pass_rate_weights,
+    sign_balanced,
+    uniform,
+)
+from lambda_grpo.objective.surrogate import (
+    CappedWeight,
+    Clip,
+    GammaWeight,
+    GeometricMean,
+    LengthBand,
+    SoftGate,
+    Surrogate,
+)
+
+Normalizer = Literal["batch", "group", "responses", "constant", "micro_batch"]
+AdvantageScale = Literal["group", "batch", "none"]
+WeightNorm = Literal["sum", "tokens"]
+Need = Literal["advantages", "entropies", "completion_ids"]
 
 
 @dataclass(frozen=True)
@@ -16,52 +45,106 @@ class Objective:
         name: how recipes and logs call it.
         preference: f, how much each token of a response counts.
         normalizer: Z. "batch": the tokens of the global batch. "group": each prompt's own tokens, then the mean over
-            prompts. "constant": responses × max_completion_length.
+            prompts. "responses": the number of responses. "constant": responses × max_completion_length.
+            "micro_batch": the tokens of the micro-batch that a row lies in, then the mean over micro-batches; the
+            only one that depends on how a batch is split.
         advantage_scale: what divides R − mean: "group", "batch" or "none" (see `group_advantages`).
+        surrogate: s_it, what is made of the ratio.
         learnable: whether f depends on λ.
         weight_norm: "sum" leaves f as the paper has it; "tokens" rescales it in each group to Σ f|o| = Σ|o|, so that
             λ can't change the size of a step.
         kl_weighted: whether f weighs the KL term too. GRPO's KL stands inside its mean over tokens; a learned
             preference never reaches the KL.
-        epsilon, epsilon_high: the clip range, None for the host's own setting.
-        needs: what the preference reads beside the lengths: "entropies", "completion_ids".
+        needs: what the preference reads beside the lengths.
+        penalty: (groups, λ) -> scalar, what the loss of a whole batch adds for λ itself.
+
+    Raises:
+        ValueError: an attribute isn't one of its values, or two of them contradict each other.
     """
 
     name: str
     preference: Preference
-    normalizer: Literal["batch", "group", "constant"] = "batch"
-    advantage_scale: Literal["group", "batch", "none"] = "group"
+    normalizer: Normalizer = "batch"
+    advantage_scale: AdvantageScale = "group"
+    surrogate: Surrogate = field(default_factory=Clip)
     learnable: bool = False
-    weight_norm: Literal["sum", "tokens"] = "sum"
+    weight_norm: WeightNorm = "sum"
     kl_weighted: bool = False
-    epsilon: float | None = None
-    epsilon_high: float | None = None
-    needs: tuple[Literal["entropies", "completion_ids"], ...] = ()
+    needs: tuple[Need, ...] = ()
+    penalty: Callable[[Groups, Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
-        for attribute, known in (
-            ("normalizer", ("batch", "group", "constant")),
-            ("advantage_scale", ("group", "batch", "none")),
-            ("weight_norm", ("sum", "tokens")),
+        for attribute, kind in (
+            ("normalizer", Normalizer),
+            ("advantage_scale", AdvantageScale),
+            ("weight_norm", WeightNorm),
         ):
-            value = getattr(self, attribute)
+            value, known = getattr(self, attribute), get_args(kind)
             if value not in known:
                 raise ValueError(f"objective {self.name!r}: {attribute} is {value!r}, it must be one of {known}")
+        if self.learnable and self.kl_weighted:
+            raise ValueError(
+                f"objective {self.name!r}: a learned preference can't weigh the KL term, since λ would shrink the "
+                "penalty instead of choosing tokens; set kl_weighted to False"
+            )
+        if self.preference is pass_rate_weights and self.weight_norm == "tokens":
+            raise ValueError(
+                f"objective {self.name!r}: weight_norm 'tokens' scales each group back to its own tokens, and its "
+                "preference weighs whole groups: nothing would be left of it; use 'sum'"
+            )
 
+
+# arXiv 2402.03300: the mean over responses of the mean over their tokens
+_GRPO = Objective("grpo", inverse_length, normalizer="group", kl_weighted=True)
 
 PRESETS: dict[str, Objective] = {
     objective.name: objective
     for objective in (
-        # arXiv 2402.03300, eq. 3: the mean over responses of the mean over their tokens
-        Objective("grpo", inverse_length, normalizer="group", kl_weighted=True),
+        _GRPO,
         # arXiv 2503.14476: only its token-level loss, the sense in which the λ-GRPO paper says DAPO
-        Objective("dapo", uniform, normalizer="batch"),
+        Objective("dapo", uniform),
         # arXiv 2503.20783
         Objective("dr_grpo", uniform, normalizer="constant", advantage_scale="none"),
         # arXiv 2510.06870 over the batch's tokens, so that λ = 0 is the token mean of TRL and verl
-        Objective("lambda_grpo", LambdaSoftmax(), normalizer="batch", learnable=True),
+        Objective("lambda_grpo", LambdaSoftmax(), learnable=True),
         # arXiv 2510.06870 as the paper writes it
         Objective("lambda_grpo_paper", LambdaSoftmax(), normalizer="group", learnable=True),
+        # its alternative forms
+        Objective("lambda_grpo_linear", LambdaLinear(), learnable=True),
+        Objective("lambda_grpo_exp", LambdaExp(), learnable=True),
+        # TRL's name for a token mean over each micro-batch
+        Objective("bnpo", uniform, normalizer="micro_batch"),
+        # arXiv 2510.13786 (ScaleRL): the mean over prompts of each prompt's token mean
+        Objective("prompt_mean", uniform, normalizer="group", advantage_scale="batch"),
+        # arXiv 2508.08221
+        Objective("lite_ppo", uniform, advantage_scale="batch"),
+        # arXiv 2507.18071
+        replace(_GRPO, name="gspo", surrogate=Clip("sequence", 3e-4, 4e-4)),
+        # arXiv 2507.20673
+        replace(_GRPO, name="gmpo", surrogate=GeometricMean()),
+        # arXiv 2506.13585; its cap from arXiv 2510.13786
+        Objective("cispo", uniform, surrogate=CappedWeight()),
+        # arXiv 2602.05261
+        Objective("luspo", uniform, normalizer="responses", surrogate=Clip("sequence", 2e-3, 2.5e-3)),
+        # arXiv 2511.20347
+        replace(_GRPO, name="sapo", surrogate=SoftGate()),
+        # arXiv 2602.10693
+        Objective("vespo", uniform, surrogate=GammaWeight()),
+        # arXiv 2509.07558
+        Objective("delta_l", InverseLengthPower(), normalizer="constant"),
+        # arXiv 2605.04077
+        Objective("balanced", sign_balanced, normalizer="group", needs=("advantages",)),
+        # arXiv 2510.09001
+        Objective(
+            "daro",
+            pass_rate_weights,
+            normalizer="group",
+            learnable=True,
+            needs=("advantages",),
+            penalty=pass_rate_penalty,
+        ),
+        # arXiv 2509.09177
+        replace(_GRPO, name="fspo", surrogate=LengthBand()),
     )
 }
 

@@ -1,30 +1,191 @@
-"""Stage 2, part one: the surrogate s_it of each token, and the penalty against the reference policy."""
+"""Stage 2, part one: the surrogate s_it, one small value for each way that methods treat the ratio.
+
+A surrogate is a function of a micro-batch's tokens, (B, T) -> (B, T), or (B, 1) where a response has one ratio: each
+of its tokens then counts s_i. All of them are positively homogeneous in the advantage, so that a token preference
+f > 0 may multiply either of the two.
+
+The clip range of PPO, min(ρA, clip(ρ)A), is taken on log ρ: the same value and gradient, and a ratio that overflows
+where the clip holds it leaves no NaN behind.
+"""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+SAPO_MAX_LOG_RATIO = 20.0  # the gate is flat to the last bit of float64 long before
+VESPO_LOG_WEIGHT = (math.log(1e-8), 20.0)  # TRL's, and its authors'
 
-def clipped_surrogate(
-    log_ratio: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float
-) -> tuple[Tensor, Tensor]:
-    """PPO's surrogate, min(ρA, clip(ρ, 1 − ε, 1 + ε_high) A) (arXiv 1707.06347, eq. 7).
 
-    Args:
-        log_ratio: (B, T) log ρ.
-        advantages: (B, 1) or (B, T).
+@dataclass(frozen=True)
+class Tokens:
+    """What a surrogate sees. Zero outside the mask.
 
-    Returns:
-        (B, T) surrogate, and (B, T) whether the clip holds the ratio back.
+    per_token_logps: (B, T) log π.
+    log_ratio: (B, T) log ρ = log π − log π_old.
+    advantages: (B, 1).
+    mask: (B, T) booleans, the tokens that carry loss.
+    epsilon, epsilon_high: the caller's clip range, for a surrogate that has none of its own.
     """
-    ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - epsilon, 1 + epsilon_high)
-    is_clipped = ((ratio < 1 - epsilon) & (advantages < 0)) | ((ratio > 1 + epsilon_high) & (advantages > 0))
-    return torch.min(ratio * advantages, clipped * advantages), is_clipped
+
+    per_token_logps: Tensor
+    log_ratio: Tensor
+    advantages: Tensor
+    mask: Tensor
+    epsilon: float = 0.2
+    epsilon_high: float = 0.2
+
+    def sequence_sum(self, values: Tensor) -> Tensor:
+        """(B, T) -> (B, 1): the sum over each response's tokens."""
+        return (values * self.mask).sum(1, keepdim=True)
+
+    def sequence_mean(self, values: Tensor) -> Tensor:
+        """(B, T) -> (B, 1): the mean over each response's tokens."""
+        return self.sequence_sum(values) / self.mask.sum(1, keepdim=True).clamp(min=1)
+
+
+class Surrogate(Protocol):
+    """How a method turns ratios and advantages into what is maximised."""
+
+    def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Surrogate, (B, T) or (B, 1), and whether a clip holds its ratio back, of the same shape."""
+        ...
+
+
+@dataclass(frozen=True)
+class Clip:
+    """min(ρA, clip(ρ, 1 − ε, 1 + ε_high)A), PPO (arXiv 1707.06347, eq. 7).
+
+    level: "token", or "sequence" for GSPO's one ratio a response, exp(mean of log ρ) (arXiv 2507.18071, eq. 5–7).
+    epsilon, epsilon_high: None for the caller's; ε_high defaults to ε.
+    """
+
+    level: Literal["token", "sequence"] = "token"
+    epsilon: float | None = None
+    epsilon_high: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.level not in ("token", "sequence"):
+            raise ValueError(f"the level of a ratio is {self.level!r}, it must be 'token' or 'sequence'")
+
+    def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        low, high = clip_range(self, tokens)
+        log_ratio = tokens.log_ratio if self.level == "token" else tokens.sequence_mean(tokens.log_ratio)
+        held, is_clipped = hold(log_ratio, tokens.advantages, _log(1 - low), math.log1p(high))
+        return held.exp() * tokens.advantages, is_clipped
+
+
+@dataclass(frozen=True)
+class GeometricMean:
+    """exp(mean of clipped log ρ) · A, the clip on each token's log ρ: GMPO (arXiv 2507.20673, eq. 4).
+
+    epsilon, epsilon_high: log ρ is held at −ε and ε_high, which defaults to ε.
+    """
+
+    epsilon: float = 0.4
+    epsilon_high: float | None = None
+
+    def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        low, high = clip_range(self, tokens)
+        held, is_clipped = hold(tokens.log_ratio, tokens.advantages, -low, high)
+        return tokens.sequence_mean(held).exp() * tokens.advantages, is_clipped
+
+
+@dataclass(frozen=True)
+class LengthBand:
+    """PPO's clip on the whole sequence's ratio W = Π ρ, log W held within ±c·√|o|: FSPO (arXiv 2509.09177).
+
+    A sum of |o| terms spreads as √|o|, so long and short responses are clipped alike. Read in accounts of the paper;
+    the value of c is one of theirs, and the band has no drift term, as in the paper's later versions.
+    """
+
+    c_low: float = 0.03
+    c_high: float = 0.03
+
+    def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        width = tokens.mask.sum(1, keepdim=True).to(tokens.log_ratio.dtype).sqrt()
+        held, is_clipped = hold(
+            tokens.sequence_sum(tokens.log_ratio), tokens.advantages, -self.c_low * width, self.c_high * width
+        )
+        return held.exp() * tokens.advantages, is_clipped
+
+
+@dataclass(frozen=True)
+class CappedWeight:
+    """sg(min(ρ, cap)) · A · log π: CISPO (arXiv 2506.13585, eq. 4–5). Every token keeps a gradient."""
+
+    cap: float = 5.0
+
+    def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        log_ratio = tokens.log_ratio.detach()
+        weight = log_ratio.clamp(max=math.log(self.cap)).exp()
+        is_clipped = (log_ratio > math.log(self.cap)) & (tokens.advantages > 0)
+        return weight * tokens.advantages * tokens.per_token_logps, is_clipped
+
+
+@dataclass(frozen=True)
+class SoftGate:
+    """σ(τ(ρ − 1)) · 4/τ · A, τ by the sign of A: SAPO (arXiv 2511.20347, eq. 5–6). Nothing is clipped."""
+
+    tau_pos: float = 1.0
+    tau_neg: float = 1.05
+
+    def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        tau = _choose(tokens.advantages > 0, self.tau_pos, self.tau_neg, tokens.advantages)
+        gate = torch.sigmoid(tau * torch.expm1(tokens.log_ratio.clamp(max=SAPO_MAX_LOG_RATIO))) * 4 / tau
+        return gate * tokens.advantages, torch.zeros_like(tokens.mask)
+
+
+@dataclass(frozen=True)
+class GammaWeight:
+    """sg(W^k e^{c(1 − W)}) · A · log π, W the whole sequence's ratio: VESPO (arXiv 2602.10693, eq. 20).
+
+    Nothing is clipped.
+    k, c: by the sign of A; `neg` is for A < 0.
+    """
+
+    k_pos: float = 2.0
+    c_pos: float = 3.0
+    k_neg: float = 3.0
+    c_neg: float = 2.0
+
+    def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        log_weight = tokens.sequence_sum(tokens.log_ratio.detach()).clamp(*VESPO_LOG_WEIGHT)
+        rises = tokens.advantages >= 0
+        k = _choose(rises, self.k_pos, self.k_neg, log_weight)
+        c = _choose(rises, self.c_pos, self.c_neg, log_weight)
+        weight = (k * log_weight - c * torch.expm1(log_weight)).exp()
+        return weight * tokens.advantages * tokens.per_token_logps, torch.zeros_like(tokens.mask)
+
+
+def hold(log_ratio: Tensor, advantages: Tensor, low: float | Tensor, high: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Log ρ where min(ρA, clip(ρ)A) leaves it: held at `high` for A >= 0 and at `low` for A < 0; and where it is."""
+    rises = advantages >= 0
+    held = torch.where(rises, log_ratio.clamp(max=high), log_ratio.clamp(min=low))
+    return held, torch.where(rises, (log_ratio > high) & (advantages > 0), log_ratio < low)
+
+
+def clip_range(surrogate: Clip | GeometricMean, tokens: Tokens) -> tuple[float, float]:
+    """The surrogate's own (ε, ε_high), or the caller's where it names none."""
+    if surrogate.epsilon is None:
+        return tokens.epsilon, tokens.epsilon_high
+    return surrogate.epsilon, surrogate.epsilon if surrogate.epsilon_high is None else surrogate.epsilon_high
 
 
 def reference_kl(per_token_logps: Tensor, ref_per_token_logps: Tensor) -> Tensor:
     """e^d − d − 1 with d = log π_ref − log π: an unbiased estimate of KL(π ‖ π_ref) (arXiv 2402.03300, eq. 4)."""
     difference = ref_per_token_logps - per_token_logps
     return difference.exp() - difference - 1
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0 else -math.inf  # ε of 1 or more: no lower bound
+
+
+def _choose(condition: Tensor, yes: float, no: float, like: Tensor) -> Tensor:
+    """torch.where of two numbers, which by itself would round them to float32."""
+    return torch.where(condition, like.new_tensor(yes), like.new_tensor(no))

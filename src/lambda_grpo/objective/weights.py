@@ -15,6 +15,7 @@ def response_weights(
     objective: Objective | str,
     lambda_: float | Tensor = 0.0,
     *,
+    advantages: Tensor | None = None,
     entropies: Tensor | None = None,
     completion_ids: Tensor | None = None,
 ) -> Tensor:
@@ -27,26 +28,49 @@ def response_weights(
         group_ids: (B,) integers; members of a group need not be adjacent.
         objective: an `Objective`, or the name of a preset.
         lambda_: λ; the result is differentiable in it where it is a tensor that requires a gradient.
-        entropies, completion_ids: (B, T) for an objective that needs them.
+        advantages: (B,), and entropies, completion_ids: (B, T), for an objective that needs them.
 
     Returns:
-        (B,) float64 weights, 1 for a response of length 0.
+        (B,) float64 weights, 1 for a response of length 0; (B, T) where the preference tells tokens apart.
 
     Raises:
         ValueError: shapes differ, no preset has that name, or the objective needs what wasn't given.
     """
     objective = get_objective(objective)
-    given = {"entropies": entropies, "completion_ids": completion_ids}
-    for name in objective.needs:
-        if given[name] is None:
-            raise ValueError(f"objective {objective.name!r} needs {name}, which wasn't given")
-    groups = Groups.of(lengths, group_ids, **given)
-    lambda_ = torch.as_tensor(lambda_, dtype=torch.float64, device=groups.lengths.device)
-    weights = torch.where(groups.lengths == 0, 1.0, objective.preference(groups, lambda_))
+    groups = _groups(
+        lengths, group_ids, objective, advantages=advantages, entropies=entropies, completion_ids=completion_ids
+    )
+    weights = objective.preference(groups, _as_lambda(lambda_, groups))
+    if weights.dim() == 2:
+        if objective.weight_norm == "tokens":
+            raise ValueError(f"objective {objective.name!r} weighs tokens: weight_norm 'tokens' is for whole responses")
+        return weights
+    weights = torch.where(groups.lengths == 0, 1.0, weights)
     if objective.weight_norm == "tokens":
         tokens, weighted = groups.sum(groups.lengths), groups.sum(weights * groups.lengths)
         weights = torch.where(weighted > 0, weights * tokens / weighted.clamp(min=1e-300), weights)
     return weights
+
+
+def lambda_penalty(
+    lengths: Tensor,
+    group_ids: Tensor,
+    objective: Objective | str,
+    lambda_: float | Tensor = 0.0,
+    *,
+    advantages: Tensor | None = None,
+) -> Tensor:
+    """What an objective's loss adds for λ itself, a float64 scalar; 0 for all but DARO.
+
+    `policy_loss` adds it where it sees the whole batch. A caller of micro-batches adds it once per batch.
+
+    Args:
+        lengths, group_ids, objective, lambda_, advantages: as in `response_weights`.
+    """
+    objective = get_objective(objective)
+    groups = _groups(lengths, group_ids, objective, advantages=advantages)
+    lambda_ = _as_lambda(lambda_, groups)
+    return lambda_.new_zeros(()) if objective.penalty is None else objective.penalty(groups, lambda_)
 
 
 def loss_normalizer(
@@ -56,6 +80,7 @@ def loss_normalizer(
     *,
     tokens: Tensor | None = None,
     max_completion_length: int | None = None,
+    micro_batches: Tensor | None = None,
 ) -> Tensor:
     """Normaliser Z_i of each response, for the whole batch of one optimiser step.
 
@@ -64,24 +89,63 @@ def loss_normalizer(
         group_ids: (B,) integers.
         objective: an `Objective`, or the name of a preset.
         tokens: (B,) tokens that carry loss, where truncation masking makes them fewer than `lengths`. They count in
-            "batch", as in TRL; "group" counts `lengths`, so that a masked response still takes its place in
-            GRPO's mean over responses, as in TRL too.
+            "batch" and "micro_batch", as in TRL; "group" counts `lengths`, so that a masked response still takes its
+            place in GRPO's mean over responses, as in TRL too.
         max_completion_length: what "constant" multiplies the number of responses by.
+        micro_batches: (B,) integers, which micro-batch each row goes to. Needed by "micro_batch", whose loss is the
+            mean over micro-batches of the mean over their own tokens.
 
     Returns:
         (B,) float64.
 
     Raises:
-        ValueError: shapes differ, or `max_completion_length` is needed and missing.
+        ValueError: shapes differ, or the objective needs an argument that wasn't given.
     """
     objective = get_objective(objective)
     groups = Groups.of(lengths, group_ids)
-    if objective.normalizer == "group":
-        total = groups.count * groups.sum(groups.lengths)
-    elif objective.normalizer == "batch":
-        total = (groups.lengths if tokens is None else tokens.double()).sum().expand_as(groups.lengths)
-    elif max_completion_length is None:
-        raise ValueError(f"objective {objective.name!r} needs max_completion_length: it normalises by that constant")
-    else:
-        total = torch.full_like(groups.lengths, len(lengths) * max_completion_length)
+    counted = groups.lengths if tokens is None else tokens.double()
+    match objective.normalizer:
+        case "batch":
+            total = counted.sum().expand_as(groups.lengths)
+        case "group":
+            total = groups.count * groups.sum(groups.lengths)
+        case "responses":
+            total = torch.full_like(groups.lengths, len(lengths))
+        case "constant":
+            if max_completion_length is None:
+                raise ValueError(f"objective {objective.name!r} needs max_completion_length: it divides by that")
+            total = torch.full_like(groups.lengths, len(lengths) * max_completion_length)
+        case "micro_batch":
+            if micro_batches is None:
+                raise ValueError(f"objective {objective.name!r} needs micro_batches: it divides by their tokens")
+            pieces = Groups.of(lengths, micro_batches)
+            total = pieces.count * pieces.sum(counted)
     return total.clamp(min=1)
+
+
+def effective_responses(weights: Tensor, group_ids: Tensor) -> Tensor:
+    """Effective number of responses of each group, (Σ f)² / Σ f²: G where all count alike, 1 where one has it all.
+
+    Args:
+        weights: (B,) f.
+        group_ids: (B,) integers.
+
+    Returns:
+        (P,) float64, in the order of the sorted ids.
+    """
+    weights = weights.detach().double()
+    groups = Groups.of(weights, group_ids)
+    total, squares = (weights.new_zeros(groups.count).index_add(0, groups.index, x) for x in (weights, weights**2))
+    return total**2 / squares.clamp(min=1e-300)
+
+
+def _groups(lengths: Tensor, group_ids: Tensor, objective: Objective, **given: Tensor | None) -> Groups:
+    """Whole groups with what the objective needs. Raises ValueError, naming what is missing."""
+    for name in objective.needs:
+        if given.get(name) is None:
+            raise ValueError(f"objective {objective.name!r} needs {name}, which wasn't given")
+    return Groups.of(lengths, group_ids, **given)
+
+
+def _as_lambda(lambda_: float | Tensor, groups: Groups) -> Tensor:
+    return torch.as_tensor(lambda_, dtype=torch.float64, device=groups.lengths.device)

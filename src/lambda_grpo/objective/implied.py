@@ -1,0 +1,86 @@
+"""Implied λ: which λ-GRPO a method acts like, so that methods fixed by hand can be put on one axis."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lambda_grpo.objective.groups import Groups
+from lambda_grpo.objective.preference import LambdaSoftmax, Preference
+from lambda_grpo.objective.presets import Objective
+from lambda_grpo.objective.weights import response_weights
+
+GRID = 41  # values of λ that are tried at a time
+ROUNDS = 6  # each zooms in on two steps to either side of the best value, a tenth of the range before
+
+
+def implied_lambda(
+    lengths: Tensor,
+    group_ids: Tensor,
+    objective: Objective | str,
+    lambda_: float | Tensor = 0.0,
+    *,
+    bounds: tuple[float, float] = (-10.0, 10.0),
+    preference: Preference | None = None,
+    advantages: Tensor | None = None,
+    entropies: Tensor | None = None,
+    completion_ids: Tensor | None = None,
+) -> float | None:
+    """The λ whose weights lie nearest to a method's on these responses: "GRPO on your data acts like λ = −3.1".
+
+    Nearest is least KL(method ‖ λ) between the weights of each group scaled to sum to 1, averaged over the groups.
+    Empty responses, which have no tokens to weigh, are left out; so are groups whose lengths are all equal, which
+    every λ weighs alike.
+
+    Args:
+        lengths: (B,) tokens that the policy generated, before truncation masking.
+        group_ids: (B,) integers; members of a group need not be adjacent.
+        objective: an `Objective`, or the name of a preset.
+        lambda_: where the objective itself depends on λ, its λ.
+        bounds: the λ to choose among.
+        preference: what λ stands for; λ-GRPO's f = G · softmax(h^λ) with r = 1/9 if None.
+        advantages: (B,), and entropies, completion_ids: (B, T), for an objective that needs them.
+
+    Returns:
+        λ within the bounds, to 3e-7 of their distance; or None where it has no meaning: the method weighs
+        tokens, not responses, or no group has responses of different lengths.
+
+    Raises:
+        ValueError: shapes differ, the bounds are out of order, or the objective needs what wasn't given.
+    """
+    low, high = bounds
+    if not low < high:
+        raise ValueError(f"the bounds of λ must be two numbers in order, got {bounds}")
+    weights = response_weights(
+        lengths, group_ids, objective, lambda_,
+        advantages=advantages, entropies=entropies, completion_ids=completion_ids,
+    ).detach()  # fmt: skip
+    if weights.dim() != 1:
+        return None
+    groups = Groups.of(lengths, group_ids)
+    has_tokens = groups.lengths > 0
+    longest, shortest = groups.max(groups.lengths), -groups.max(torch.where(has_tokens, -groups.lengths, -torch.inf))
+    used = has_tokens & (longest > shortest)
+    if not used.any():
+        return None
+    # the statistics of a group (μ, σ) take in its empty responses, the two distributions don't
+    share = torch.where(used, weights, 0.0)
+    share = share / groups.sum(share).clamp(min=1e-300)
+    preference = preference or LambdaSoftmax()
+
+    def cross_entropy(candidate: float) -> float:
+        """KL(method ‖ λ) up to what doesn't depend on λ, summed over the groups."""
+        theirs = preference(groups, torch.tensor(candidate, dtype=torch.float64, device=lengths.device))
+        theirs = torch.where(used, theirs, 0.0)
+        log_share = theirs.clamp(min=1e-300).log() - groups.sum(theirs).clamp(min=1e-300).log()
+        return -(share * torch.where(used, log_share, 0.0)).sum().item()
+
+    best = low
+    width = (high - low) / 2
+    centre = low + width
+    for _ in range(ROUNDS):
+        # the divergence need not be convex in λ: the first grid covers all of it
+        grid = torch.linspace(max(low, centre - width), min(high, centre + width), GRID, dtype=torch.float64).tolist()
+        best = min(grid, key=cross_entropy)
+        centre, width = best, 2 * (grid[1] - grid[0])
+    return best
