@@ -75,3 +75,47 @@ def test_refuses():
         LambdaState(11.0)
     with pytest.raises(ValueError, match="saved with optimizer 'adam', not 'sgd'"):
         LambdaState().load_state_dict(LambdaState(optimizer="adam").state_dict())
+
+
+def linear(steps):
+    return lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+
+
+def test_a_schedule_counts_every_step_also_those_without_a_gradient():
+    state = LambdaState(lr=1.0, scheduler=linear(4))
+    rates = []
+    for grad in (1.0, 0.0, 1.0):
+        rates.append(state.lr)
+        state.step(grad)
+    assert rates == [1.0, 0.75, 0.5]
+    assert state.value == -1.5
+
+
+@given(before=GRADS, after=GRADS)
+def test_a_schedule_goes_on_where_it_was(before, after):
+    whole, half = (LambdaState(optimizer="adam", scheduler=linear(50)) for _ in range(2))
+    for grad in before:
+        whole.step(grad)
+        half.step(grad)
+    other = LambdaState(optimizer="adam", scheduler=linear(50))
+    other.load_state_dict(json.loads(json.dumps(half.state_dict())))
+    for grad in after:
+        whole.step(grad)
+        other.step(grad)
+    assert other.value == whole.value
+    assert other.lr == whole.lr
+
+
+def test_several_lambda():
+    state = LambdaState([0.0, 0.5], lr=1.0, bounds=(-1.0, 1.0))
+    state.step([0.25, -3.0])
+    assert state.value == [-0.25, 1.0]
+    other = LambdaState([0.0, 0.0])
+    other.load_state_dict(json.loads(json.dumps(state.state_dict())))
+    assert other.value == state.value
+    with pytest.raises(ValueError, match=r"must have shape \(2,\)"):
+        state.step(1.0)
+    with pytest.raises(ValueError, match="its shape here is"):
+        LambdaState().load_state_dict(state.state_dict())
+    with pytest.raises(ValueError, match="inside its bounds"):
+        LambdaState([0.0, 20.0])

@@ -1,14 +1,15 @@
 """λ as a run holds it: a value outside the model, with an optimiser of its own.
 
 It is kept on the host in float64 and never enters the policy's optimiser, state dict or weight sync. The exact
-gradient reaches it as a number, already reduced over micro-batches and ranks.
+gradient reaches it as a number, already reduced over micro-batches and ranks. An objective with several λ (DARO's, one
+for each pass rate) has a list in the place of each number.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ class LambdaState:
     """The learnable λ.
 
     Args:
-        init: starting value.
+        init: starting value, or several.
         lr: learning rate; 0 freezes λ.
         optimizer: "sgd" (no momentum) or "adam", both without weight decay.
         bounds: λ is clamped to [low, high] after each step.
@@ -34,7 +35,7 @@ class LambdaState:
 
     def __init__(
         self,
-        init: float = 0.0,
+        init: float | Sequence[float] = 0.0,
         lr: float = 0.1,
         optimizer: str = "sgd",
         *,
@@ -46,11 +47,12 @@ class LambdaState:
         if not (math.isfinite(lr) and lr >= 0):
             raise ValueError(f"the learning rate of λ must be at least 0, got {lr}")
         low, high = bounds
-        if not (math.isfinite(low) and math.isfinite(high) and low <= init <= high):
+        start = torch.tensor(init, dtype=torch.float64)
+        if not (math.isfinite(low) and math.isfinite(high) and ((start >= low) & (start <= high)).all()):
             raise ValueError(f"λ must start inside its bounds: {init} isn't in [{low}, {high}]")
         self.bounds = (float(low), float(high))
         self.optimizer = optimizer
-        self._parameter = torch.nn.Parameter(torch.tensor(float(init), dtype=torch.float64))
+        self._parameter = torch.nn.Parameter(start)
         self._optimizer = OPTIMIZERS[optimizer]([self._parameter], lr=lr, weight_decay=0.0)
         self._scheduler: LRScheduler | None = None
         if scheduler is not None:
@@ -61,34 +63,40 @@ class LambdaState:
         self._scheduler = scheduler(self._optimizer)
 
     @property
-    def value(self) -> float:
-        """λ now."""
-        return self._parameter.item()
+    def value(self) -> Any:
+        """λ now: a float, or a list of them."""
+        return self._parameter.tolist()
 
     @property
     def lr(self) -> float:
         """The learning rate of the next step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
-    def step(self, grad: float | torch.Tensor) -> None:
+    def step(self, grad: float | Sequence[float] | torch.Tensor) -> None:
         """Take one optimiser step with dL/dλ. A gradient of exactly 0 (nothing was learned) leaves λ and moments.
 
         Raises:
-            ValueError: the gradient isn't finite; λ is unchanged.
+            ValueError: the gradient isn't finite, or not of λ's shape; λ is unchanged.
         """
-        grad = float(grad)
-        if not math.isfinite(grad):
-            raise ValueError(f"the gradient of λ is {grad}: the loss it came from isn't finite")
-        if grad != 0.0:
-            self._parameter.grad = torch.tensor(grad, dtype=torch.float64)
+        grad = torch.as_tensor(grad, dtype=torch.float64).detach().cpu()
+        if grad.shape != self._parameter.shape:
+            raise ValueError(f"the gradient of λ must have shape {tuple(self._parameter.shape)}, got {grad.tolist()}")
+        if not grad.isfinite().all():
+            raise ValueError(f"the gradient of λ is {grad.tolist()}: the loss it came from isn't finite")
+        if (grad != 0.0).any():
+            self._parameter.grad = grad.clone()
             self._optimizer.step()
             with torch.no_grad():
                 self._parameter.clamp_(*self.bounds)
-        if self._scheduler is not None:
-            with warnings.catch_warnings():
-                # torch warns of a schedule that moves before the optimiser did: a gradient of 0 does that
-                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
-                self._scheduler.step()
+        self._advance_schedule()
+
+    def _advance_schedule(self) -> None:
+        if self._scheduler is None:
+            return
+        with warnings.catch_warnings():
+            # torch warns of a schedule that moves before the optimiser did: a gradient of 0 does that
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            self._scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
         """Value and optimiser state as plain numbers: JSON holds them without loss."""
@@ -97,24 +105,29 @@ class LambdaState:
             "value": self.value,
             "optimizer": self.optimizer,
             "scheduler_steps": None if self._scheduler is None else self._scheduler.last_epoch,
-            "moments": {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in moments.items() if v is not None},
+            "moments": {
+                k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in moments.items() if v is not None
+            },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave. Learning rate, schedule and bounds stay those of this object.
 
         Raises:
-            ValueError: the state comes from another optimiser.
+            ValueError: the state comes from another optimiser, or another number of λ.
         """
         if state["optimizer"] != self.optimizer:
             raise ValueError(f"λ was saved with optimizer {state['optimizer']!r}, not {self.optimizer!r}")
+        value = torch.tensor(state["value"], dtype=torch.float64)
+        if value.shape != self._parameter.shape:
+            raise ValueError(f"λ was saved as {state['value']}, its shape here is {tuple(self._parameter.shape)}")
         with torch.no_grad():
-            self._parameter.fill_(state["value"]).clamp_(*self.bounds)
+            self._parameter.copy_(value).clamp_(*self.bounds)
         self._optimizer.state.clear()
         if self._scheduler is not None:
             # a schedule is a function of its step count; what it was is this object's own setting
             self._scheduler.last_epoch = (state.get("scheduler_steps") or 0) - 1
-            self._scheduler.step()
+            self._advance_schedule()
         if state["moments"]:
             self._optimizer.state[self._parameter] = {
                 # Adam keeps its step count in float32 by default

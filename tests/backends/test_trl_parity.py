@@ -3,6 +3,7 @@
 import pytest
 import torch
 from trl import GRPOTrainer
+from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
 from tests.backends.trl_setup import config, logged, make_trainer, parameters, stock_config
 
@@ -52,3 +53,40 @@ def test_fixed_objectives_are_trls_loss_types(name, shared, tmp_path):
     theirs = parameters(peer)
     for key, value in parameters(trainer).items():
         assert (value - theirs[key]).norm() <= 1e-6 * theirs[key].norm()
+
+
+THEIRS = {
+    "bnpo": {"loss_type": "bnpo"},
+    "cispo": {"loss_type": "cispo", "epsilon_high": 5.0},
+    "sapo": {"loss_type": "sapo"},
+    "luspo": {
+        "loss_type": "luspo", "importance_sampling_level": "sequence", "epsilon": 2e-3, "epsilon_high": 2.5e-3,
+    },
+    "vespo": {"loss_type": "vespo"},
+    "gspo": {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
+    "lite_ppo": {"loss_type": "dapo", "scale_rewards": "batch"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_presets_are_trls_with_the_papers_settings(name, tmp_path):
+    shared = {"num_iterations": 2, "max_steps": 4}  # every other step is off-policy
+    peer, trainer = trajectories(tmp_path, {**THEIRS[name], **shared}, {"objective": name, **shared})
+    assert logged(trainer, "loss") == pytest.approx(logged(peer, "loss"), rel=1e-6, abs=1e-9)
+    theirs = parameters(peer)
+    for key, value in parameters(trainer).items():
+        assert (value - theirs[key]).norm() <= 1e-6 * theirs[key].norm()
+
+
+def test_gmpo_is_trls_trainer(tmp_path):
+    """TRL has it apart; here its surrogate takes our own loss, and TRL's brings the rest."""
+    shared = {"num_iterations": 2, "max_steps": 4, "beta": 0.04, "use_bias_correction_kl": False}
+    peer = make_trainer(config(tmp_path / "stock", GMPOConfig, **shared), GMPOTrainer)
+    peer.train()
+    trainer = make_trainer(config(tmp_path / "ours", objective="gmpo", **shared))
+    trainer.train()
+    for key in ("loss", "kl", "clip_ratio/region_mean"):
+        assert logged(trainer, key) == pytest.approx(logged(peer, key), rel=1e-5, abs=1e-8)
+    theirs = parameters(peer)
+    for key, value in parameters(trainer).items():
+        assert (value - theirs[key]).norm() <= 1e-5 * theirs[key].norm()

@@ -1,6 +1,9 @@
 """Configuration, checkpoints, LoRA and what the trainer reports."""
 
 import json
+import math
+import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,11 +12,13 @@ from transformers import AutoModelForCausalLM
 from trl import GRPOTrainer
 
 from lambda_grpo import PRESETS, Objective, response_weights
-from lambda_grpo.backends import trl_trainer
-from lambda_grpo.backends.trl_trainer import LAMBDA_STATE_FILE, check_hooks
-from lambda_grpo.objective.preference import inverse_length
+from lambda_grpo.backends.trl_hooks import HOOKS, check_hooks
+from lambda_grpo.backends.trl_trainer import LAMBDA_STATE_FILE, LambdaGRPOTrainer
+from lambda_grpo.objective.preference import LambdaExp, LambdaSoftmax, inverse_length
+from lambda_grpo.objective.surrogate import CappedWeight, Clip, GammaWeight, GeometricMean, SoftGate
 from lambda_grpo.training_data import task_dataset
 from tests.backends.trl_setup import TASK, config, logged, make_trainer, parameters, stock_config
+from tests.invariant.injected_run import Injected
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -106,11 +111,98 @@ def test_evaluation_during_training_leaves_training_alone(tmp_path):
     assert len(logged(trainer, "lambda")) == 2
 
 
-def test_lambda_r_and_weight_norm_reach_the_weights(tmp_path):
-    objective = config(tmp_path, objective="lambda_grpo", lambda_r=0.05, weight_norm="tokens").resolve_objective()
-    assert objective.preference.r == 0.05
-    assert objective.weight_norm == "tokens"
-    assert PRESETS["lambda_grpo"].preference.r == 1 / 9
+def test_what_is_set_goes_before_the_objectives_own(tmp_path):
+    def resolved(**settings):
+        return config(tmp_path, **settings).resolve_objective()
+
+    assert resolved(objective="lambda_grpo", lambda_r=0.05, weight_norm="tokens") == replace(
+        PRESETS["lambda_grpo"],
+        preference=LambdaSoftmax(r=0.05),
+        weight_norm="tokens",
+        surrogate=Clip("token", 0.2),
+    )
+    assert resolved(objective="lambda_grpo_exp", lambda_r=1.0).preference == LambdaExp(1.0)
+    assert resolved(objective="gspo") == PRESETS["gspo"]
+    assert resolved(objective="gspo", epsilon=0.1).surrogate == Clip("sequence", 0.1)
+    assert resolved(objective="gspo", epsilon_high=0.1).surrogate == Clip("sequence", 3e-4, 0.1)
+    assert resolved(loss_type="grpo", importance_sampling_level="sequence").surrogate == Clip("sequence", 0.2)
+    assert resolved(objective="gmpo", epsilon=0.3).surrogate == GeometricMean(0.3)
+    assert resolved(loss_type="cispo", epsilon_high=3.0).surrogate == CappedWeight(3.0)
+    assert resolved(loss_type="sapo", sapo_temperature_neg=2.0).surrogate == SoftGate(1.0, 2.0)
+    assert resolved(loss_type="vespo", vespo_k_pos=1.5).surrogate == GammaWeight(k_pos=1.5)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_lambda_has_a_schedule_of_its_own_and_resumes_in_it(schedule, tmp_path):
+    settings = {
+        "objective": "lambda_grpo", "lambda_lr": 2.0, "lambda_lr_scheduler_type": schedule, "lambda_warmup_steps": 2,
+        "max_steps": 6, "save_strategy": "steps", "save_steps": 3,
+    }  # fmt: skip
+    whole = make_trainer(config(tmp_path, **settings))
+    whole.train()
+    values = [*logged(whole, "lambda"), whole.lambda_state.value]
+    rates = [0.0, 0.5, *([1.0, 0.75, 0.5, 0.25] if schedule == "linear" else COSINE)]
+    for before, after, grad, rate in zip(values, values[1:], logged(whole, "lambda_grad"), rates, strict=False):
+        assert after - before == pytest.approx(-2.0 * rate * grad, rel=1e-4, abs=1e-7)
+    assert whole.lambda_state.lr == pytest.approx(0.0)
+    resumed = make_trainer(config(tmp_path, **settings))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert resumed.lambda_state.value == whole.lambda_state.value
+
+
+COSINE = [0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
+
+
+def test_weights_are_logged_over_the_generated_batch(tmp_path):
+    batches = []
+    args = config(tmp_path, objective="lambda_grpo", lambda_init=9.0, lambda_lr=0.0)
+    trainer = make_trainer(args, on_samples=batches.append)
+    trainer.train()
+    for batch, low, high, effective in zip(
+        batches, *(logged(trainer, key) for key in ("weight_min", "weight_max", "effective_responses")), strict=True
+    ):
+        weights = torch.tensor(batch["weight"]).view(-1, 8)
+        assert (low, high) == pytest.approx((weights.min().item(), weights.max().item()))
+        assert effective == pytest.approx((weights.sum(1) ** 2 / (weights**2).sum(1)).mean().item(), rel=1e-5)
+        assert effective < 6
+
+
+def test_a_saturated_softmax_is_warned_of_once(tmp_path):
+    """On completions of random lengths, where few are equal."""
+    args = config(tmp_path, objective="lambda_grpo_exp", lambda_r=5.0, lambda_init=9.0, lambda_lr=0.0)
+    trainer = make_trainer(args, Injected)
+    trainer.steps = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.train()
+    assert len(trainer.steps) == 3
+    assert [str(w.message) for w in caught if "nearly all the weight" in str(w.message)] == [
+        "λ = 9.0: in half of the groups one response has nearly all the weight, and λ's gradient vanishes. "
+        "Narrow lambda_bounds, or lower lambda_lr"
+    ]
+
+
+def test_no_warning_while_the_weights_are_spread(tmp_path):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make_trainer(config(tmp_path, objective="lambda_grpo", lambda_init=1.0)).train()
+    assert not [w for w in caught if "nearly all the weight" in str(w.message)]
+
+
+def test_daro_learns_a_weight_for_each_pass_rate_within_its_bounds(tmp_path):
+    settings = {
+        "objective": "daro", "lambda_bounds": [-0.25, 0.25], "max_steps": 4, "save_strategy": "steps", "save_steps": 2,
+    }  # fmt: skip
+    whole = make_trainer(config(tmp_path, **settings))
+    whole.train()
+    values = whole.lambda_state.value
+    assert len(values) == 7  # right answers of 8: 1 .. 7
+    assert any(values)
+    assert all(-0.25 <= value <= 0.25 for value in values)
+    assert [entry for entry in whole.state.log_history if "lambda/7" in entry]
+    resumed = make_trainer(config(tmp_path, **settings))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert resumed.lambda_state.value == values
 
 
 @pytest.mark.parametrize(
@@ -135,7 +227,14 @@ def test_objective_and_loss_type(settings, expected, tmp_path):
     [
         ({"objective": "grop"}, "unknown objective 'grop'"),
         ({"objective": "lambda_grpo", "loss_type": "dapo"}, "name the same thing"),
-        ({"loss_type": "cispo"}, "unknown objective 'cispo'"),
+        ({"loss_type": "gpg"}, "unknown objective 'gpg'"),
+        ({"objective": "sapo", "epsilon": 0.1}, "'sapo' has no lower clip: leave epsilon out"),
+        ({"objective": "fspo", "epsilon_high": 0.1}, "leave epsilon_high out"),
+        ({"objective": "gmpo", "importance_sampling_level": "sequence"}, "forms its ratio by itself"),
+        ({"importance_sampling_level": "response"}, "it must be 'token' or 'sequence'"),
+        ({"lambda_lr_scheduler_type": "step"}, "use one of constant, linear, cosine"),
+        ({"lambda_warmup_steps": -1}, "lambda_warmup_steps must be at least 0"),
+        ({"objective": "balanced", "beta": 0.1}, "'grpo' loss averages the KL term in another way"),
         ({"lambda_init": 20.0}, "inside its bounds"),
         ({"lambda_bounds": [1.0]}, "takes two values"),
         ({"lambda_lr": -0.1}, "at least 0"),
@@ -158,6 +257,13 @@ def test_bad_configurations_are_refused(settings, message, tmp_path):
 def test_the_trainer_refuses_what_it_cannot_do(tmp_path):
     with pytest.raises(TypeError, match="needs args, a LambdaGRPOConfig"):
         make_trainer(stock_config(tmp_path))
+    with pytest.raises(ValueError, match="TRL's losses lack: delta doesn't reach it"):
+        make_trainer(config(tmp_path, objective="fspo", delta=4.0))
+    with pytest.raises(ValueError, match="top_entropy_quantile doesn't reach it"):
+        make_trainer(config(tmp_path, objective="gmpo", top_entropy_quantile=0.5))
+    PRESETS["negative"] = Objective("negative", lambda groups, _: 1 - groups.lengths)
+    with pytest.raises(ValueError, match="gives weights below 0"):
+        make_trainer(config(tmp_path, objective="negative", max_steps=1)).train()
     PRESETS["by_entropy"] = Objective("by_entropy", inverse_length, needs=("entropies",))
     with pytest.raises(ValueError, match="reads entropies"):
         make_trainer(config(tmp_path, objective="by_entropy"))
@@ -172,4 +278,4 @@ def test_a_moved_hook_is_named_at_import():
 
     with pytest.raises(ImportError, match=r"overrides Moved\._compute_loss\(self, model, inputs\), which trl"):
         check_hooks(Moved)
-    assert trl_trainer.HOOKS.keys() <= vars(trl_trainer.LambdaGRPOTrainer).keys()
+    assert HOOKS.keys() <= vars(LambdaGRPOTrainer).keys()

@@ -14,8 +14,9 @@ LAMBDAS = st.floats(-9, 9)
 
 
 @st.composite
-def batches(draw, max_groups=4, max_size=6, max_tokens=7, min_length=0):
+def batches(draw, max_groups=4, max_size=6, max_tokens=7, min_length=0, equal_sizes=False):
     sizes = draw(st.lists(st.integers(1, max_size), min_size=1, max_size=max_groups))
+    sizes = [sizes[0]] * len(sizes) if equal_sizes else sizes
     ids = [g * 1000003 - 7 for g, size in enumerate(sizes) for _ in range(size)]  # arbitrary integers
     ids = draw(st.permutations(ids))
     B, T = len(ids), max_tokens

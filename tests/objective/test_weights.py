@@ -14,6 +14,7 @@ from lambda_grpo import (
     loss_normalizer,
     response_weights,
 )
+from lambda_grpo.objective import is_saturated
 from lambda_grpo.objective.preference import H_FLOOR, LambdaExp, LambdaLinear, LambdaSoftmax, positive_part
 from lambda_grpo.objective.surrogate import Clip
 from tests.objective import reference
@@ -159,6 +160,15 @@ def test_effective_responses_by_hand():
     assert effective_responses(weights, ids)[0].item() == pytest.approx(
         sum(weights[2:].tolist()) ** 2 / sum(w * w for w in weights[2:].tolist())
     )
+
+
+def test_saturation_by_hand():
+    lengths, ids = torch.tensor([1, 2, 1, 2, 5, 5]), torch.tensor([0, 0, 1, 1, 2, 2])
+    even, one_hot = [1.0, 1.0], [1.9, 0.1]
+    for first, second, expected in ((even, even, False), (one_hot, even, True), (one_hot, one_hot, True)):
+        # the third group's lengths are equal: no λ can saturate it
+        assert is_saturated(torch.tensor([*first, *second, 1.0, 1.0]), lengths, ids) is expected
+    assert not is_saturated(torch.ones(2), torch.tensor([5, 5]), torch.tensor([0, 0]))
 
 
 def test_fixed_weights_by_hand():

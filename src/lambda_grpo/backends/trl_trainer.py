@@ -3,10 +3,13 @@
 A token preference folds into the advantages, f · min(ρA, clip(ρ)A) = min(ρ · fA, clip(ρ) · fA) for f > 0, so TRL's
 own loss stays as it is. Three things are added around it:
 
-1. whole groups, where TRL still has them: each sample takes its group's lengths along, through TRL's shuffling and
-   splitting;
-2. at the loss, f from those lengths and the present λ, times the advantages;
+1. whole groups, where TRL still has them: lengths and advantages of the generated batch, over all ranks; each sample
+   takes its row number along, through TRL's shuffling and splitting;
+2. at the loss, f from that batch and the present λ, times the advantages;
 3. at the optimiser step, the gradient that reached λ, averaged over ranks as the policy's is, to λ's own optimiser.
+
+A surrogate that none of TRL's losses has (GMPO's, FSPO's, one of your own) takes `policy_loss` instead: TRL's loss then
+gets advantages of 0 and brings the rest, from the KL term to the metrics.
 
 λ lives outside the model: in the Trainer's optimiser its gradient would never be zeroed, and inside the model DDP
 and FSDP2 fail on it and it would be sent to vLLM.
@@ -19,144 +22,50 @@ import inspect
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import gather_object
+from torch import Tensor
 from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 
-from lambda_grpo.lambda_state import LambdaState
-from lambda_grpo.objective import Objective, get_objective, response_weights
-from lambda_grpo.objective.preference import inverse_length
+from lambda_grpo.backends.trl_config import LambdaGRPOConfig
+from lambda_grpo.backends.trl_hooks import check_hooks
+from lambda_grpo.backends.trl_host import host_loss
+from lambda_grpo.objective import (
+    effective_responses,
+    is_saturated,
+    lambda_penalty,
+    policy_loss,
+    response_weights,
+)
+
+__all__ = ["LAMBDA_STATE_FILE", "LambdaGRPOConfig", "LambdaGRPOTrainer"]
 
 LAMBDA_STATE_FILE = "lambda_state.json"
-
-# TRL's loss type whose normaliser is Z
-HOST_LOSS_TYPE = {"batch": "dapo", "group": "grpo", "constant": "dr_grpo"}
-
-# TRL's methods that are overridden or wrapped. They are private: a release may move them.
-HOOKS = {
-    "_generate": ["self", "prompts"],
-    "_generate_and_score_completions": ["self", "inputs"],
-    "_compute_loss": ["self", "model", "inputs"],
-    "_load_optimizer_and_scheduler": ["self", "checkpoint"],
-    "_save": ["self", "output_dir", "state_dict"],
-    "_save_optimizer_and_scheduler": ["self", "output_dir"],
-}
-
-
-def check_hooks(trainer_class: type) -> None:
-    """Raise ImportError if a method that `LambdaGRPOTrainer` overrides isn't where it was."""
-    for name, parameters in HOOKS.items():
-        method = getattr(trainer_class, name, None)
-        if method is None or list(inspect.signature(method).parameters) != parameters:
-            raise ImportError(
-                f"lambda-grpo overrides {trainer_class.__name__}.{name}({', '.join(parameters)}), which trl "
-                f"{version('trl')} doesn't have: install trl 1.16.0, or a lambda-grpo that knows this trl"
-            )
-
 
 check_hooks(GRPOTrainer)
 
 
-@dataclass
-class LambdaGRPOConfig(GRPOConfig):
-    """`trl.GRPOConfig` plus the objective.
+class GeneratedBatch(NamedTuple):
+    """Stage 1's input: N responses of one generation, over all ranks and on the CPU, where float64 is at hand."""
 
-    Where no objective is given, `loss_type` names it; both given and different is an error. `scale_rewards` is the
-    objective's own unless it is set here.
-
-    Raises:
-        ValueError: unknown objective, `loss_type` and `objective` that disagree, or values of λ out of range.
-    """
-
-    objective: str | None = field(
-        default=None, metadata={"help": "Name of a preset of lambda_grpo.PRESETS. Default: what loss_type names."}
-    )
-    loss_type: str | None = field(
-        default=None, metadata={"help": "TRL's name of an objective; 'dapo' where objective isn't given either."}
-    )
-    scale_rewards: str | None = field(
-        default=None, metadata={"help": "'group', 'batch' or 'none'. Default: the objective's own advantage."}
-    )
-    lambda_init: float = field(default=0.0, metadata={"help": "Where λ starts."})
-    lambda_lr: float = field(default=0.1, metadata={"help": "Learning rate of λ; 0 freezes it."})
-    lambda_optimizer: str = field(default="sgd", metadata={"help": "Optimiser of λ: 'sgd' or 'adam'."})
-    lambda_bounds: list[float] = field(
-        default_factory=lambda: [-10.0, 10.0], metadata={"help": "λ stays within these two values."}
-    )
-    lambda_r: float | None = field(
-        default=None, metadata={"help": "r of h = 1 + r·z. Default: the objective's own, 1/9."}
-    )
-    weight_norm: str | None = field(
-        default=None, metadata={"help": "'sum' or 'tokens', see Objective. Default: the objective's own, 'sum'."}
-    )
-
-    def __post_init__(self) -> None:
-        if self.objective is not None and self.loss_type is not None and self.objective != self.loss_type:
-            raise ValueError(
-                f"objective is {self.objective!r} and loss_type is {self.loss_type!r}: they name the same thing, "
-                "give one of them"
-            )
-        self.objective = self.objective or self.loss_type or "dapo"
-        objective = self.resolve_objective()
-        # TRL takes booleans too, which a command line gives as words
-        scales = {True: "group", False: "none", "true": "group", "false": "none", None: objective.advantage_scale}
-        self.scale_rewards = scales.get(self.scale_rewards, self.scale_rewards)
-        if self.scale_rewards not in ("group", "batch", "none"):
-            raise ValueError(f"scale_rewards is {self.scale_rewards!r}: use 'group', 'batch' or 'none'")
-        if self.num_generations < 2:
-            raise ValueError(
-                f"num_generations is {self.num_generations}: completions are compared in groups, set it to 2 or more"
-            )
-        completions = self.generation_batch_size or (
-            self.per_device_train_batch_size
-            * int(os.environ.get("WORLD_SIZE", "1"))
-            * (self.steps_per_generation or self.gradient_accumulation_steps)
-        )
-        if completions % self.num_generations != 0:
-            raise ValueError(
-                f"{completions} completions are generated at a time, not a multiple of num_generations "
-                f"({self.num_generations}): change per_device_train_batch_size or gradient_accumulation_steps"
-            )
-        if len(self.lambda_bounds) != 2:
-            raise ValueError(f"lambda_bounds takes two values, got {self.lambda_bounds}")
-        if self.beta != 0.0 and not _kl_is_exact(objective):
-            raise ValueError(
-                f"objective {objective.name!r} with beta {self.beta}: TRL's "
-                f"{HOST_LOSS_TYPE[objective.normalizer]!r} loss averages the KL term in another way; set beta to 0, "
-                "or use an objective that normalises by the batch"
-            )
-        self.make_lambda_state()  # refuses values out of range
-        super().__post_init__()
-
-    def resolve_objective(self) -> Objective:
-        """The preset with `lambda_r` and `weight_norm` applied."""
-        assert self.objective is not None  # set in __post_init__
-        objective = get_objective(self.objective)
-        if self.lambda_r is not None and objective.learnable:
-            objective = replace(objective, preference=replace(objective.preference, r=self.lambda_r))  # type: ignore[type-var]
-        if self.weight_norm is not None:
-            objective = replace(objective, weight_norm=self.weight_norm)  # type: ignore[arg-type]
-        return objective
-
-    def make_lambda_state(self) -> LambdaState:
-        """A fresh λ as configured."""
-        low, high = self.lambda_bounds
-        return LambdaState(self.lambda_init, self.lambda_lr, self.lambda_optimizer, bounds=(low, high))
+    lengths: Tensor  # (N,)
+    group_ids: Tensor  # (N,)
+    advantages: Tensor  # (N,)
 
 
 class LambdaGRPOTrainer(GRPOTrainer):
     """`trl.GRPOTrainer` with any objective of the family, λ learned beside the policy where it has one.
 
-    Takes all of `GRPOTrainer`'s arguments. Logs `lambda`, `lambda_grad`, `weight_min` and `weight_max` beside TRL's
-    metrics; the smallest and largest f of a step are over all ranks and micro-batches, and with `logging_steps`
-    above 1 the logged values are means over the steps, as TRL's are. λ is saved with each checkpoint and model in
-    `lambda_state.json`, and resumed from there.
+    Takes all of `GRPOTrainer`'s arguments. Beside TRL's metrics it logs `lambda`, `lambda_grad`, `weight_min`,
+    `weight_max` and `effective_responses` (of a group, the mean over groups); these are over the whole generated
+    batch, and with `logging_steps` above 1 means over the steps, as TRL's are. An objective with several λ logs their
+    mean, and each as `lambda/1` …. λ is saved with each checkpoint and model in `lambda_state.json`, and resumed from
+    there. When the softmax saturates, one warning says so.
 
     Args:
         on_samples: called on the main process with each generated batch, as columns: prompt, completion, answer
@@ -177,29 +86,43 @@ class LambdaGRPOTrainer(GRPOTrainer):
         if not isinstance(config, LambdaGRPOConfig):
             raise TypeError("LambdaGRPOTrainer needs args, a LambdaGRPOConfig")
         self.objective = config.resolve_objective()
-        if self.objective.needs:
+        unknown = [need for need in self.objective.needs if need != "advantages"]
+        if unknown:
             raise ValueError(
-                f"objective {self.objective.name!r} reads {', '.join(self.objective.needs)}, "
-                "which the TRL backend doesn't pass on"
+                f"objective {self.objective.name!r} reads {', '.join(unknown)}, which the TRL backend doesn't pass on"
             )
+        self.host_loss = host_loss(self.objective)
+        if not self.host_loss.has_surrogate:
+            _check_nothing_weighs_tokens(config, self.objective.name)
         self.lambda_state = config.make_lambda_state()
-        self._lambda: torch.Tensor = self._fresh_lambda()
-        self._weights_seen: list[torch.Tensor] = []
+        self._lambda: Tensor = self._fresh_lambda()
+        self._lambda_grad = torch.zeros_like(self._lambda)
+        self._generated: dict[str, GeneratedBatch] = {}  # by "train" and "eval"
+        self._per_token_logps = torch.empty(0)
+        self._has_warned = False
         self._on_samples = on_samples
-        self._lambda_grad = 0.0
 
         host = copy.copy(config)  # the caller's config keeps what was written in it
-        host.loss_type = HOST_LOSS_TYPE[self.objective.normalizer]
-        host.epsilon = config.epsilon if self.objective.epsilon is None else self.objective.epsilon
-        host.epsilon_high = config.epsilon_high if self.objective.epsilon_high is None else self.objective.epsilon_high
+        settings = {"loss_type": self.host_loss.loss_type, "importance_sampling_level": "token", "epsilon": 0.2}
+        for key, value in {**settings, **self.host_loss.settings}.items():
+            setattr(host, key, value)
         signature.arguments["args"] = host
         super().__init__(*signature.args[1:], **signature.kwargs)
         if self.is_deepspeed_enabled and host.fp16 and self.objective.learnable:
             raise ValueError("DeepSpeed's fp16 scales the loss where λ's gradient can't be unscaled: use bf16")
         self.add_callback(_LambdaStep(self))
 
-    def _fresh_lambda(self) -> torch.Tensor:
+    def _fresh_lambda(self) -> Tensor:
         return torch.tensor(self.lambda_state.value, dtype=torch.float64, requires_grad=self.objective.learnable)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The policy's learning rate schedule, and λ's beside it."""
+        self.lambda_state.set_scheduler(self.args.lambda_scheduler(num_training_steps))
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    @property
+    def _mode(self) -> str:
+        return "train" if self.model.training else "eval"
 
     # -- 1. whole groups ---------------------------------------------------------------------------------------------
 
@@ -214,27 +137,37 @@ class LambdaGRPOTrainer(GRPOTrainer):
         output = super()._generate_and_score_completions(inputs)
         group_size = self.num_generations if self.model.training else self.num_generations_eval
         lengths = torch.tensor(self._lengths, device=self.accelerator.device, dtype=torch.float32)
-        groups = self.accelerator.gather(lengths).cpu().view(-1, group_size)  # a group may straddle ranks
+        # a group may straddle ranks
+        lengths, advantages = self.accelerator.gather(torch.stack([lengths, output["advantages"].float()], 1)).cpu().T
+        batch = GeneratedBatch(lengths, torch.arange(len(lengths)) // group_size, advantages)
+        self._generated[self._mode] = batch
         local = len(self._lengths)
-        row = torch.arange(local) + self.accelerator.process_index * local
-        # (B, G) and (B,), on the CPU: f is computed there, in a float64 that not every device has
-        output["group_lengths"], output["index_in_group"] = groups[row // group_size], row % group_size
+        output["row"] = torch.arange(local) + self.accelerator.process_index * local  # (B,) into that batch
         if self._on_samples is not None and self.model.training:
-            self._report_samples(inputs, groups)
+            self._report_samples(inputs, batch)
         return output
 
-    def _report_samples(self, inputs: list[dict[str, Any]], groups: torch.Tensor) -> None:
+    def _weights(self, batch: GeneratedBatch) -> Tensor:
+        """(N,) f of the whole batch at the present λ."""
+        weights = response_weights(
+            batch.lengths, batch.group_ids, self.objective, self._lambda, advantages=batch.advantages
+        )
+        if (weights < 0).any():
+            raise ValueError(
+                f"objective {self.objective.name!r} gives weights below 0: they can't fold into advantages"
+            )
+        return weights
+
+    def _report_samples(self, inputs: list[dict[str, Any]], batch: GeneratedBatch) -> None:
         answers = gather_object([example.get("answer") for example in inputs])
         if not self.accelerator.is_main_process or self._on_samples is None:
             return
-        count, size = groups.numel(), groups.size(1)
+        count = len(batch.lengths)
         rewards = torch.tensor(
             [list(self._logs["rewards"][name])[-count:] for name in self.reward_func_names], dtype=torch.float64
         )
         reward = (rewards * self.reward_weights.cpu().double()[:, None]).nansum(0)
         reward[rewards.isnan().all(0)] = math.nan  # no reward function could score it
-        group_ids = torch.arange(count) // size
-        weights = response_weights(groups.flatten(), group_ids, self.objective, self.lambda_state.value)
         self._on_samples(
             {
                 "prompt": [_text(prompt) for prompt in list(self._logs["prompt"])[-count:]],
@@ -242,50 +175,120 @@ class LambdaGRPOTrainer(GRPOTrainer):
                 "answer": [None if answer is None else str(answer) for answer in answers],
                 "reward": [None if math.isnan(value) else value for value in reward.tolist()],
                 "advantage": list(self._logs["advantages"])[-count:],
-                "length": [int(length) for length in groups.flatten().tolist()],
-                "weight": weights.tolist(),
-                "group": group_ids.tolist(),
+                "length": [int(length) for length in batch.lengths.tolist()],
+                "weight": self._weights(batch).tolist(),
+                "group": batch.group_ids.tolist(),
             }
         )
 
     # -- 2. the fold -------------------------------------------------------------------------------------------------
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        rows, index = inputs["group_lengths"], inputs["index_in_group"][:, None]
-        ids = torch.arange(len(rows)).repeat_interleave(rows.size(1))
-        weights = response_weights(rows.flatten(), ids, self.objective, self._lambda)
-        weights = weights.view_as(rows).gather(1, index).squeeze(1)  # (B,)
-        if self.model.training:
-            self._weights_seen.append(weights.detach())
-        if self.objective.normalizer == "group":
-            # TRL's "grpo" gives a token 1/(B|o|), ours f/(P N_group): their ratio is f |o| / μ
-            weights = weights * (rows.double().gather(1, index).squeeze(1) / rows.double().mean(1)).nan_to_num(1.0)
-        advantages = inputs["advantages"]
-        # A copy: TRL uses the buffered inputs again when num_iterations > 1.
-        return super()._compute_loss(
-            model, {**inputs, "advantages": advantages * weights.to(advantages.device, advantages.dtype)}
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        advantages, mask = inputs["advantages"], inputs["completion_mask"]
+        row = inputs["row"].cpu()
+        weights = self._weights(self._generated[self._mode])[row]  # (B,), on the CPU like all that is float64
+        mask = mask * inputs["tool_mask"] if "tool_mask" in inputs else mask
+        if self.host_loss.has_surrogate:
+            ours, theirs = self.objective.normalizer, self.host_loss.divides_by
+            if ours != theirs:
+                weights = weights * self._normalizer(theirs, inputs, mask) / self._normalizer(ours, inputs, mask)
+            # A copy: TRL uses the buffered inputs again when num_iterations > 1.
+            folded = advantages * weights.to(advantages.device, advantages.dtype)
+            return super()._compute_loss(model, {**inputs, "advantages": folded})
+        rest = super()._compute_loss(model, {**inputs, "advantages": torch.zeros_like(advantages)})
+        old = inputs.get("old_per_token_logps")
+        loss, metrics = policy_loss(
+            self._per_token_logps,
+            self._per_token_logps.detach() if old is None else old,
+            advantages,
+            mask,
+            row,
+            self.objective,
+            weights=weights.to(mask.device, torch.float32),
+            normalizer=self._normalizer(self.objective.normalizer, inputs, mask).to(mask.device, torch.float32),
         )
+        # with advantages of 0 TRL saw nothing clipped
+        clip_ratio = self.accelerator.gather(metrics["clip_ratio"].float()).mean().item()
+        for name, values in self._metrics[self._mode].items():
+            if name.startswith("clip_ratio/"):
+                values[-1] = clip_ratio if name == "clip_ratio/region_mean" else math.nan
+        return rest + loss.to(rest.dtype)
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        output = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        self._per_token_logps = output[0] if not self.host_loss.has_surrogate else self._per_token_logps
+        return output
+
+    def _normalizer(self, name: str, inputs: dict[str, Any], mask: Tensor) -> Tensor:
+        """Z of these rows as TRL has it: this rank's part of an optimiser step's; the ranks' gradients are averaged.
+
+        name: an objective's normaliser, or "response_mean" for what TRL's "grpo" divides each response by.
+        """
+        training = self._mode == "train"
+        micro_batches = self.current_gradient_accumulation_steps if training else 1
+        tokens, rows = mask.sum(1).cpu().double(), len(mask) * micro_batches
+        match name:
+            case "batch":  # TRL's share of the generated batch, also where steps differ in their tokens
+                steps = self.args.steps_per_generation if training else 1
+                total = inputs["num_items_in_batch"].cpu().double().clamp(min=1)
+                return total / self.accelerator.num_processes * micro_batches / steps
+            case "response_mean":
+                return rows * tokens.clamp(min=1)
+            case "group":  # P·N of the group is rows·μ
+                batch, group_size = self._generated[self._mode], self.num_generations
+                if not training:
+                    group_size = self.num_generations_eval
+                mean = batch.lengths.view(-1, group_size).double().mean(1).clamp(min=1 / group_size)
+                return rows * mean[batch.group_ids[inputs["row"].cpu()]]
+            case "micro_batch":
+                return micro_batches * tokens.sum().clamp(min=1)
+            case "constant":
+                return tokens.new_tensor(rows * self.max_completion_length)
+            case "responses":
+                return tokens.new_tensor(rows)
+        raise AssertionError(name)
 
     # -- 3. λ's step -------------------------------------------------------------------------------------------------
 
-    def _measure_lambda_grad(self) -> None:
+    def _measure_lambda(self) -> None:
         """Before the optimiser's step, while fp16's loss scale is still the one that the gradient has."""
         metrics = self._metrics["train"]
-        if self._weights_seen:
-            seen = torch.cat(self._weights_seen).to(self.accelerator.device, torch.float32)
-            low, high = self.accelerator.gather(torch.stack([seen.min(), seen.max()])).view(-1, 2).T
-            metrics["weight_min"].append(low.min().item())
-            metrics["weight_max"].append(high.max().item())
-            self._weights_seen.clear()
+        batch = self._generated["train"]
+        with torch.no_grad():
+            weights = self._weights(batch)
+        metrics["weight_min"].append(weights.min().item())
+        metrics["weight_max"].append(weights.max().item())
+        metrics["effective_responses"].append(effective_responses(weights, batch.group_ids).mean().item())
         if not self.objective.learnable:
             return
-        local = torch.zeros(()) if self._lambda.grad is None else self._lambda.grad.float()
+        self._warn_if_saturated(weights, batch)
+        local = torch.zeros_like(self._lambda) if self._lambda.grad is None else self._lambda.grad
         # The mean over ranks, as DDP and FSDP take it of the policy's gradient.
-        grad = self.accelerator.reduce(local.to(self.accelerator.device), "mean").item()
+        grad = self.accelerator.reduce(local.float().to(self.accelerator.device), "mean").cpu().double()
         scaler = self.accelerator.scaler
-        self._lambda_grad = grad if scaler is None else grad / scaler.get_scale()
-        metrics["lambda"].append(self.lambda_state.value)
-        metrics["lambda_grad"].append(self._lambda_grad)
+        self._lambda_grad = (grad if scaler is None else grad / scaler.get_scale()) + self._penalty_grad(batch)
+        metrics["lambda"].append(self._lambda.mean().item())
+        metrics["lambda_grad"].append(self._lambda_grad.mean().item())
+        if self._lambda.dim() > 0:
+            for k, value in enumerate(self.lambda_state.value, start=1):
+                metrics[f"lambda/{k}"].append(value)
+
+    def _penalty_grad(self, batch: GeneratedBatch) -> Tensor:
+        """Of what the loss adds for λ itself, once a step."""
+        lambda_ = self._fresh_lambda()
+        penalty = lambda_penalty(batch.lengths, batch.group_ids, self.objective, lambda_, advantages=batch.advantages)
+        return torch.autograd.grad(penalty, lambda_)[0] if penalty.requires_grad else torch.zeros_like(lambda_)
+
+    def _warn_if_saturated(self, weights: Tensor, batch: GeneratedBatch) -> None:
+        if self._has_warned or not is_saturated(weights, batch.lengths, batch.group_ids):
+            return
+        self._has_warned = True
+        if self.accelerator.is_main_process:
+            warnings.warn(
+                f"λ = {self.lambda_state.value}: in half of the groups one response has nearly all the weight, and λ's "
+                "gradient vanishes. Narrow lambda_bounds, or lower lambda_lr",
+                stacklevel=2,
+            )
 
     def _step_lambda(self) -> None:
         """After the optimiser's step: λ moves when the policy moved. An overflow under fp16 leaves both out."""
@@ -338,17 +341,22 @@ class _LambdaStep(TrainerCallback):
         self.trainer = trainer
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        self.trainer._measure_lambda_grad()
+        self.trainer._measure_lambda()
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         self.trainer._step_lambda()
 
 
-def _kl_is_exact(objective: Objective) -> bool:
-    """Whether TRL's loss averages the KL term as `policy_loss` does for this objective."""
-    if objective.normalizer == "group":
-        return objective.kl_weighted and objective.preference is inverse_length
-    return not objective.kl_weighted
+def _check_nothing_weighs_tokens(config: LambdaGRPOConfig, name: str) -> None:
+    """Raise ValueError on TRL's settings that change the policy's term, where that term isn't TRL's."""
+    for setting, is_set in (
+        ("top_entropy_quantile", config.top_entropy_quantile < 1.0),
+        ("off_policy_mask_threshold", config.off_policy_mask_threshold is not None),
+        ("delta", config.delta is not None),
+        ("vllm_importance_sampling_correction", config.use_vllm and config.vllm_importance_sampling_correction),
+    ):
+        if is_set:
+            raise ValueError(f"objective {name!r} has a surrogate that TRL's losses lack: {setting} doesn't reach it")
 
 
 def _text(value: Any) -> str:

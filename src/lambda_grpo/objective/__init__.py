@@ -10,7 +10,13 @@ from lambda_grpo.objective.groups import group_advantages
 from lambda_grpo.objective.implied import implied_lambda
 from lambda_grpo.objective.loss import PolicyLoss, policy_loss
 from lambda_grpo.objective.presets import PRESETS, Objective, get_objective
-from lambda_grpo.objective.weights import effective_responses, lambda_penalty, loss_normalizer, response_weights
+from lambda_grpo.objective.weights import (
+    effective_responses,
+    is_saturated,
+    lambda_penalty,
+    loss_normalizer,
+    response_weights,
+)
 
 __all__ = [
     "PRESETS",
@@ -20,6 +26,7 @@ __all__ = [
     "get_objective",
     "group_advantages",
     "implied_lambda",
+    "is_saturated",
     "lambda_penalty",
     "loss_normalizer",
     "policy_loss",

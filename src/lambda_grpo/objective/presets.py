@@ -93,6 +93,10 @@ class Objective:
                 "preference weighs whole groups: nothing would be left of it; use 'sum'"
             )
 
+    def lambda_shape(self, group_size: int) -> tuple[int, ...]:
+        """Shape of λ for groups of G: () as a rule, (G − 1,) where each pass rate has its own."""
+        return (group_size - 1,) if self.preference is pass_rate_weights else ()
+
 
 # arXiv 2402.03300: the mean over responses of the mean over their tokens
 _GRPO = Objective("grpo", inverse_length, normalizer="group", kl_weighted=True)

@@ -8,6 +8,8 @@ from torch import Tensor
 from lambda_grpo.objective.groups import Groups
 from lambda_grpo.objective.presets import Objective, get_objective
 
+SATURATED = 1.25  # effective responses where one of eight has 0.9 of the weight
+
 
 def response_weights(
     lengths: Tensor,
@@ -137,6 +139,22 @@ def effective_responses(weights: Tensor, group_ids: Tensor) -> Tensor:
     groups = Groups.of(weights, group_ids)
     total, squares = (weights.new_zeros(groups.count).index_add(0, groups.index, x) for x in (weights, weights**2))
     return total**2 / squares.clamp(min=1e-300)
+
+
+def is_saturated(weights: Tensor, lengths: Tensor, group_ids: Tensor) -> bool:
+    """Whether one response has about nine tenths of the weight in half of the groups whose lengths differ.
+
+    From there on λ's gradient vanishes, and the other responses are hardly trained on.
+
+    Args:
+        weights, lengths: (B,) f, and generated tokens.
+        group_ids: (B,) integers.
+    """
+    groups = Groups.of(lengths, group_ids)
+    differs = (groups.max(groups.lengths) > -groups.max(-groups.lengths)).double()
+    differs = differs.new_zeros(groups.count).index_copy(0, groups.index, differs).bool()  # (P,)
+    effective = effective_responses(weights, group_ids)[differs]
+    return len(effective) > 0 and bool((effective < SATURATED).double().mean() >= 0.5)
 
 
 def _groups(lengths: Tensor, group_ids: Tensor, objective: Objective, **given: Tensor | None) -> Groups:

@@ -1,0 +1,172 @@
+"""`trl.GRPOConfig` plus the objective and λ."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from transformers import get_scheduler
+from trl import GRPOConfig
+
+from lambda_grpo.backends.trl_host import host_loss, kl_is_exact
+from lambda_grpo.lambda_state import LambdaState
+from lambda_grpo.objective import Objective, get_objective
+from lambda_grpo.objective.surrogate import CappedWeight, Clip, GammaWeight, GeometricMean, SoftGate
+
+# TRL's keys for the numbers of a surrogate, and ours
+SURROGATE_KEYS: dict[type, dict[str, str]] = {
+    SoftGate: {"sapo_temperature_pos": "tau_pos", "sapo_temperature_neg": "tau_neg"},
+    GammaWeight: {
+        "vespo_k_pos": "k_pos", "vespo_lambda_pos": "c_pos", "vespo_k_neg": "k_neg", "vespo_lambda_neg": "c_neg",
+    },
+}  # fmt: skip
+
+# Those of transformers' schedules that are functions of the step alone, by the names that they have without warm-up
+LAMBDA_SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+
+
+@dataclass
+class LambdaGRPOConfig(GRPOConfig):
+    """`trl.GRPOConfig` plus the objective and λ.
+
+    Where no objective is given, `loss_type` names it; both given and different is an error. `scale_rewards`,
+    `epsilon`, `epsilon_high` and `importance_sampling_level` are the objective's own unless they are set here.
+
+    Raises:
+        ValueError: unknown objective, `loss_type` and `objective` that disagree, values of λ out of range, or a
+            setting that the objective has no use for.
+    """
+
+    objective: str | None = field(
+        default=None, metadata={"help": "Name of a preset of lambda_grpo.PRESETS. Default: what loss_type names."}
+    )
+    loss_type: str | None = field(
+        default=None, metadata={"help": "TRL's name of an objective; 'dapo' where objective isn't given either."}
+    )
+    scale_rewards: str | None = field(
+        default=None, metadata={"help": "'group', 'batch' or 'none'. Default: the objective's own advantage."}
+    )
+    epsilon: float | None = field(
+        default=None, metadata={"help": "Lower side of the clip range. Default: the objective's own, else 0.2."}
+    )
+    importance_sampling_level: str | None = field(
+        default=None, metadata={"help": "'token' or 'sequence' ratios. Default: the objective's own."}
+    )
+    lambda_init: float = field(default=0.0, metadata={"help": "Where λ starts."})
+    lambda_lr: float = field(default=0.1, metadata={"help": "Learning rate of λ; 0 freezes it."})
+    lambda_optimizer: str = field(default="sgd", metadata={"help": "Optimiser of λ: 'sgd' or 'adam'."})
+    lambda_lr_scheduler_type: str = field(
+        default="constant", metadata={"help": "Schedule of lambda_lr: 'constant', 'linear' or 'cosine'."}
+    )
+    lambda_warmup_steps: int = field(default=0, metadata={"help": "Steps in which lambda_lr rises to its value."})
+    lambda_bounds: list[float] = field(
+        default_factory=lambda: [-10.0, 10.0], metadata={"help": "λ stays within these two values."}
+    )
+    lambda_r: float | None = field(
+        default=None, metadata={"help": "r of h = 1 + r·z. Default: the objective's own, 1/9."}
+    )
+    weight_norm: str | None = field(
+        default=None, metadata={"help": "'sum' or 'tokens', see Objective. Default: the objective's own, 'sum'."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.objective is not None and self.loss_type is not None and self.objective != self.loss_type:
+            raise ValueError(
+                f"objective is {self.objective!r} and loss_type is {self.loss_type!r}: they name the same thing, "
+                "give one of them"
+            )
+        self.objective = self.objective or self.loss_type or "dapo"
+        objective = self.resolve_objective()
+        # TRL takes booleans too, which a command line gives as words
+        scales = {True: "group", False: "none", "true": "group", "false": "none", None: objective.advantage_scale}
+        self.scale_rewards = scales.get(self.scale_rewards, self.scale_rewards)
+        if self.scale_rewards not in ("group", "batch", "none"):
+            raise ValueError(f"scale_rewards is {self.scale_rewards!r}: use 'group', 'batch' or 'none'")
+        self._check_groups()
+        if self.beta != 0.0 and not kl_is_exact(objective):
+            raise ValueError(
+                f"objective {objective.name!r} with beta {self.beta}: TRL's {host_loss(objective).loss_type!r} loss "
+                "averages the KL term in another way; set beta to 0, or use an objective whose normaliser it shares"
+            )
+        self.make_lambda_state()  # refuses values out of range
+        super().__post_init__()
+
+    def _check_groups(self) -> None:
+        if self.num_generations < 2:
+            raise ValueError(
+                f"num_generations is {self.num_generations}: completions are compared in groups, set it to 2 or more"
+            )
+        completions = self.generation_batch_size or (
+            self.per_device_train_batch_size
+            * int(os.environ.get("WORLD_SIZE", "1"))
+            * (self.steps_per_generation or self.gradient_accumulation_steps)
+        )
+        if completions % self.num_generations != 0:
+            raise ValueError(
+                f"{completions} completions are generated at a time, not a multiple of num_generations "
+                f"({self.num_generations}): change per_device_train_batch_size or gradient_accumulation_steps"
+            )
+
+    # -- what the trainer reads --------------------------------------------------------------------------------------
+
+    def resolve_objective(self) -> Objective:
+        """The preset with what was set here in place of its own."""
+        assert self.objective is not None  # set in __post_init__
+        objective = get_objective(self.objective)
+        changes: dict[str, Any] = {"surrogate": self._surrogate(objective)}
+        if self.lambda_r is not None and hasattr(objective.preference, "r"):
+            changes["preference"] = replace(objective.preference, r=self.lambda_r)  # type: ignore[type-var]
+        if self.weight_norm is not None:
+            changes["weight_norm"] = self.weight_norm
+        return replace(objective, **changes)
+
+    def make_lambda_state(self) -> LambdaState:
+        """A fresh λ as configured, before its schedule begins."""
+        if len(self.lambda_bounds) != 2:
+            raise ValueError(f"lambda_bounds takes two values, got {self.lambda_bounds}")
+        if self.lambda_lr_scheduler_type not in LAMBDA_SCHEDULES:
+            known = ", ".join(LAMBDA_SCHEDULES)
+            raise ValueError(f"lambda_lr_scheduler_type is {self.lambda_lr_scheduler_type!r}: use one of {known}")
+        if self.lambda_warmup_steps < 0:
+            raise ValueError(f"lambda_warmup_steps must be at least 0, got {self.lambda_warmup_steps}")
+        low, high = self.lambda_bounds
+        shape = self.resolve_objective().lambda_shape(self.num_generations)
+        init = [self.lambda_init] * shape[0] if shape else self.lambda_init
+        return LambdaState(init, self.lambda_lr, self.lambda_optimizer, bounds=(low, high))
+
+    def lambda_scheduler(self, training_steps: int) -> Any:
+        """What `LambdaState.set_scheduler` takes, for a training of so many steps."""
+        return partial(
+            get_scheduler,
+            LAMBDA_SCHEDULES[self.lambda_lr_scheduler_type],
+            num_warmup_steps=self.lambda_warmup_steps,
+            num_training_steps=training_steps,
+        )
+
+    def _surrogate(self, objective: Objective) -> Any:
+        """The objective's surrogate with what TRL's keys say about it."""
+        surrogate: Any = objective.surrogate
+        named = f"objective {objective.name!r}"
+        level = self.importance_sampling_level
+        if isinstance(surrogate, Clip):
+            surrogate = replace(surrogate, level=level or surrogate.level)  # type: ignore[arg-type]
+        elif level not in (None, "token"):
+            raise ValueError(f"{named} forms its ratio by itself: leave importance_sampling_level out")
+        if isinstance(surrogate, Clip | GeometricMean):
+            low = surrogate.epsilon if self.epsilon is None else self.epsilon
+            high = surrogate.epsilon_high if self.epsilon is None else None
+            high = high if self.epsilon_high is None else self.epsilon_high
+            return replace(surrogate, epsilon=0.2 if low is None else low, epsilon_high=high)
+        if self.epsilon is not None:
+            raise ValueError(f"{named} has no lower clip: leave epsilon out")
+        if isinstance(surrogate, CappedWeight):
+            return surrogate if self.epsilon_high is None else replace(surrogate, cap=self.epsilon_high)
+        if self.epsilon_high is not None:
+            raise ValueError(f"{named} has no upper clip of this kind: leave epsilon_high out")
+        keys = SURROGATE_KEYS.get(type(surrogate), {})
+        # TRL's defaults are the papers' values, as the presets' are: another value was set on purpose
+        defaults = GRPOConfig.__dataclass_fields__
+        given = {ours: getattr(self, key) for key, ours in keys.items() if getattr(self, key) != defaults[key].default}
+        return replace(surrogate, **given) if given else surrogate

@@ -1,0 +1,58 @@
+"""However a batch is split over processes and micro-batches, an optimiser step has the same gradients."""
+
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lambda_grpo import PRESETS
+
+ROWS = 24  # three groups of eight: over four processes of six rows, groups straddle ranks
+SPLITS = {"1 process": (1, 1), "1 process, 4 micro-batches": (1, 4), "2 processes": (2, 2), "4 processes": (4, 2)}
+
+
+@pytest.fixture(scope="module")
+def gradients(tmp_path_factory):
+    found = {}
+    for split, (processes, micro_batches) in SPLITS.items():
+        out = tmp_path_factory.mktemp("run")
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            port = probe.getsockname()[1]
+        subprocess.run(
+            [
+                sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}",
+                f"--master_port={port}", "-m", "tests.invariant.injected_run",
+                str(out), str(ROWS // processes), str(micro_batches), *sorted(PRESETS),
+            ],
+            check=True,
+        )  # fmt: skip
+        found[split] = torch.load(out / "gradients.pt")
+    return found
+
+
+def difference(ours, theirs, key):
+    return ((ours[key] - theirs[key]).norm() / theirs[key].norm().clamp(min=1e-12)).item()
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("split", [split for split in SPLITS if split != "1 process"])
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - {"bnpo"}))
+def test_gradients_are_the_same(name, split, gradients):
+    steps, expected = gradients[split][name], gradients["1 process"][name]
+    assert len(steps) == len(expected) == 2
+    for ours, theirs in zip(steps, expected, strict=True):
+        assert theirs["policy"].norm() > 0
+        assert difference(ours, theirs, "policy") < 1e-4  # float32
+        if PRESETS[name].learnable:
+            assert difference(ours, theirs, "lambda") < 1e-4
+
+
+@pytest.mark.timeout(900)
+def test_bnpo_varies_by_its_definition(gradients):
+    """It divides by each micro-batch's own tokens."""
+    whole = gradients["1 process"]["bnpo"][0]
+    for split in ("1 process, 4 micro-batches", "2 processes", "4 processes"):
+        assert difference(gradients[split]["bnpo"][0], whole, "policy") > 0.05
