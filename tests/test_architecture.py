@@ -26,8 +26,9 @@ ALLOWED = {
     "backends": {"objective", "lambda_state", "tasks", "runs"},
     "report": {"runs"},
     "recipe": {"backends", "validation"},
+    "resume": {"models", "recipe", "runs"},
     "training_data": {"imports", "tasks"},
-    "training": {"backends", "evaluation", "models", "recipe", "report", "runs", "tasks", "training_data"},
+    "training": {"backends", "evaluation", "models", "recipe", "report", "resume", "runs", "tasks", "training_data"},
     "cli": {"evaluation", "models", "report", "runs", "tasks", "training"},
     "__init__": {"lambda_state", "objective"},
 }

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from itertools import islice
@@ -18,12 +17,13 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.integrations import get_available_reporting_integrations
 from trl import get_peft_config, get_quantization_config
 
-from lambda_grpo.backends.trl_trainer import LAMBDA_STATE_FILE, LambdaGRPOConfig, LambdaGRPOTrainer
+from lambda_grpo.backends.trl_trainer import LambdaGRPOConfig, LambdaGRPOTrainer
 from lambda_grpo.errors import UserError
 from lambda_grpo.evaluation import Sampling, evaluate
 from lambda_grpo.models import BUILTIN, resolve_model
 from lambda_grpo.recipe import Recipe, read_recipe
 from lambda_grpo.report import write_report
+from lambda_grpo.resume import checkpoint_to_resume, reached, set_learning_rate
 from lambda_grpo.runs import Run, provenance
 from lambda_grpo.tasks import Task, load_task
 from lambda_grpo.training_data import (
@@ -64,7 +64,7 @@ def train(recipe_path: str | None = None, overrides: Sequence[str] = (), *, resu
             raise UserError("--resume needs --output_dir DIR, the run to go on with")
         run = Run.open(output_dir)
         recipe = Recipe.parse(run.config()["recipe"], overrides)
-        checkpoint = _checkpoint_to_resume(run, recipe)
+        checkpoint = checkpoint_to_resume(run, recipe)
         return _Training(recipe, run).resume(checkpoint)
     keys = read_recipe(recipe_path)
     if output_dir is None and "output_dir" not in keys:
@@ -137,18 +137,30 @@ class _Training:
 
     def resume(self, checkpoint: Path) -> Run:
         trainer = self._trainer()
-        state = json.loads((checkpoint / "trainer_state.json").read_text())
-        if trainer.is_world_process_zero():
-            self.run.rewind(state["global_step"])
-            self.run.write_config(self._config())
-            samples = self.run.completions()
-            self.first_group = 0 if samples is None else max(samples["group"].to_pylist()) + 1
-        last_step = self.recipe.training.max_steps if self.recipe.training.max_steps > 0 else state["max_steps"]
+        state = reached(checkpoint)
+        *_, last_step = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
         if state["global_step"] >= last_step:  # killed after training: the Trainer would take one step more
             trainer._load_from_checkpoint(str(checkpoint))
+            self._rewind(state["global_step"])
         else:
+            # Only when all is loaded: a checkpoint that can't be, or a setting that is refused, costs nothing.
+            before = self.run.config()["resolved"]["training"]["learning_rate"]
+
+            def go_on(step: int) -> None:
+                set_learning_rate(trainer.optimizer, trainer.lr_scheduler, trainer.args.learning_rate, before)
+                self._rewind(step)
+
+            trainer.add_callback(AtTrainBegin(go_on))
             trainer.train(resume_from_checkpoint=str(checkpoint))
         return self._finish(trainer)
+
+    def _rewind(self, step: int) -> None:
+        if not self.trainer.is_world_process_zero():
+            return
+        self.run.rewind(step)
+        self.run.write_config(self._config())
+        samples = self.run.completions()
+        self.first_group = 0 if samples is None else max(samples["group"].to_pylist()) + 1
 
     def _finish(self, trainer: LambdaGRPOTrainer) -> Run:
         self._evaluate(trainer, "after")
@@ -252,6 +264,16 @@ class RunRecorder(TrainerCallback):
         self.run.log_metrics({"step": state.global_step, "lambda": None, "lambda_grad": None, **row})
 
 
+class AtTrainBegin(TrainerCallback):
+    """Calls a function with the step that training begins at."""
+
+    def __init__(self, function: Callable[[int], None]):
+        self.function = function
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.function(state.global_step)
+
+
 class ProgressBar(TrainerCallback):
     """Step, reward, length, λ and the time left."""
 
@@ -301,20 +323,6 @@ def _check_optimizer(trainer: LambdaGRPOTrainer) -> None:
     except (ValueError, TypeError, ImportError) as error:  # TypeError: an unknown name in lr_scheduler_kwargs
         keys = "optim, optim_args, lr_scheduler_type or lr_scheduler_kwargs"
         raise UserError(f"{keys} can't be used: {' '.join(str(error).split())}") from error
-
-
-def _checkpoint_to_resume(run: Run, recipe: Recipe) -> Path:
-    """The last good checkpoint, if the settings fit it. Raises UserError before anything of the run is touched."""
-    checkpoints = run.checkpoints()
-    if not checkpoints:
-        raise UserError(f"{run.path} holds no complete checkpoint to resume from: start again in a new --output_dir")
-    objective = run.config()["objective"]["name"]
-    if recipe.training.objective != objective:
-        raise UserError(f"{run.path} was trained with objective {objective!r}: a run keeps its objective")
-    state = checkpoints[-1] / LAMBDA_STATE_FILE
-    if state.exists() and json.loads(state.read_text())["optimizer"] != recipe.training.lambda_optimizer:
-        raise UserError(f"{run.path} was trained with another lambda_optimizer: a run keeps its optimiser of λ")
-    return checkpoints[-1]
 
 
 def _output_dir(overrides: Sequence[str]) -> str | None:
