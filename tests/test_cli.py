@@ -31,11 +31,6 @@ def program(*arguments, **settings):
     return subprocess.run(command, capture_output=True, text=True, check=False, **settings)
 
 
-@pytest.fixture
-def _here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def test_train_leaves_a_whole_run(tmp_path, capsys):
     assert main(["train", "--output_dir", str(tmp_path / "run"), *QUICK]) == 0
     shown = capsys.readouterr().out
@@ -131,102 +126,6 @@ def test_a_trl_configuration_needs_only_another_command(tmp_path, monkeypatch):
     assert os.environ.pop("SOME_VARIABLE") == "True"
 
 
-BAD_TRAIN = [
-    (["--objective", "grop"], "unknown objective 'grop': use one of grpo, dapo"),
-    (["--task", "arithmetik"], "unknown task 'arithmetik'"),
-    (["--objectve", "grpo"], "unknown argument '--objectve': did you mean 'objective'"),
-    (["--objective", "lambda_grpo", "--loss_type", "grpo"], "objective is 'lambda_grpo' and loss_type is 'grpo'"),
-    (["--model_name_or_path", "./missing"], "no model directory ./missing"),
-    (["--model_name_or_path", "missing"], "no model 'missing'"),
-    (["--model_name_or_path", "empty"], "empty is not a model directory: it has no config.json"),
-    (["--num_generations", "1"], "num_generations is 1"),
-    (["--per_device_train_batch_size", "12"], "12 completions are generated at a time, not a multiple"),
-    (["--task", "own:Unchecked"], "task 'own:Unchecked' has no checkable answer"),
-    (["--max_steps", "many"], "invalid int value: 'many'"),
-    (["--lambda_init", "99"], "λ must start inside its bounds"),
-    (["--objective", "lambda_grpo_paper", "--beta", "0.1"], "averages the KL term in another way"),
-    (["--eval_size", "-1"], "eval_size must be at least 0"),
-    (["--task_size", "0"], "at least 1, got 0"),
-    (["--dataset_name", "x"], "names both a task and a dataset_name"),
-    (["nowhere.yaml"], "can't read the recipe nowhere.yaml"),
-    (["unknown_key.yaml"], "the recipe has an unknown key 'objectiv': did you mean 'objective'"),
-    (["not_yaml.yaml"], "isn't valid YAML"),
-    (["a_list.yaml"], "must hold `key: value` lines"),
-    (["lost_base.yaml"], "can't read the recipe lost.yaml"),
-    (["--scale_rewards", "std"], "scale_rewards is 'std'"),
-    (["--resume_from_checkpoint", "x"], "use --output_dir DIR --resume instead"),
-    (["null_value.yaml"], "'<' not supported"),
-    (["--eval_strategy", "steps", "--eval_size", "0"], "eval_strategy needs held-out examples, set eval_size above 0"),
-    (["no_task.yaml"], "names nothing to train on"),
-    (["no_data.yaml"], "can't load dataset_name './nothing_there'"),
-    (["no_reward.yaml"], "dataset_name needs reward_funcs"),
-    (["bad_reward.yaml"], "unknown reward function 'nonesuch'"),
-]
-
-
-@pytest.mark.usefixtures("_here")
-@pytest.mark.parametrize(("arguments", "message"), BAD_TRAIN, ids=[" ".join(a) for a, _ in BAD_TRAIN])
-def test_bad_input_gets_one_line_and_leaves_nothing(arguments, message, capsys):
-    cpu = "use_cpu: true\nbf16: false\nreport_to: none\n"
-    files = {
-        "unknown_key.yaml": "base: demo\nobjectiv: grpo\n",
-        "not_yaml.yaml": "objective: [\n",
-        "a_list.yaml": "- objective\n",
-        "lost_base.yaml": "base: lost.yaml\n",
-        "no_task.yaml": cpu,
-        "null_value.yaml": "base: demo\nnum_generations:\n",
-        "no_data.yaml": cpu + "dataset_name: ./nothing_there\nreward_funcs: [think_format_reward]\n",
-        "no_reward.yaml": cpu + "dataset_name: ./data\n",
-        "bad_reward.yaml": cpu + "dataset_name: ./data\nreward_funcs: [nonesuch]\n",
-        "data/train.jsonl": '{"prompt": "1+1="}\n',
-        "own.py": "from lambda_grpo.tasks import Example\n"
-        "class Unchecked:\n"
-        "    name = 'unchecked'\n"
-        "    def __init__(self, **_): pass\n"
-        "    def __len__(self): return 1\n"
-        "    def __getitem__(self, i): return Example('1+1=', None)\n"
-        "    def grade(self, completion, example): return 0.0\n",
-    }
-    Path("empty").mkdir()
-    Path("data").mkdir()
-    for name, content in files.items():
-        Path(name).write_text(content)
-    before = sorted(Path().rglob("*"))
-    sys.modules.pop("own", None)
-    assert main(["train", *arguments, "--output_dir", "run"]) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err.startswith("lambda-grpo: error: ")
-    assert shown.err.count("\n") == 1
-    assert message in shown.err
-    after = [path for path in sorted(Path().rglob("*")) if "__pycache__" not in path.parts]
-    assert after == before
-
-
-@pytest.mark.usefixtures("_here")
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "required: COMMAND"),
-        (["trian"], "invalid choice: 'trian'"),
-        (["eval"], "required: --model, --task"),
-        (["eval", "--model", "./missing", "--task", "arithmetic"], "no model directory ./missing"),
-        (["eval", "--model", "builtin", "--task", "nonesuch"], "unknown task 'nonesuch'"),
-        (["eval", "--model", "builtin", "--task", "arithmetic", "--n", "0"], "--n must be at least 1, got 0"),
-        (["eval", "--model", "builtin", "--task", "arithmetic", "--temperature", "-1"], "--temperature must be"),
-        (["eval", "--model", "builtin", "--task", "arithmetic", "--nn", "1"], "unknown argument '--nn'"),
-        (["report", "nowhere"], "nowhere is not a run directory"),
-        (["train", "--resume"], "--resume needs --output_dir"),
-        (["train", "--resume", "--output_dir", "nowhere"], "nowhere is not a run directory"),
-    ],
-)
-def test_bad_commands(arguments, message, capsys):
-    assert main(arguments) == 2
-    shown = capsys.readouterr().err
-    assert message in shown
-    assert shown.count("\n") == 1
-
-
 def test_the_process_shows_no_traceback_and_no_warning(tmp_path):
     done = program("train", "--task", "nonesuch", cwd=tmp_path)
     assert done.returncode == 2
@@ -309,15 +208,6 @@ def test_resume_after_the_last_step_trains_no_further(tmp_path):
     assert len(set(groups)) == 8
 
 
-@pytest.mark.parametrize("change", [["--objective", "grpo"], ["--lambda_optimizer", "adam"]])
-def test_resume_keeps_the_objective_and_touches_nothing_before_it_knows(change, tmp_path, capsys):
-    assert main(["train", "--output_dir", str(tmp_path / "run"), *QUICK]) == 0
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
-    assert main(["train", "--output_dir", str(tmp_path / "run"), "--resume", *change]) == 2
-    assert "a run keeps its" in capsys.readouterr().err
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
-
-
 def test_evaluation_during_training_grades_the_held_out_rows(tmp_path):
     settings = ["--eval_strategy", "steps", "--eval_steps", "2", "--per_device_eval_batch_size", "16", *QUICK]
     assert main(["train", "--output_dir", str(tmp_path / "run"), *settings]) == 0
@@ -351,13 +241,6 @@ def test_a_step_that_could_not_be_scored_goes_by(tmp_path, monkeypatch):
 def test_secrets_stay_out_of_the_run_directory(tmp_path):
     assert main(["train", "--output_dir", str(tmp_path / "run"), "--hub_token", "hf_secret", *QUICK]) == 0
     assert "hf_secret" not in (tmp_path / "run" / "config.json").read_text()
-
-
-def test_resume_without_a_good_checkpoint(tmp_path, capsys):
-    (tmp_path / "run" / "completions").mkdir(parents=True)
-    (tmp_path / "run" / "config.json").write_text('{"recipe": {"use_cpu": true, "bf16": false}}')
-    assert main(["train", "--output_dir", str(tmp_path / "run"), "--resume"]) == 2
-    assert "holds no complete checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*.py")), ids=lambda path: path.stem)

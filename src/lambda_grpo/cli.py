@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import os
 import sys
 import warnings
@@ -121,8 +122,8 @@ def _eval(options: argparse.Namespace, rest: list[str]) -> None:
     for name in ("n", "max_completion_length", "batch_size"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
-    if options.temperature < 0:
-        raise UserError(f"--temperature must be at least 0, got {options.temperature}")
+    if not (math.isfinite(options.temperature) and options.temperature >= 0):
+        raise UserError(f"--temperature must be a number of at least 0, got {options.temperature}")
     evaluation = _import("lambda_grpo.evaluation", "trl")
     from lambda_grpo.models import load_model, resolve_model
     from lambda_grpo.tasks import load_task

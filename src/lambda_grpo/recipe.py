@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 import yaml
-from trl import ModelConfig, TrlParser
+from trl import DatasetMixtureConfig, ModelConfig, TrlParser
 from trl.scripts.grpo import GRPOScriptArguments
 
 from lambda_grpo.backends.trl_trainer import LambdaGRPOConfig
 from lambda_grpo.errors import UserError
+from lambda_grpo.validation import check_kinds, check_ranges
 
 DEMO = "demo"  # the name of the built-in recipe
 
@@ -41,49 +43,61 @@ class Recipe:
     training: LambdaGRPOConfig
     model: ModelConfig
     data: GRPOScriptArguments
+    mixture: DatasetMixtureConfig
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting by its key, whether it was written down or not."""
+        parts = (self.task, self.training, self.model, self.data, self.mixture)
+        return {f.name: getattr(part, f.name) for part in parts for f in fields(part)}
 
     @classmethod
     def parse(cls, keys: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
         """A recipe from its keys and a command line's `--key value`. Raises UserError, naming what is wrong."""
-        parser = _Parser((TaskConfig, LambdaGRPOConfig, ModelConfig, GRPOScriptArguments))
+        kinds = (TaskConfig, LambdaGRPOConfig, ModelConfig, GRPOScriptArguments, DatasetMixtureConfig)
+        parser = _Parser(kinds)
         known = [action.dest for action in parser._actions]
-        environment = keys.get("env", {})  # TRL's key for environment variables
-        settings = {key: value for key, value in keys.items() if key != "env"}
+        environment = _environment(keys)
+        # A copy: TRL's classes convert what they are given in place, and `keys` is to be parsed again.
+        settings = copy.deepcopy({key: value for key, value in keys.items() if key != "env"})
         for key in settings:
             if key not in known:
-                raise UserError(f"the recipe has an unknown key {key!r}{_did_you_mean(key, known)}")
+                raise UserError(f"the recipe has an unknown key {key!r}{_did_you_mean(str(key), known)}")
         parser.set_defaults_with_config(**settings)
-        try:
-            *parsed, unknown = parser.parse_args_into_dataclasses(
-                list(overrides), return_remaining_strings=True, look_for_args_file=False
-            )
-        except (ValueError, TypeError) as error:  # TypeError: a value of the wrong kind in a recipe
-            raise UserError(_one_line(error)) from error
+        values, unknown = parser.parse_known_args(list(overrides))
         if unknown:
             raise UserError(f"unknown argument {unknown[0]!r}{_did_you_mean(unknown[0].lstrip('-'), known)}")
-        os.environ.update({name: str(value) for name, value in environment.items()})
-        values = {f.name: getattr(part, f.name) for part in parsed for f in fields(part)}
+        hints = {key: hint for kind in kinds for key, hint in get_type_hints(kind).items()}
+        check_kinds({key: getattr(values, key) for key in settings}, hints)  # argparse checks those of a command line
+        check_ranges(vars(values))
+        try:
+            recipe = cls(keys, *parser.parse_args_into_dataclasses(list(overrides), look_for_args_file=False))
+        except (ValueError, TypeError) as error:  # settings that don't go together
+            raise UserError(_one_line(error)) from error
+        os.environ.update(environment)
         actions = parser._option_string_actions  # --learning-rate and --no_bf16 are spellings of keys, too
         written = {actions[name].dest for argument in overrides if (name := argument.split("=")[0]) in actions}
-        keys = {**keys, **{key: values[key] for key in written}}
+        resolved = {**recipe.settings(), "datasets": asdict(recipe.mixture)["datasets"]}  # plain, for config.json
+        keys = {**keys, **{key: resolved[key] for key in written}}
         # A token is a secret: it doesn't go into the run directory.
-        return cls({key: value for key, value in keys.items() if not key.endswith("_token")}, *parsed)
+        return replace(recipe, keys={key: value for key, value in keys.items() if not key.endswith("_token")})
 
 
-def read_recipe(path: str | os.PathLike[str] | None) -> dict[str, Any]:
+def read_recipe(path: str | os.PathLike[str] | None, _built_on: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The keys of a recipe file, with those of its `base` below them; None is the demonstration.
 
     `base` is a path relative to the file, or "demo" for the built-in recipe.
 
     Raises:
-        UserError: no such file, or not a YAML mapping.
+        UserError: no such file, not a YAML mapping, or built on itself.
     """
     if path is None or str(path) == DEMO:
         return yaml.safe_load(files("lambda_grpo").joinpath("demo.yaml").read_text())
     try:
-        keys = yaml.safe_load(Path(path).read_text())
+        keys = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"can't read the recipe {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"the recipe {path} isn't UTF-8 text, see its byte {error.start}") from error
     except yaml.YAMLError as error:
         raise UserError(f"the recipe {path} isn't valid YAML: {_one_line(error)}") from error
     if not isinstance(keys, dict):
@@ -91,7 +105,21 @@ def read_recipe(path: str | os.PathLike[str] | None) -> dict[str, Any]:
     base = keys.pop("base", None)
     if base is None:
         return keys
-    return {**read_recipe(base if base == DEMO else Path(path).parent / base), **keys}
+    if not isinstance(base, str):
+        raise UserError(f"the recipe {path}: base must be the path of a recipe, or {DEMO}, got {base!r}")
+    built_on = (*_built_on, Path(path).resolve())
+    below: str | Path = base if base == DEMO else Path(path).parent / base
+    if base != DEMO and Path(below).resolve() in built_on:
+        raise UserError(f"the recipe {path} is built on itself: its base {base} leads back to it")
+    return {**read_recipe(below, built_on), **keys}
+
+
+def _environment(keys: dict[str, Any]) -> dict[str, str]:
+    """TRL's key for environment variables."""
+    environment = keys.get("env", {})
+    if not (isinstance(environment, dict) and all(isinstance(name, str) for name in environment)):
+        raise UserError(f"env must hold `NAME: value` lines, the environment variables to set, got {environment!r}")
+    return {name: str(value) for name, value in environment.items()}
 
 
 class _Parser(TrlParser):

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
+from transformers.integrations import get_available_reporting_integrations
 from trl import get_peft_config, get_quantization_config
 
-from lambda_grpo.backends.trl_trainer import LAMBDA_STATE_FILE, LambdaGRPOTrainer
+from lambda_grpo.backends.trl_trainer import LambdaGRPOConfig, LambdaGRPOTrainer
 from lambda_grpo.errors import UserError
 from lambda_grpo.evaluation import Sampling, evaluate
 from lambda_grpo.models import BUILTIN, resolve_model
 from lambda_grpo.recipe import Recipe, read_recipe
 from lambda_grpo.report import write_report
+from lambda_grpo.resume import checkpoint_to_resume, reached, set_learning_rate
 from lambda_grpo.runs import Run, provenance
 from lambda_grpo.tasks import Task, load_task
-from lambda_grpo.training_data import RewardFunction, task_dataset, task_reward, trl_datasets, trl_rewards
+from lambda_grpo.training_data import (
+    RewardFunction,
+    is_conversation,
+    task_dataset,
+    task_reward,
+    trl_datasets,
+    trl_rewards,
+)
 
 # TRL's names of what every metrics line holds under a name of ours
 METRIC_NAMES = {"completions/mean_length": "completion_length_mean"}
+
+# Where metrics can be sent to; transformers answers for each of them whether it is there
+REPORTERS = {"clearml", "comet_ml", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"}
 
 
 def train(recipe_path: str | None = None, overrides: Sequence[str] = (), *, resume: bool = False) -> Run:
@@ -50,7 +64,7 @@ def train(recipe_path: str | None = None, overrides: Sequence[str] = (), *, resu
             raise UserError("--resume needs --output_dir DIR, the run to go on with")
         run = Run.open(output_dir)
         recipe = Recipe.parse(run.config()["recipe"], overrides)
-        checkpoint = _checkpoint_to_resume(run, recipe)
+        checkpoint = checkpoint_to_resume(run, recipe)
         return _Training(recipe, run).resume(checkpoint)
     keys = read_recipe(recipe_path)
     if output_dir is None and "output_dir" not in keys:
@@ -81,9 +95,12 @@ class _Training:
             self.eval_dataset = None if self.held_out is None else task_dataset(self.held_out, "test")
         else:
             self.reward_funcs = trl_rewards(recipe.data)
-            self.dataset, self.eval_dataset = trl_datasets(recipe.data, config.eval_strategy)
+            self.dataset, self.eval_dataset = trl_datasets(recipe.data, recipe.mixture, config.eval_strategy)
         if config.eval_strategy != "no" and self.eval_dataset is None:
             raise UserError("eval_strategy needs held-out examples, set eval_size above 0")
+        _check_fills_a_batch(self.dataset, config)
+        for name in REPORTERS.intersection(config.report_to).difference(get_available_reporting_integrations()):
+            raise UserError(f"report_to names {name}, which isn't installed: install it, or set report_to to none")
         config.disable_tqdm = True  # one progress bar, ours
         # as `trl grpo` does
         config.model_init_kwargs = {
@@ -94,15 +111,17 @@ class _Training:
         }
 
     def _tasks(self) -> tuple[Task | None, Task | None]:
-        settings = self.recipe.task
-        if self.recipe.data.dataset_name is not None:
-            if settings.task is not None:
-                raise UserError("the recipe names both a task and a dataset_name: give one of them")
-            return None, None
-        if settings.task is None:
+        settings, data = self.recipe.task, self.recipe.data
+        given = {"a task": settings.task, "a dataset_name": data.dataset_name, "datasets": self.recipe.mixture.datasets}
+        named = [name for name, value in given.items() if value]
+        if not named:
             raise UserError("the recipe names nothing to train on: set task (or TRL's dataset_name and reward_funcs)")
-        if settings.eval_size < 0:
-            raise UserError(f"eval_size must be at least 0 (no evaluation), got {settings.eval_size}")
+        if len(named) > 1:
+            raise UserError(f"the recipe names both {named[0]} and {named[1]}: give one of them")
+        if not settings.task:
+            return None, None
+        if data.reward_funcs or data.reward_model_name_or_path:
+            raise UserError("a task grades by itself: leave reward_funcs and reward_model_name_or_path out")
         task = load_task(settings.task, "train", size=settings.task_size, seed=settings.task_seed)
         if settings.eval_size == 0:
             return task, None
@@ -118,18 +137,30 @@ class _Training:
 
     def resume(self, checkpoint: Path) -> Run:
         trainer = self._trainer()
-        state = json.loads((checkpoint / "trainer_state.json").read_text())
-        if trainer.is_world_process_zero():
-            self.run.rewind(state["global_step"])
-            self.run.write_config(self._config())
-            samples = self.run.completions()
-            self.first_group = 0 if samples is None else max(samples["group"].to_pylist()) + 1
-        last_step = self.recipe.training.max_steps if self.recipe.training.max_steps > 0 else state["max_steps"]
+        state = reached(checkpoint)
+        *_, last_step = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
         if state["global_step"] >= last_step:  # killed after training: the Trainer would take one step more
             trainer._load_from_checkpoint(str(checkpoint))
+            self._rewind(state["global_step"])
         else:
+            # Only when all is loaded: a checkpoint that can't be, or a setting that is refused, costs nothing.
+            before = self.run.config()["resolved"]["training"]["learning_rate"]
+
+            def go_on(step: int) -> None:
+                set_learning_rate(trainer.optimizer, trainer.lr_scheduler, trainer.args.learning_rate, before)
+                self._rewind(step)
+
+            trainer.add_callback(AtTrainBegin(go_on))
             trainer.train(resume_from_checkpoint=str(checkpoint))
         return self._finish(trainer)
+
+    def _rewind(self, step: int) -> None:
+        if not self.trainer.is_world_process_zero():
+            return
+        self.run.rewind(step)
+        self.run.write_config(self._config())
+        samples = self.run.completions()
+        self.first_group = 0 if samples is None else max(samples["group"].to_pylist()) + 1
 
     def _finish(self, trainer: LambdaGRPOTrainer) -> Run:
         self._evaluate(trainer, "after")
@@ -138,7 +169,9 @@ class _Training:
         return self.run
 
     def _trainer(self) -> LambdaGRPOTrainer:
-        existed = self.run.path.exists()
+        # The Trainer makes its folders at once. Whether there is to be a run is only known when it has accepted all.
+        folders = (self.run.path / "completions", self.run.path, *self.run.path.parents)
+        made = [path for path in folders if _is_main_process() and not path.exists()]
         try:
             trainer = LambdaGRPOTrainer(
                 model=self.model_path,
@@ -150,10 +183,18 @@ class _Training:
                 quantization_config=get_quantization_config(self.recipe.model),
                 on_samples=self._record_samples,
             )
-        except (ValueError, OSError) as error:  # settings that only TRL or the model can refuse
-            if not existed and self.run.path.exists():
-                self.run.path.rmdir()  # the Trainer makes it, and puts nothing there yet
+        except (ValueError, OSError, ImportError) as error:  # settings that only TRL or the model can refuse
             raise UserError(" ".join(str(error).split())) from error
+        finally:
+            for path in made:
+                if path.is_dir() and not any(path.iterdir()):
+                    path.rmdir()
+        if self.task is None and is_conversation(self.dataset) and not trainer.processing_class.chat_template:
+            raise UserError(
+                f"the prompts are conversations, and the tokenizer of {self.model_path} has no chat template: "
+                "take a chat model, or prompts of plain text"
+            )
+        _check_optimizer(trainer)
         self.trainer = trainer
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(RunRecorder(self.run))
@@ -203,7 +244,7 @@ class _Training:
                 "task": vars(self.recipe.task),
                 "training": self.recipe.training.to_dict(),
                 "model": vars(self.recipe.model),
-                "data": vars(self.recipe.data),
+                "data": {**vars(self.recipe.data), **asdict(self.recipe.mixture)},
             },
             **provenance(),
         }
@@ -221,6 +262,16 @@ class RunRecorder(TrainerCallback):
         row = {METRIC_NAMES.get(key, key): value for key, value in logs.items()}
         # an objective without λ has null there, so that every run has the same columns
         self.run.log_metrics({"step": state.global_step, "lambda": None, "lambda_grad": None, **row})
+
+
+class AtTrainBegin(TrainerCallback):
+    """Calls a function with the step that training begins at."""
+
+    def __init__(self, function: Callable[[int], None]):
+        self.function = function
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.function(state.global_step)
 
 
 class ProgressBar(TrainerCallback):
@@ -251,18 +302,27 @@ class ProgressBar(TrainerCallback):
             self.bar.close()
 
 
-def _checkpoint_to_resume(run: Run, recipe: Recipe) -> Path:
-    """The last good checkpoint, if the settings fit it. Raises UserError before anything of the run is touched."""
-    checkpoints = run.checkpoints()
-    if not checkpoints:
-        raise UserError(f"{run.path} holds no complete checkpoint to resume from: start again in a new --output_dir")
-    objective = run.config()["objective"]["name"]
-    if recipe.training.objective != objective:
-        raise UserError(f"{run.path} was trained with objective {objective!r}: a run keeps its objective")
-    state = checkpoints[-1] / LAMBDA_STATE_FILE
-    if state.exists() and json.loads(state.read_text())["optimizer"] != recipe.training.lambda_optimizer:
-        raise UserError(f"{run.path} was trained with another lambda_optimizer: a run keeps its optimiser of λ")
-    return checkpoints[-1]
+def _check_fills_a_batch(dataset: Any, config: LambdaGRPOConfig) -> None:
+    """Raise UserError where TRL would leave the only, incomplete batch out and so end without a step."""
+    prompts = config.generation_batch_size // config.num_generations
+    # a stream doesn't tell its length
+    count = len(dataset) if isinstance(dataset, Dataset) else sum(1 for _ in islice(dataset, prompts))
+    if count < prompts:
+        raise UserError(
+            f"{count} examples don't fill a batch of {prompts} prompts ({config.num_generations} completions "
+            "each): take more (task_size), or lower per_device_train_batch_size or gradient_accumulation_steps"
+        )
+
+
+def _check_optimizer(trainer: LambdaGRPOTrainer) -> None:
+    """Make the optimiser and the schedule, so that what they refuse is refused before the run begins."""
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        return  # they make theirs when the model is wrapped
+    try:
+        trainer.create_optimizer_and_scheduler(max(trainer.args.max_steps, 1))  # train() uses the optimiser as it is
+    except (ValueError, TypeError, ImportError) as error:  # TypeError: an unknown name in lr_scheduler_kwargs
+        keys = "optim, optim_args, lr_scheduler_type or lr_scheduler_kwargs"
+        raise UserError(f"{keys} can't be used: {' '.join(str(error).split())}") from error
 
 
 def _output_dir(overrides: Sequence[str]) -> str | None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, IterableDataset, load_dataset
+from datasets.exceptions import DatasetsError
+from datasets.utils.logging import CRITICAL, set_verbosity
+from trl import DatasetMixtureConfig, get_dataset
+from trl.data_utils import is_conversational
 from trl.rewards import get_soft_overlong_punishment
 from trl.scripts.grpo import GRPOScriptArguments
 
 from lambda_grpo.errors import UserError
+from lambda_grpo.imports import import_callable
 from lambda_grpo.tasks import Task, grade
 
 RewardFunction = Callable[..., list[float | None]]
+
+REWARDS = ("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward")  # those that `trl grpo` names
 
 
 def task_dataset(task: Task, split: str = "train") -> Dataset:
@@ -44,13 +49,49 @@ def task_reward(task: Task, held_out: Task | None = None) -> RewardFunction:
     return reward
 
 
-def trl_datasets(data: GRPOScriptArguments, eval_strategy: str) -> tuple[Dataset, Dataset | None]:
-    """Training and evaluation rows, loaded as `trl grpo` loads them. Raises UserError where they can't be."""
+def trl_datasets(
+    data: GRPOScriptArguments, mixture: DatasetMixtureConfig, eval_strategy: str
+) -> tuple[Dataset, Dataset | None]:
+    """Training and evaluation rows, loaded as `trl grpo` loads them.
+
+    Raises:
+        UserError: they can't be loaded, or their first row is none that can be trained on.
+    """
+    name = "datasets" if mixture.datasets else f"dataset_name {data.dataset_name!r}"
+    set_verbosity(CRITICAL)  # what it would log as an error it raises, too
     try:
-        dataset = load_dataset(data.dataset_name, name=data.dataset_config, streaming=data.dataset_streaming)
-        return dataset[data.dataset_train_split], None if eval_strategy == "no" else dataset[data.dataset_test_split]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"can't load dataset_name {data.dataset_name!r}: {' '.join(str(error).split())}") from error
+        if mixture.datasets:
+            splits = get_dataset(mixture)
+        else:
+            splits = load_dataset(data.dataset_name, name=data.dataset_config, streaming=data.dataset_streaming)
+    except (OSError, ValueError, DatasetsError) as error:
+        reason = str(error.__cause__ or error)  # an error "occurred while generating the dataset" has its cause
+        raise UserError(f"can't load {name}: {' '.join(reason.split())}") from error
+
+    def rows(key: str, split: str) -> Dataset:
+        if split not in splits:
+            raise UserError(f"{key} is {split!r}, but {name} has no such split: it has {', '.join(splits)}")
+        _check_rows(f"{name}, split {split!r},", splits[split])
+        return splits[split]
+
+    train = rows("dataset_train_split", data.dataset_train_split)
+    return train, None if eval_strategy == "no" else rows("dataset_test_split", data.dataset_test_split)
+
+
+def is_conversation(dataset: Dataset | IterableDataset) -> bool:
+    """Whether the prompts are lists of messages, which only a chat template makes text of."""
+    return is_conversational({"prompt": next(iter(dataset))["prompt"]})
+
+
+def _check_rows(name: str, dataset: Dataset | IterableDataset) -> None:
+    row = next(iter(dataset), None)
+    if row is None:
+        raise UserError(f"{name} holds no examples")
+    if "prompt" not in row:
+        raise UserError(f"{name} needs a column 'prompt', it has {', '.join(row)}: rename the one that holds prompts")
+    prompt = row["prompt"]
+    if not isinstance(prompt, str) and not (prompt and is_conversational({"prompt": prompt})):
+        raise UserError(f"{name} needs text or lists of messages (role, content) as prompts, got {prompt!r}")
 
 
 def trl_rewards(data: GRPOScriptArguments) -> list[RewardFunction | str]:
@@ -68,10 +109,10 @@ def trl_rewards(data: GRPOScriptArguments) -> list[RewardFunction | str]:
 def _reward_function(name: str) -> RewardFunction:
     if name == "get_soft_overlong_punishment":  # a factory; the numbers are those of `trl grpo`
         return get_soft_overlong_punishment(max_completion_len=1280, soft_punish_cache=256)
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # a program installed by pip doesn't look in the working directory
     module_name, _, attribute = name.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module_name or "trl.rewards"), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise UserError(f"unknown reward function {name!r}: {error}") from error
+    if not module_name and name not in REWARDS:
+        raise UserError(
+            f"unknown reward function {name!r}: use {', '.join(REWARDS)}, get_soft_overlong_punishment, or the import "
+            "path of your own (package.module.function)"
+        )
+    return import_callable(f"reward function {name!r}", module_name or "trl.rewards", attribute)

@@ -46,6 +46,10 @@ def test_a_failing_grader_is_an_error_not_a_zero():
         ("composite", "reasoning-gym can't make 'composite'"),
         ("no_such_module_here:Task", "no module 'no_such_module_here'"),
         ("json:Task", "module 'json' has no 'Task'"),
+        ("json:decoder", "task 'json:decoder': 'decoder' can't be called"),
+        ("json:loads", "called with split, size and seed, which it doesn't take"),
+        (":Task", "task ':Task': need a module as `import` takes it"),
+        ("no_such_package_here.module:Task", "no module 'no_such_package_here'"),
     ],
 )
 def test_unknown_tasks_are_named(name, message):
@@ -80,6 +84,9 @@ class Own:
         ({"score": 2.0}, "must return a number from 0 to 1, got 2.0"),
         ({"score": None}, "must return a number from 0 to 1, got None"),
         ({"grade": None}, "must have a name, __len__, __getitem__ and grade"),
+        ({"name": 5}, "must have a name, __len__, __getitem__ and grade"),
+        ({"__len__": lambda self: 0}, "has no examples: its length is 0"),
+        ({"__getitem__": lambda self, index: ("2+2=", "4")}, "must return a lambda_grpo.tasks.Example"),
     ],
 )
 def test_a_task_that_cannot_be_checked_is_refused(changes, message, monkeypatch):

@@ -7,11 +7,11 @@ takes `split`, `size` and `seed` and returns a `Task`.
 from __future__ import annotations
 
 import difflib
-import importlib
-import sys
+import inspect
 from collections.abc import Callable
 
 from lambda_grpo.errors import UserError
+from lambda_grpo.imports import import_callable
 from lambda_grpo.tasks.arithmetic import Arithmetic
 from lambda_grpo.tasks.base import Example, Task, grade
 from lambda_grpo.tasks.gym import GymTask, gym_names
@@ -30,14 +30,14 @@ def load_task(name: str, split: str = "train", *, size: int, seed: int = 0) -> T
         seed: from which the examples follow.
 
     Raises:
-        UserError: no such task, or one whose first example has nothing to check an answer against.
+        UserError: no such task, or one that can't be used: without examples, say, or without checkable answers.
     """
     if size < 1:
         raise UserError(f"task {name!r}: the number of examples must be at least 1, got {size}")
     if name in TASKS:
         task = TASKS[name](split=split, size=size, seed=seed)
     elif ":" in name:
-        task = _own_task(name)(split=split, size=size, seed=seed)
+        task = _own_task(name, split=split, size=size, seed=seed)
     elif name in (names := gym_names()):
         task = GymTask(name, split=split, size=size, seed=seed)
     else:
@@ -52,25 +52,29 @@ def load_task(name: str, split: str = "train", *, size: int, seed: int = 0) -> T
     return task
 
 
-def _own_task(name: str) -> Callable[..., Task]:
+def _own_task(name: str, **arguments: str | int) -> Task:
     module_name, _, attribute = name.partition(":")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # a program installed by pip doesn't look in the working directory
+    factory: Callable[..., Task] = import_callable(f"task {name!r}", module_name, attribute)
     try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except ModuleNotFoundError as error:
-        if error.name != module_name:
-            raise  # the user's module is there, something that it imports isn't
-        raise UserError(f"task {name!r}: no module {module_name!r} in the working directory or installed") from error
-    except AttributeError as error:
-        raise UserError(f"task {name!r}: module {module_name!r} has no {attribute!r}") from error
+        inspect.signature(factory).bind(**arguments)
+    except TypeError as error:  # asked beforehand: a TypeError from inside the call is the task's own
+        raise UserError(f"task {name!r} is called with split, size and seed, which it doesn't take: {error}") from error
+    except ValueError:
+        pass  # some callables written in C don't tell their signature
+    return factory(**arguments)
 
 
 def _check(name: str, task: Task) -> None:
     """Refuse at the start what would only fail, or silently score 0, in the middle of a run."""
-    if not isinstance(task, Task):
+    if not isinstance(task, Task) or not isinstance(task.name, str):
         raise UserError(f"task {name!r} must have a name, __len__, __getitem__ and grade (see lambda_grpo.tasks.Task)")
+    if len(task) == 0:
+        raise UserError(f"task {name!r} has no examples: its length is 0")
     example = task[0]
+    if not isinstance(example, Example) or not isinstance(example.prompt, str):
+        raise UserError(
+            f"task {name!r}: __getitem__ must return a lambda_grpo.tasks.Example with a prompt of text, got {example!r}"
+        )
     if example.answer in (None, "") and not example.metadata:
         raise UserError(
             f"task {name!r} has no checkable answer: its first example has neither an answer nor metadata to grade by"

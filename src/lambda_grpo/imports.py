@@ -1,0 +1,40 @@
+"""What a user names by its import path: a task, a reward function."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+from lambda_grpo.errors import UserError
+
+
+def import_callable(what: str, module_name: str, attribute: str) -> Any:
+    """The callable of that name, from the working directory or what is installed.
+
+    Args:
+        what: how a message calls it, e.g. "task 'my_module:MyTask'".
+
+    Raises:
+        UserError: there is no such module, it has no such attribute, or that can't be called. What a module that is
+            there raises while it is imported is passed on as it is: its author wants to see where.
+    """
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
+        raise UserError(
+            f"{what}: need a module as `import` takes it (a file my_file.py is my_file) and a name in it, "
+            f"got module {module_name!r} and name {attribute!r}"
+        )
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a program installed by pip doesn't look in the working directory
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the user's module is there, something that it imports isn't
+        raise UserError(f"{what}: no module {error.name!r} in the working directory or installed") from error
+    if not hasattr(module, attribute):
+        raise UserError(f"{what}: module {module_name!r} has no {attribute!r}")
+    found = getattr(module, attribute)
+    if not callable(found):
+        raise UserError(f"{what}: {attribute!r} can't be called: it is {found!r}")
+    return found

@@ -1,0 +1,120 @@
+"""What a setting may be, checked before a configuration is made of it.
+
+TRL and transformers believe most of what they are given: a value of the wrong kind or out of range would fail at the
+first step, when half a run has been written.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from lambda_grpo.errors import UserError
+
+# (in words, the same as a test, the keys that it holds for); none of them may be infinite or nan
+RANGES: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
+    (
+        "at least 1",
+        lambda x: x >= 1,
+        (
+            "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
+            "generation_batch_size", "steps_per_generation", "num_iterations", "max_completion_length", "task_size",
+        ),
+    ),
+    ("at least 1, or -1 to train for num_train_epochs", lambda x: x >= 1 or x == -1, ("max_steps",)),
+    (
+        "at least 0",
+        lambda x: x >= 0,
+        ("learning_rate", "weight_decay", "warmup_steps", "beta", "epsilon", "epsilon_high"),
+    ),
+    ("at least 0 (no evaluation)", lambda x: x >= 0, ("eval_size",)),
+    ("above 0", lambda x: x > 0, ("temperature", "repetition_penalty", "num_train_epochs", "adam_epsilon", "lambda_r")),
+    ("from 0 to 1", lambda x: 0 <= x <= 1, ("min_p",)),
+    ("above 0 and at most 1", lambda x: 0 < x <= 1, ("top_p",)),
+    ("at least 0 and below 1", lambda x: 0 <= x < 1, ("adam_beta1", "adam_beta2")),
+    ("from 0 to 4294967295", lambda x: 0 <= x < 2**32, ("seed",)),  # what NumPy takes
+]  # fmt: skip
+
+# Kinds that are taken beyond those of the hints
+ALSO: dict[str, Any] = {
+    "debug": None,
+    "fsdp": bool | list,
+    "lora_target_modules": str,  # "all-linear"
+    "scale_rewards": bool,
+}
+NEVER_NULL = {"num_generations"}  # TRL's hint allows it, nothing else does
+
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "a mapping"}
+
+
+def check_kinds(settings: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    """Raise UserError, naming the key, if a setting isn't of the kind that its type hint says."""
+    for key, value in settings.items():
+        hint = hints[key] | ALSO[key] if key in ALSO else hints[key]
+        if not _fits(value, hint) or (value is None and key in NEVER_NULL):
+            shown = "nothing" if value is None else repr(value)
+            raise UserError(f"{key} must be {_in_words(hints[key])}, got {shown}")
+
+
+def check_ranges(values: Mapping[str, Any]) -> None:
+    """Raise UserError, naming the key, if one of `RANGES` doesn't hold. None stands for a default and passes."""
+    ranges = [(words, holds, key) for words, holds, keys in RANGES for key in keys]
+    # vLLM reads -1 as what transformers calls 0
+    ranges.append(("at least 0 (0: no limit)", lambda x: x >= (-1 if values["use_vllm"] else 0), "top_k"))
+    for name in ("logging", "save", "eval"):
+        if values[f"{name}_strategy"] == "steps":
+            ranges.append(("above 0", lambda x: x > 0, f"{name}_steps"))
+    for words, holds, key in ranges:
+        value = values[key]
+        if value is not None and not (math.isfinite(value) and holds(value)):
+            raise UserError(f"{key} must be {words}, got {value}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is bool:
+        return isinstance(value, bool) or (isinstance(value, int) and value in (0, 1))
+    if hint is Any:
+        return True
+    kind = origin or hint
+    if is_dataclass(kind) and isinstance(value, dict):
+        inner = get_type_hints(kind)
+        return _required(kind) <= value.keys() <= inner.keys() and all(_fits(value[key], inner[key]) for key in value)
+    return isinstance(value, str if issubclass(kind, Enum) else kind)  # the library reads its enumerations from words
+
+
+def _required(kind: Any) -> set[str]:
+    return {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+
+
+def _in_words(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_in_words(kind) for kind in arguments if kind is not types.NoneType))
+    if origin is Literal:
+        return " or ".join(map(repr, arguments))
+    if origin is list:
+        return f"a list, each of it {_in_words(arguments[0])}"
+    kind = origin or hint
+    if kind in WORDS:
+        return WORDS[kind]
+    if issubclass(kind, Enum):
+        return WORDS[str]
+    if is_dataclass(kind):
+        needed = ", ".join(sorted(_required(kind)))
+        return f"a mapping with {needed}" if needed else "a mapping"
+    return str(kind.__name__)
