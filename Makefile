@@ -1,4 +1,4 @@
-# The two commands of the README. Each sets up .venv by itself.
+# The commands of the README. Each sets up what it needs by itself: .venv, and .venv-verl for test-cluster.
 #
 #   PYTHON=python3.12       another interpreter (3.11 or newer)
 #   TORCH_INDEX=URL         where pip finds torch, to choose a CPU build (see the README)
@@ -6,15 +6,27 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := -m pip install --quiet --disable-pip-version-check
+INSTALL := $(BIN)/python $(PIP) --constraint constraints.txt
+# verl and trl can't share an environment
+VERL_VENV := .venv-verl
+VERL_INSTALL := $(VERL_VENV)/bin/python $(PIP) --constraint constraints-verl.txt
 
-.PHONY: demo test lint base-policy clean
+.PHONY: demo test test-cluster lint bench base-policy clean
 
 demo: $(VENV)/.demo
 	$(BIN)/lambda-grpo train
 
 test: lint
 	$(BIN)/python -m pytest -n 2
+
+# Against verl's own losses, in verl's environment.
+test-cluster: $(VERL_VENV)/.dev
+	VERL_USE_EXTERNAL_PLUGINS=none $(VERL_VENV)/bin/python -m pytest -n 2 tests/verl
+
+# Speed, as ratios against a peer: docs/performance.md holds the last results.
+bench: $(VENV)/.dev
+	$(BIN)/lambda-grpo bench
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -26,14 +38,17 @@ base-policy: $(VENV)/.dev
 	$(BIN)/python -m lambda_grpo.base_policy.make src/lambda_grpo/base_policy
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VERL_VENV)
 
 # torch goes first and alone: a looser requirement of another package would fetch its newest build.
+TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "lambda-grpo needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+
 $(VENV)/.torch: constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "lambda-grpo needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(INSTALL) $(TORCH)
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml
@@ -43,3 +58,10 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(INSTALL) --editable '.[trl,report,gym,dev]'
 	touch $@ $(VENV)/.demo
+
+$(VERL_VENV)/.dev: constraints-verl.txt pyproject.toml
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(VERL_VENV)
+	$(VERL_INSTALL) $(TORCH)
+	$(VERL_INSTALL) verl pytest pytest-xdist pytest-timeout hypothesis --editable .
+	touch $@

@@ -1,4 +1,5 @@
 import os
+from importlib.util import find_spec
 
 # Before any Hugging Face import: nothing is downloaded, and the tests share two cores.
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TRL_EXPERIMENTAL_SILENCE="1", OMP_NUM_THREADS="1")
@@ -6,6 +7,9 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TRL_EXPERIME
 import pytest
 import torch
 from hypothesis import settings
+
+# verl has an environment of its own, which trl can't share: `make test-cluster`
+collect_ignore = [] if find_spec("verl") else ["verl"]
 
 torch.set_num_threads(1)
 settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)

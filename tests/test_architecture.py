@@ -25,11 +25,12 @@ ALLOWED = {
     "evaluation": {"tasks"},
     "backends": {"objective", "lambda_state", "tasks", "runs"},
     "report": {"runs"},
+    "bench": {"objective"},
     "recipe": {"backends", "validation"},
     "resume": {"models", "recipe", "runs"},
     "training_data": {"imports", "tasks"},
     "training": {"backends", "evaluation", "models", "recipe", "report", "resume", "runs", "tasks", "training_data"},
-    "cli": {"evaluation", "models", "report", "runs", "tasks", "training"},
+    "cli": {"bench", "evaluation", "models", "report", "runs", "tasks", "training"},
     "__init__": {"lambda_state", "objective"},
 }
 

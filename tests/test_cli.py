@@ -259,6 +259,27 @@ def test_examples(example, tmp_path):
         assert (tmp_path / "run" / "report.html").is_file()
 
 
+def test_the_example_objective_passes_its_own_test():
+    example = str(ROOT / "examples" / "own_objective.py")
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", example], capture_output=True, text=True, check=False)
+    assert "1 passed" in done.stdout, done.stdout
+
+
+def test_bench_measures_ratios_of_pairs(capsys):
+    assert main(["bench", "lambda_overhead", "--pairs", "2", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["name"], found["pairs"], found["ci95"]) == ("lambda_overhead", 2, None)
+    assert 0 < found["ratio_min"] <= found["ratio_median"] <= found["ratio_max"]
+    assert main(["bench", "lambda_overhead", "--pairs", "6"]) == 0
+    assert "λ-GRPO's loss and gradients" in capsys.readouterr().out
+    for wrong, message in (
+        (["speed"], "no benchmark 'speed': use some of group_stage"),
+        (["--pairs", "0"], "at least 1"),
+    ):
+        assert main(["bench", *wrong]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_samples_are_readable_while_a_run_goes_on(tmp_path):
     run = Run.create(tmp_path / "run", {})
     columns = {"prompt": ["a"], "reward": [None]}

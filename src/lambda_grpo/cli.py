@@ -26,10 +26,13 @@ A recipe is a TRL YAML. Any key of TRL's GRPOConfig and ModelConfig works there
 and as --key value. Without a recipe, or where one says base: demo, the others
 are the demonstration's: on the CPU. The keys that lambda-grpo adds:
 
-  objective         grpo, dapo, dr_grpo, lambda_grpo or lambda_grpo_paper
+  objective         lambda_grpo, lambda_grpo_paper, grpo, dapo, dr_grpo, gspo,
+                    cispo, …: the table of docs/objective.md
   lambda_init       where λ starts (0.0)
   lambda_lr         learning rate of λ; 0 freezes it (0.1)
   lambda_optimizer  sgd or adam (sgd)
+  lambda_lr_scheduler_type, lambda_warmup_steps
+                    constant, linear or cosine (constant, 0)
   lambda_bounds     λ stays within these two values (-10 10)
   lambda_r          r of h = 1 + r·z (1/9)
   weight_norm       sum: f as the paper has it; tokens: rescaled so that λ
@@ -102,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
 
     report = add("report", _report, "write a run's report.html again")
     report.add_argument("run_directory", metavar="RUN")
+
+    bench = add("bench", _bench, "speed, as ratios against a peer")
+    bench.add_argument("names", nargs="*", metavar="NAME", help="what to measure (all): see the table's first column")
+    bench.add_argument("--pairs", type=int, help="how often each and its peer run (each benchmark's own number)")
+    bench.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
     return parser
 
 
@@ -161,6 +169,38 @@ def _report(options: argparse.Namespace, rest: list[str]) -> None:
 
     run = Run.open(options.run_directory)
     print(f"Report: {_import('lambda_grpo.report', 'report').write_report(run)}")
+
+
+def _bench(options: argparse.Namespace, rest: list[str]) -> None:
+    bench = _import("lambda_grpo.bench", "trl")
+    if options.pairs is not None and options.pairs < 1:
+        raise UserError(f"--pairs must be at least 1, got {options.pairs}")
+    for name in options.names:
+        if name not in bench.BENCHMARKS:
+            raise UserError(f"no benchmark {name!r}: use some of {', '.join(bench.BENCHMARKS)}")
+    found = []
+    for name in options.names or bench.BENCHMARKS:
+        print(f"{name} …", file=sys.stderr)
+        found.append(bench.measure(bench.BENCHMARKS[name], options.pairs))
+    if options.json:
+        print(json.dumps([measurement.to_dict() for measurement in found]))
+        return
+    _print_table(
+        "The peer's time over ours: above 1, ours is faster",
+        ("", "median", "95 % interval", "least – most", "pairs"),
+        [
+            (
+                m.name,
+                f"{m.ratio_median:.3g}",
+                "too few" if m.ci95 is None else f"{m.ci95[0]:.3g} – {m.ci95[1]:.3g}",
+                f"{m.ratio_min:.3g} – {m.ratio_max:.3g}",
+                str(m.pairs),
+            )
+            for m in found
+        ],
+    )
+    for m in found:
+        print(f"  {m.name}: {m.what}")
 
 
 def _import(module: str, extra: str) -> Any:

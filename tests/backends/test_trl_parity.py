@@ -80,7 +80,10 @@ def test_presets_are_trls_with_the_papers_settings(name, tmp_path):
 
 def test_gmpo_is_trls_trainer(tmp_path):
     """TRL has it apart; here its surrogate takes our own loss, and TRL's brings the rest."""
-    shared = {"num_iterations": 2, "max_steps": 4, "beta": 0.04, "use_bias_correction_kl": False}
+    shared = {
+        "num_iterations": 2, "max_steps": 4, "beta": 0.04, "use_bias_correction_kl": False,
+        "optim": "sgd", "learning_rate": 0.01,  # Adam would make steps of its own size out of rounding
+    }  # fmt: skip
     peer = make_trainer(config(tmp_path / "stock", GMPOConfig, **shared), GMPOTrainer)
     peer.train()
     trainer = make_trainer(config(tmp_path / "ours", objective="gmpo", **shared))
@@ -89,4 +92,4 @@ def test_gmpo_is_trls_trainer(tmp_path):
         assert logged(trainer, key) == pytest.approx(logged(peer, key), rel=1e-5, abs=1e-8)
     theirs = parameters(peer)
     for key, value in parameters(trainer).items():
-        assert (value - theirs[key]).norm() <= 1e-5 * theirs[key].norm()
+        assert (value - theirs[key]).norm() <= 1e-6 * theirs[key].norm()

@@ -226,6 +226,7 @@ def test_objective_and_loss_type(settings, expected, tmp_path):
     ("settings", "message"),
     [
         ({"objective": "grop"}, "unknown objective 'grop'"),
+        ({"objective": ""}, "unknown objective"),
         ({"objective": "lambda_grpo", "loss_type": "dapo"}, "name the same thing"),
         ({"loss_type": "gpg"}, "unknown objective 'gpg'"),
         ({"objective": "sapo", "epsilon": 0.1}, "'sapo' has no lower clip: leave epsilon out"),

@@ -77,7 +77,8 @@ class LambdaGRPOConfig(GRPOConfig):
                 f"objective is {self.objective!r} and loss_type is {self.loss_type!r}: they name the same thing, "
                 "give one of them"
             )
-        self.objective = self.objective or self.loss_type or "dapo"
+        if self.objective is None:
+            self.objective = "dapo" if self.loss_type is None else self.loss_type
         objective = self.resolve_objective()
         # TRL takes booleans too, which a command line gives as words
         scales = {True: "group", False: "none", "true": "group", "false": "none", None: objective.advantage_scale}

@@ -71,8 +71,11 @@ def _lambda_verdict(metrics: list[dict[str, Any]], preference: str) -> str:
     low, high = min(row["weight_min"] for row in metrics), max(row["weight_max"] for row in metrics)
     moved = f"λ went from {first:+.3f} to {last:+.3f}; over all steps f lay between {low:.3f} and {high:.3f}"
     if low >= 1 - NEARLY_ONE and high <= 1 + NEARLY_ONE:
-        return f"{moved}: nearly DAPO's weights (f = 1), so little of this result is due to the learned preference."
-    if not preference.startswith("LambdaSoftmax"):
+        return (
+            f"{moved}: nearly f = 1, where all tokens count alike, so little of this result is due to the learned "
+            "preference."
+        )
+    if not preference.startswith("Lambda"):  # LambdaSoftmax and its other forms
         return f"{moved}."
     favoured = "longer" if last > 0 else "shorter"
     return f"{moved}. At the end, tokens of {favoured} responses counted more."

@@ -1,0 +1,152 @@
+"""Speed, as ratios against a peer: pairs that alternate on the same machine, with their spread.
+
+An absolute time says little on a machine that others use too; the ratio of two that ran one after the other does.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from scipy.stats import quantile_test
+
+from lambda_grpo.objective import group_advantages, loss_normalizer, policy_loss, response_weights
+
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Something of ours and its peer.
+
+    what: the two, in words.
+    pairs: how often each runs, where the caller doesn't say.
+    make: makes the input, and returns (ours, peer).
+    """
+
+    name: str
+    what: str
+    pairs: int
+    make: Callable[[], tuple[Work, Work]]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Ratios of the peer's time over ours, above 1 where ours is faster.
+
+    ci95: the median's, by order statistics; None where the pairs are too few for one.
+    """
+
+    name: str
+    what: str
+    ratio_median: float
+    ratio_min: float
+    ratio_max: float
+    ci95: tuple[float, float] | None
+    pairs: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure(benchmark: Benchmark, pairs: int | None = None) -> Measurement:
+    """Time pairs, each in the other order than the one before.
+
+    Args:
+        pairs: how many; the benchmark's own number if None.
+    """
+    ours, peer = benchmark.make()
+    ours(), peer()  # warm
+    ratios: list[float] = []
+    for number in range(pairs or benchmark.pairs):
+        seconds = {}
+        for work in (ours, peer) if number % 2 == 0 else (peer, ours):
+            start = time.perf_counter()
+            work()
+            seconds[work] = time.perf_counter() - start
+        ratios.append(seconds[peer] / seconds[ours])
+    ratios.sort()
+    interval: Any = quantile_test(ratios, p=0.5).confidence_interval(0.95)
+    return Measurement(
+        name=benchmark.name,
+        what=benchmark.what,
+        ratio_median=float(torch.tensor(ratios, dtype=torch.float64).quantile(0.5)),
+        ratio_min=ratios[0],
+        ratio_max=ratios[-1],
+        ci95=None if math.isnan(interval.low + interval.high) else (float(interval.low), float(interval.high)),
+        pairs=len(ratios),
+    )
+
+
+# -- what is measured -------------------------------------------------------------------------------------------------
+
+
+def _group_stage() -> tuple[Work, Work]:
+    """1 M responses in 125 k groups of 8: advantages, f and Z."""
+    count, size, lambda_ = 1_000_000, 8, 1.5
+    generator = torch.Generator().manual_seed(0)
+    rewards = torch.randint(0, 2, (count,), generator=generator).double()
+    lengths = torch.randint(1, 4096, (count,), generator=generator)
+    group_ids = torch.arange(count) // size
+    rows = list(zip(rewards.tolist(), lengths.tolist(), group_ids.tolist(), strict=True))
+
+    def ours() -> Any:
+        return (
+            group_advantages(rewards, group_ids),
+            response_weights(lengths, group_ids, "lambda_grpo", lambda_),
+            loss_normalizer(lengths, group_ids, "lambda_grpo"),
+        )
+
+    return ours, lambda: plain_group_stage(rows, lambda_)
+
+
+def plain_group_stage(rows: list[tuple[float, int, int]], lambda_: float) -> tuple[list[float], list[float], float]:
+    """Stage 1 of λ-GRPO in plain Python, over (reward, length, group) rows: advantages, f, and Z."""
+    members: dict[int, list[int]] = {}
+    for i, (_, _, group) in enumerate(rows):
+        members.setdefault(group, []).append(i)
+    advantages, weights = [0.0] * len(rows), [1.0] * len(rows)
+    for own in members.values():
+        size = len(own)
+        mean = sum(rows[i][0] for i in own) / size
+        std = math.sqrt(sum((rows[i][0] - mean) ** 2 for i in own) / max(size - 1, 1))
+        mu = sum(rows[i][1] for i in own) / size
+        sigma = math.sqrt(sum((rows[i][1] - mu) ** 2 for i in own) / size)
+        powers = [math.exp((1 + (rows[i][1] - mu) / (sigma + 1e-6) / 9) ** lambda_) for i in own]
+        total = sum(powers)
+        for i, power in zip(own, powers, strict=True):
+            advantages[i] = (rows[i][0] - mean) / (std + 1e-4)
+            weights[i] = size * power / total
+    return advantages, weights, float(sum(length for _, length, _ in rows))
+
+
+def _lambda_overhead() -> tuple[Work, Work]:
+    """The loss of 64 responses of up to 4096 tokens and its gradients, λ's too, against DAPO's."""
+    B, T = 64, 4096  # noqa: N806
+    generator = torch.Generator().manual_seed(0)
+    old = -torch.rand(B, T, generator=generator)
+    lengths = torch.randint(T // 8, T + 1, (B,), generator=generator)
+    mask = torch.arange(T) < lengths[:, None]
+    group_ids = torch.arange(B) // 8
+    advantages = group_advantages(torch.randint(0, 2, (B,), generator=generator), group_ids)
+    logps = (old + 0.1 * torch.randn(B, T, generator=generator)).requires_grad_()
+    lambda_ = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+
+    def step(objective: str) -> None:
+        logps.grad = lambda_.grad = None
+        policy_loss(logps, old, advantages, mask, group_ids, objective, lambda_).loss.backward()
+
+    return lambda: step("lambda_grpo"), lambda: step("dapo")
+
+
+BENCHMARKS = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark("group_stage", "1 M responses in 125 k groups, against a plain loop", 10, _group_stage),
+        Benchmark("lambda_overhead", "λ-GRPO's loss and gradients at 64 × 4096, against DAPO's", 100, _lambda_overhead),
+    )
+}

@@ -1,0 +1,35 @@
+"""A ratio is only worth something if both sides do the same work."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lambda_grpo import group_advantages, loss_normalizer, response_weights
+from lambda_grpo.bench import BENCHMARKS, Benchmark, measure, plain_group_stage
+
+ROWS = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.integers(1, 500), st.integers(0, 3)), min_size=1, max_size=30)
+
+
+@given(ROWS, st.floats(-3, 3))
+def test_the_plain_loop_does_what_the_group_stage_does(rows, lam):
+    rewards, lengths, ids = (torch.tensor(column) for column in zip(*rows, strict=True))
+    advantages, weights, total = plain_group_stage(rows, lam)
+    assert group_advantages(rewards.double(), ids).tolist() == pytest.approx(advantages, abs=1e-9)
+    assert response_weights(lengths, ids, "lambda_grpo", lam).tolist() == pytest.approx(weights, rel=1e-9)
+    assert loss_normalizer(lengths, ids, "lambda_grpo")[0].item() == total
+
+
+def test_pairs_alternate_and_the_ratio_is_the_peers_time_over_ours():
+    order = []
+    slow = torch.randn(600, 600)
+
+    def make():
+        return lambda: order.append("ours"), lambda: (order.append("peer"), [slow @ slow for _ in range(5)])
+
+    found = measure(Benchmark("x", "nothing against products", 6, make))
+    assert order == ["ours", "peer"] + ["ours", "peer", "peer", "ours"] * 3
+    assert found.pairs == 6
+    assert found.ratio_min > 1
+    assert found.ci95[0] == found.ratio_min  # of six, the interval of a median is all of them
+    assert set(BENCHMARKS) == {"group_stage", "lambda_overhead"}

@@ -1,0 +1,44 @@
+"""What the documentation names exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from lambda_grpo import PRESETS, implied_lambda
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+OBJECTIVE = (ROOT / "docs" / "objective.md").read_text()
+
+
+def test_every_preset_has_a_row():
+    rows = re.findall(r"^\| `(\w+)`", OBJECTIVE.split("## The methods")[1].split("### One's own")[0], re.MULTILINE)
+    assert rows == list(PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_row_says_what_the_preset_is(name):
+    (row,) = re.findall(rf"^\| `{name}`.*$", OBJECTIVE, re.MULTILINE)
+    cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
+    objective = PRESETS[name]
+    assert cells[3] == objective.normalizer
+    advantage = {"group": "/std of the group", "batch": "/std of the batch", "none": "no division"}
+    assert cells[6] == advantage[objective.advantage_scale]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tests_and_files_that_a_page_names_exist(page):
+    text = page.read_text()
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for name in re.findall(r"`(test_\w+)`", text):
+        assert f"def {name}(" in tests, name
+    for path in re.findall(r"`((?:src|tests|examples|docs|recipes|studies)/[\w./]+\w)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_implied_lambda_that_the_page_prints():
+    (printed,) = re.findall(r'"grpo"\)\n    (-[\d.]+)', OBJECTIVE)
+    found = implied_lambda(torch.tensor([1, 3]), torch.tensor([0, 0]), "grpo")
+    assert str(found) == printed
