@@ -44,6 +44,8 @@ clean:
 TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo "lambda-grpo needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+CHECK_VERL_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || \
+	{ echo "verl 0.9.1 needs Python 3.12 or older: make test-cluster PYTHON=python3.12" >&2; exit 1; }
 
 $(VENV)/.torch: constraints.txt
 	@$(CHECK_PYTHON)
@@ -61,6 +63,7 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 
 $(VERL_VENV)/.dev: constraints-verl.txt pyproject.toml
 	@$(CHECK_PYTHON)
+	@$(CHECK_VERL_PYTHON)
 	$(PYTHON) -m venv $(VERL_VENV)
 	$(VERL_INSTALL) $(TORCH)
 	$(VERL_INSTALL) verl pytest pytest-xdist pytest-timeout hypothesis --editable .

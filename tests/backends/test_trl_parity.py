@@ -89,7 +89,7 @@ def test_gmpo_is_trls_trainer(tmp_path):
     trainer = make_trainer(config(tmp_path / "ours", objective="gmpo", **shared))
     trainer.train()
     for key in ("loss", "kl", "clip_ratio/region_mean"):
-        assert logged(trainer, key) == pytest.approx(logged(peer, key), rel=1e-5, abs=1e-8)
+        assert logged(trainer, key) == pytest.approx(logged(peer, key), rel=1e-5, abs=1e-6)
     theirs = parameters(peer)
     for key, value in parameters(trainer).items():
         assert (value - theirs[key]).norm() <= 1e-6 * theirs[key].norm()

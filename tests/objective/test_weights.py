@@ -145,7 +145,7 @@ def test_what_an_objective_needs_is_named():
     for name in ("balanced", "daro"):
         with pytest.raises(ValueError, match=f"'{name}' needs advantages"):
             response_weights(lengths, ids, name)
-    objective = Objective("by_entropy", lambda groups, _: groups.entropies.double().mean(1), needs=("entropies",))
+    objective = Objective("by_entropy", lambda groups, _: groups.entropies.double().mean(-1), needs=("entropies",))
     with pytest.raises(ValueError, match="needs entropies"):
         response_weights(lengths, ids, objective)
     entropies = torch.tensor([[1.0, 3.0], [0.5, 0.5]])

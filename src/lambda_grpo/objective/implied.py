@@ -64,7 +64,7 @@ def implied_lambda(
     if not used.any():
         return None
     # the statistics of a group (μ, σ) take in its empty responses, the two distributions don't
-    share = torch.where(used, weights, 0.0)
+    share = torch.where(used, groups.arrange(weights), 0.0)
     share = share / groups.sum(share).clamp(min=1e-300)
     preference = preference or LambdaSoftmax()
 

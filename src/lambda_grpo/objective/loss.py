@@ -123,8 +123,7 @@ def policy_loss(
             f"objective {objective.name!r}: its preference tells a response's tokens apart, but its surrogate has one "
             "value a response, the same for each token; use a surrogate of token ratios"
         )
-    per_token_weights = weights if weights.dim() == 2 else weights[:, None]
-    per_response = -(per_token_weights * surrogate * mask).sum(1)  # (B,)
+    per_response = -_weighted_sum(weights, surrogate * mask)  # (B,)
     count = tokens.sum().clamp(min=1)
     metrics = {
         "clip_ratio": (is_clipped & mask).sum() / count,
@@ -133,10 +132,15 @@ def policy_loss(
     }
     if beta != 0.0 and ref_per_token_logps is not None:
         kl = reference_kl(per_token_logps, _masked(ref_per_token_logps, mask, dtype)) * mask
-        per_response = per_response + beta * ((per_token_weights if objective.kl_weighted else 1.0) * kl).sum(1)
+        per_response = per_response + beta * (_weighted_sum(weights, kl) if objective.kl_weighted else kl.sum(1))
         metrics["kl"] = kl.detach().sum() / count
     loss = (per_response / normalizer.to(dtype)).sum()
     return PolicyLoss(loss if penalty is None else loss + penalty.to(dtype), metrics)
+
+
+def _weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
+    """(B,): Σ_t f_it · v_it. A weight of the whole response stands outside the sum: its gradient is cheap there."""
+    return weights * values.sum(1) if weights.dim() == 1 else (weights * values).sum(1)
 
 
 def _masked(values: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,13 +1,13 @@
 """The token preference f: the only place where methods differ in how much a response's tokens count.
 
-A preference is a function (groups, λ) -> f, pure and float64: (B,), or (B, T) where it tells a response's tokens
-apart. `weights.response_weights` adds the conventions that all of them share.
+A preference is a function (groups, λ) -> f, pure and float64, of the shape of `groups.lengths`, with T as one more
+axis where it tells a response's tokens apart. `weights.response_weights` adds the conventions that all of them share.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ class Preference(Protocol):
     """How much each token of a response counts, from its group's lengths and λ (float64, as a rule a scalar)."""
 
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
-        """(B,) or (B, T) token preferences."""
+        """Token preferences, of the shape of `groups.lengths` or, by token, with T as one more axis."""
         ...
 
 
@@ -44,10 +44,13 @@ def sign_balanced(groups: Groups, lambda_: Tensor) -> Tensor:
     numbers of responses G±. N±: their tokens, N: the group's. Responses with A = 0 are a third such part.
     """
     assert groups.advantages is not None  # in the objective's needs
-    part = Groups.of(groups.lengths, 3 * groups.index + groups.advantages.sign().long())
-    share_of_responses = part.size / groups.size
-    share_of_tokens = part.sum(groups.lengths) / groups.sum(groups.lengths)
-    return share_of_responses / share_of_tokens
+    weights = torch.zeros_like(groups.lengths)
+    for sign in (-1, 0, 1):
+        part = (groups.advantages.sign() == sign).double()
+        share_of_responses = groups.sum(part) / groups.size
+        share_of_tokens = groups.sum(part * groups.lengths) / groups.total_length
+        weights = weights + part * share_of_responses / share_of_tokens.clamp(min=1e-300)
+    return weights
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class InverseLengthPower:
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
         has_tokens = groups.lengths > 0
         weights = torch.where(has_tokens, groups.lengths.clamp(min=1) ** -self.alpha, 0.0)
-        return weights * len(weights) / weights.sum().clamp(min=1e-300)
+        return weights * (weights.numel() / weights.sum().clamp(min=1e-300))
 
 
 def pass_rate_weights(groups: Groups, lambda_: Tensor) -> Tensor:
@@ -76,29 +79,35 @@ def pass_rate_weights(groups: Groups, lambda_: Tensor) -> Tensor:
     negative, w_k L_k − ln w_k has no minimum.
     """
     right, is_mixed = _right_answers(groups)
-    tokens = Groups.of(groups.lengths, right).sum(groups.lengths)
-    share = groups.count * groups.sum(groups.lengths) / tokens.clamp(min=1)
-    weights = _of_pass_rate(groups, lambda_).exp() * share
-    return torch.where(is_mixed, weights, 1.0)
+    share = groups.count * groups.total_length / _over_groups(groups, groups.total_length, right).clamp(min=1)
+    return torch.where(is_mixed, _of_pass_rate(groups, lambda_).exp() * share, 1.0)
 
 
 def pass_rate_penalty(groups: Groups, lambda_: Tensor) -> Tensor:
     """− Σ_k ln w_k over the pass rates that occur: DARO's second term, which keeps w from vanishing."""
     right, is_mixed = _right_answers(groups)
-    return -torch.where(is_mixed, _of_pass_rate(groups, lambda_) / Groups.of(groups.lengths, right).size, 0.0).sum()
+    repeats = _over_groups(groups, torch.ones_like(groups.total_length), right)
+    each = torch.where(is_mixed, _of_pass_rate(groups, lambda_) / repeats, 0.0)
+    return -groups.one_of_each(each).sum()
 
 
 def _right_answers(groups: Groups) -> tuple[Tensor, Tensor]:
-    """(B,) number of right answers in each response's group, and whether there are wrong ones beside them."""
+    """Number of right answers in each response's group, and whether there are wrong ones beside them."""
     assert groups.advantages is not None  # in the objective's needs
     right = groups.sum((groups.advantages > 0).double()).long()
     return right, (right > 0) & (right < groups.size)
 
 
+def _over_groups(groups: Groups, values: Tensor, right: Tensor) -> Tensor:
+    """The sum of a group's value over all groups with as many right answers."""
+    keys, each = groups.one_of_each(right), groups.one_of_each(values)
+    return each.new_zeros(int(keys.max()) + 1).index_add(0, keys, each)[right]
+
+
 def _of_pass_rate(groups: Groups, lambda_: Tensor) -> Tensor:
-    """(G − 1,) or () -> (B,): the λ of each response's group, anything where the group isn't mixed."""
+    """(G − 1,) or (): the λ of each response's group, anything where the group isn't mixed."""
     if lambda_.dim() == 0:
-        return lambda_.expand_as(groups.lengths)
+        return lambda_.expand_as(groups.size)
     right, is_mixed = _right_answers(groups)
     if (groups.size[is_mixed] != len(lambda_) + 1).any():
         raise ValueError(f"λ holds {len(lambda_)} values, one for each pass rate of groups of {len(lambda_) + 1}")
@@ -115,9 +124,32 @@ class LambdaSoftmax:
         _check_r(self.r)
 
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
-        log_h = positive_part(1 + self.r * groups.standardised_length).log()
-        # clamp's gradient is 0 where it caps: it matches the value that is used
-        return groups.softmax((lambda_ * log_h).clamp(max=MAX_LOG_POWER).exp())
+        parts = groups.parts()
+        weights = [_PowerSoftmax.apply(lambda_, part, self.r) for part in parts]
+        return weights[0] if len(parts) == 1 else torch.cat(weights)
+
+
+class _PowerSoftmax(torch.autograd.Function):
+    """f = G · softmax(g), g = h^λ, and  ∂f/∂λ = f · (g ln h − mean of f · g ln h).
+
+    The derivative is taken beside f: autograd would take several times as long over so few numbers.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, lambda_: Tensor, groups: Groups, r: float) -> Tensor:
+        log_h = positive_part(1 + r * groups.standardised_length).log()
+        log_power = lambda_ * log_h
+        power = log_power.clamp(max=MAX_LOG_POWER).exp()
+        weights = groups.softmax(power)
+        if ctx.needs_input_grad[0]:
+            slope = (power * log_h).masked_fill_(log_power > MAX_LOG_POWER, 0.0)  # matches the value that is used
+            ctx.save_for_backward(weights * (slope - groups.sum(weights * slope) / groups.size))
+        return weights
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (derivative,) = ctx.saved_tensors
+        return (grad * derivative).sum(), None, None
 
 
 @dataclass(frozen=True)
@@ -144,7 +176,7 @@ class LambdaLinear:
 
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
         weights = (1 + self.r * lambda_ * groups.standardised_length).clamp(min=FLOOR)
-        return weights * groups.size / groups.sum(weights)
+        return weights * (groups.size / groups.sum(weights))
 
 
 def _check_r(r: float) -> None:
@@ -157,4 +189,6 @@ def positive_part(h: Tensor) -> Tensor:
 
     The paper's h = 1 + r·z can reach 0 for G > 81 at r = 1/9 (max |z| in a group is √(G−1)).
     """
+    if (h >= H_FLOOR).all():  # nearly every batch
+        return h
     return torch.where(h >= H_FLOOR, h, H_FLOOR**2 / (2 * H_FLOOR - h.clamp(max=H_FLOOR)))

@@ -43,15 +43,15 @@ def response_weights(
         lengths, group_ids, objective, advantages=advantages, entropies=entropies, completion_ids=completion_ids
     )
     weights = objective.preference(groups, _as_lambda(lambda_, groups))
-    if weights.dim() == 2:
+    if weights.dim() > groups.lengths.dim():
         if objective.weight_norm == "tokens":
             raise ValueError(f"objective {objective.name!r} weighs tokens: weight_norm 'tokens' is for whole responses")
-        return weights
+        return weights.reshape(len(lengths), -1)
     weights = torch.where(groups.lengths == 0, 1.0, weights)
     if objective.weight_norm == "tokens":
-        tokens, weighted = groups.sum(groups.lengths), groups.sum(weights * groups.lengths)
-        weights = torch.where(weighted > 0, weights * tokens / weighted.clamp(min=1e-300), weights)
-    return weights
+        weighted = groups.sum(weights * groups.lengths)
+        weights = weights * torch.where(weighted > 0, groups.total_length / weighted.clamp(min=1e-300), 1.0)
+    return weights.expand(groups.lengths.shape).reshape(-1)
 
 
 def lambda_penalty(
@@ -104,25 +104,29 @@ def loss_normalizer(
         ValueError: shapes differ, or the objective needs an argument that wasn't given.
     """
     objective = get_objective(objective)
-    groups = Groups.of(lengths, group_ids)
-    counted = groups.lengths if tokens is None else tokens.double()
+    counted = (lengths if tokens is None else tokens).double()
+    if group_ids.shape != lengths.shape:
+        raise ValueError(
+            f"lengths and group_ids must both have shape (B,), got {tuple(lengths.shape)} and {tuple(group_ids.shape)}"
+        )
     match objective.normalizer:
         case "batch":
-            total = counted.sum().expand_as(groups.lengths)
+            total = counted.sum()
         case "group":
-            total = groups.count * groups.sum(groups.lengths)
+            groups = Groups.of(lengths, group_ids)
+            total = groups.count * groups.total_length.expand(groups.lengths.shape).reshape(-1)
         case "responses":
-            total = torch.full_like(groups.lengths, len(lengths))
+            total = counted.new_tensor(len(lengths))
         case "constant":
             if max_completion_length is None:
                 raise ValueError(f"objective {objective.name!r} needs max_completion_length: it divides by that")
-            total = torch.full_like(groups.lengths, len(lengths) * max_completion_length)
+            total = counted.new_tensor(len(lengths) * max_completion_length)
         case "micro_batch":
             if micro_batches is None:
                 raise ValueError(f"objective {objective.name!r} needs micro_batches: it divides by their tokens")
-            pieces = Groups.of(lengths, micro_batches)
-            total = pieces.count * pieces.sum(counted)
-    return total.clamp(min=1)
+            pieces = Groups.of(counted, micro_batches)
+            total = pieces.count * pieces.total_length.expand(pieces.lengths.shape).reshape(-1)
+    return total.clamp(min=1).expand_as(counted)
 
 
 def effective_responses(weights: Tensor, group_ids: Tensor) -> Tensor:
@@ -135,10 +139,9 @@ def effective_responses(weights: Tensor, group_ids: Tensor) -> Tensor:
     Returns:
         (P,) float64, in the order of the sorted ids.
     """
-    weights = weights.detach().double()
-    groups = Groups.of(weights, group_ids)
-    total, squares = (weights.new_zeros(groups.count).index_add(0, groups.index, x) for x in (weights, weights**2))
-    return total**2 / squares.clamp(min=1e-300)
+    groups = Groups.of(weights, group_ids)  # whose "lengths" are the weights here
+    squares = groups.sum(groups.lengths.square())
+    return groups.one_of_each(groups.total_length.square() / squares.clamp(min=1e-300))
 
 
 def is_saturated(weights: Tensor, lengths: Tensor, group_ids: Tensor) -> bool:
@@ -151,8 +154,7 @@ def is_saturated(weights: Tensor, lengths: Tensor, group_ids: Tensor) -> bool:
         group_ids: (B,) integers.
     """
     groups = Groups.of(lengths, group_ids)
-    differs = (groups.max(groups.lengths) > -groups.max(-groups.lengths)).double()
-    differs = differs.new_zeros(groups.count).index_copy(0, groups.index, differs).bool()  # (P,)
+    differs = groups.one_of_each(groups.max(groups.lengths) > -groups.max(-groups.lengths))
     effective = effective_responses(weights, group_ids)[differs]
     return len(effective) > 0 and bool((effective < SATURATED).double().mean() >= 0.5)
 
