@@ -54,22 +54,19 @@ class Measurement:
 
 
 def measure(benchmark: Benchmark, pairs: int | None = None) -> Measurement:
-    """Time pairs, each in the other order than the one before.
+    """Time pairs, each in the other order than the one before, on one thread.
+
+    Two threads on a busy machine wait for each other more than they work: a ratio would say how busy it was.
 
     Args:
         pairs: how many; the benchmark's own number if None.
     """
-    ours, peer = benchmark.make()
-    ours(), peer()  # warm
-    ratios: list[float] = []
-    for number in range(pairs or benchmark.pairs):
-        seconds = {}
-        for work in (ours, peer) if number % 2 == 0 else (peer, ours):
-            start = time.perf_counter()
-            work()
-            seconds[work] = time.perf_counter() - start
-        ratios.append(seconds[peer] / seconds[ours])
-    ratios.sort()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        ratios = _ratios(*benchmark.make(), pairs or benchmark.pairs)
+    finally:
+        torch.set_num_threads(threads)
     interval: Any = quantile_test(ratios, p=0.5).confidence_interval(0.95)
     return Measurement(
         name=benchmark.name,
@@ -80,6 +77,19 @@ def measure(benchmark: Benchmark, pairs: int | None = None) -> Measurement:
         ci95=None if math.isnan(interval.low + interval.high) else (float(interval.low), float(interval.high)),
         pairs=len(ratios),
     )
+
+
+def _ratios(ours: Work, peer: Work, pairs: int) -> list[float]:
+    ours(), peer()  # warm
+    ratios = []
+    for number in range(pairs):
+        seconds = {}
+        for work in (ours, peer) if number % 2 == 0 else (peer, ours):
+            start = time.perf_counter()
+            work()
+            seconds[work] = time.perf_counter() - start
+        ratios.append(seconds[peer] / seconds[ours])
+    return sorted(ratios)
 
 
 # -- what is measured -------------------------------------------------------------------------------------------------

@@ -1,11 +1,20 @@
 import math
+from unittest import mock
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambda_grpo import group_advantages
+from lambda_grpo import (
+    PRESETS,
+    effective_responses,
+    group_advantages,
+    lambda_penalty,
+    loss_normalizer,
+    response_weights,
+)
+from lambda_grpo.objective import groups
 from tests.objective import reference
 
 REWARDS = st.one_of(st.floats(-5, 5), st.just(math.nan))
@@ -35,6 +44,33 @@ def test_integer_rewards_are_taken_as_numbers():
 def test_a_group_without_any_reward_has_no_advantage():
     rewards = torch.tensor([math.nan, math.nan, 1.0, 0.0])
     assert group_advantages(rewards, torch.tensor([0, 0, 1, 1]))[:2].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("part", [4, 12, 2**15])
+@pytest.mark.parametrize("name", sorted(PRESETS))
+@given(st.integers(1, 5), st.integers(1, 6), st.floats(-9, 9), st.randoms())
+def test_even_rows_uneven_order_and_parts_give_the_same(name, part, count, size, lam, random):
+    """Groups that are the rows of a view, a few of them at a time, or gathered by index."""
+    B = count * size
+    lengths = torch.tensor([random.randrange(0, 40) for _ in range(B)])
+    rewards = torch.tensor([random.choice([0.0, 1.0, 1.0, math.nan]) for _ in range(B)], dtype=torch.float64)
+    ids, order = torch.arange(B) // size * 3, torch.tensor(random.sample(range(B), B))
+
+    def stage_1(rows):
+        own = lengths[rows], ids[rows]
+        scale = PRESETS[name].advantage_scale
+        advantages = group_advantages(rewards[rows], own[1], scale)
+        Z = loss_normalizer(*own, name, max_completion_length=40, micro_batches=torch.arange(B)[rows] % 2)
+        f = response_weights(*own, name, lam, advantages=advantages)
+        penalty = lambda_penalty(*own, name, lam, advantages=advantages)
+        return advantages, Z, f, effective_responses(f, own[1]), penalty
+
+    with mock.patch.object(groups, "PART", part):
+        even = stage_1(torch.arange(B))
+    advantages, Z, f, effective, penalty = stage_1(order)
+    for ours, theirs in zip(even, (advantages, Z, f), strict=False):
+        torch.testing.assert_close(ours[order], theirs, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(even[3:], (effective, penalty), rtol=1e-9, atol=1e-12)
 
 
 def test_refuses():

@@ -15,7 +15,7 @@ from torch import Tensor
 
 ADVANTAGE_EPSILON = 1e-4  # TRL's
 LENGTH_EPSILON = 1e-6
-PART = 2**16  # responses whose temporaries a processor's cache holds
+PART = 2**15  # responses whose temporaries a processor's cache holds
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,19 @@ class Groups:
         """(B,) -> the shape of `lengths`."""
         return values.view(self.lengths.shape)
 
+    def flat(self, values: Tensor) -> Tensor:
+        """The shape of `lengths`, or one that broadcasts to it -> (B,)."""
+        return (values if values.shape == self.lengths.shape else values.expand(self.lengths.shape)).reshape(-1)
+
     def sum(self, values: Tensor) -> Tensor:
         """The sum over each response's group."""
         if self.index is None:
             return values.expand(self.lengths.shape).sum(1, keepdim=True)
         return values.new_zeros(self.count).index_add(0, self.index, values)[self.index]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over each response's group."""
+        return values.mean(1, keepdim=True) if self.index is None else self.sum(values) / self.size
 
     def max(self, values: Tensor) -> Tensor:
         """The maximum over each response's group."""
@@ -102,18 +110,18 @@ class Groups:
     @cached_property
     def mean_length(self) -> Tensor:
         """μ of each response's group."""
-        return self.total_length / self.size
+        return self.mean(self.lengths)
 
     @cached_property
     def standardised_length(self) -> Tensor:
         """z = (|o| − μ) / (σ + ε), σ the population standard deviation over the group."""
         deviation = self.lengths - self.mean_length
-        return deviation.div_((self.sum(deviation.square()) / self.size).sqrt_().add_(LENGTH_EPSILON))
+        return deviation.div_(self.mean(deviation.square()).sqrt_().add_(LENGTH_EPSILON))
 
     def softmax(self, values: Tensor) -> Tensor:
         """G · softmax over each group. Exactly 1 where a group's values are equal."""
         weights = (values - self.max(values.detach())).exp()
-        return weights / (self.sum(weights) / self.size)
+        return weights / self.mean(weights)
 
 
 def _row_size(group_ids: Tensor) -> int | None:

@@ -7,7 +7,7 @@ axis where it tells a response's tokens apart. `weights.response_weights` adds t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -124,32 +124,24 @@ class LambdaSoftmax:
         _check_r(self.r)
 
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
-        parts = groups.parts()
-        weights = [_PowerSoftmax.apply(lambda_, part, self.r) for part in parts]
-        return weights[0] if len(parts) == 1 else torch.cat(weights)
+        with torch.no_grad():
+            pairs = [self._with_slope(part, lambda_) for part in groups.parts()]
+            weights, slope = (x[0] if len(x) == 1 else torch.cat(x) for x in zip(*pairs, strict=True))
+        if not lambda_.requires_grad:
+            return weights
+        # f, with ∂f/∂λ as its gradient: autograd through the softmax takes several times as long over so few numbers
+        return weights + (lambda_ - lambda_.detach()) * slope
 
-
-class _PowerSoftmax(torch.autograd.Function):
-    """f = G · softmax(g), g = h^λ, and  ∂f/∂λ = f · (g ln h − mean of f · g ln h).
-
-    The derivative is taken beside f: autograd would take several times as long over so few numbers.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, lambda_: Tensor, groups: Groups, r: float) -> Tensor:
-        log_h = positive_part(1 + r * groups.standardised_length).log()
+    def _with_slope(self, groups: Groups, lambda_: Tensor) -> tuple[Tensor, Tensor]:
+        """F = G · softmax(g), g = h^λ, and ∂f/∂λ = f · (g ln h − mean of f · g ln h), 0 for a g that is capped."""
+        log_h = positive_part(1 + self.r * groups.standardised_length).log()
         log_power = lambda_ * log_h
         power = log_power.clamp(max=MAX_LOG_POWER).exp()
         weights = groups.softmax(power)
-        if ctx.needs_input_grad[0]:
-            slope = (power * log_h).masked_fill_(log_power > MAX_LOG_POWER, 0.0)  # matches the value that is used
-            ctx.save_for_backward(weights * (slope - groups.sum(weights * slope) / groups.size))
-        return weights
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        (derivative,) = ctx.saved_tensors
-        return (grad * derivative).sum(), None, None
+        if not lambda_.requires_grad:
+            return weights, weights
+        slope = power * log_h * (log_power <= MAX_LOG_POWER)
+        return weights, weights * (slope - groups.mean(weights * slope))
 
 
 @dataclass(frozen=True)

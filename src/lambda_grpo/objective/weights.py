@@ -47,11 +47,13 @@ def response_weights(
         if objective.weight_norm == "tokens":
             raise ValueError(f"objective {objective.name!r} weighs tokens: weight_norm 'tokens' is for whole responses")
         return weights.reshape(len(lengths), -1)
-    weights = torch.where(groups.lengths == 0, 1.0, weights)
+    is_empty = groups.lengths == 0
+    if is_empty.any():
+        weights = torch.where(is_empty, 1.0, weights)
     if objective.weight_norm == "tokens":
         weighted = groups.sum(weights * groups.lengths)
         weights = weights * torch.where(weighted > 0, groups.total_length / weighted.clamp(min=1e-300), 1.0)
-    return weights.expand(groups.lengths.shape).reshape(-1)
+    return groups.flat(weights)
 
 
 def lambda_penalty(
@@ -114,7 +116,7 @@ def loss_normalizer(
             total = counted.sum()
         case "group":
             groups = Groups.of(lengths, group_ids)
-            total = groups.count * groups.total_length.expand(groups.lengths.shape).reshape(-1)
+            total = groups.count * groups.flat(groups.total_length)
         case "responses":
             total = counted.new_tensor(len(lengths))
         case "constant":
@@ -125,7 +127,7 @@ def loss_normalizer(
             if micro_batches is None:
                 raise ValueError(f"objective {objective.name!r} needs micro_batches: it divides by their tokens")
             pieces = Groups.of(counted, micro_batches)
-            total = pieces.count * pieces.total_length.expand(pieces.lengths.shape).reshape(-1)
+            total = pieces.count * pieces.flat(pieces.total_length)
     return total.clamp(min=1).expand_as(counted)
 
 
