@@ -32,4 +32,4 @@ def test_pairs_alternate_and_the_ratio_is_the_peers_time_over_ours():
     assert found.pairs == 6
     assert found.ratio_min > 1
     assert found.ci95[0] == found.ratio_min  # of six, the interval of a median is all of them
-    assert set(BENCHMARKS) == {"group_stage", "lambda_overhead"}
+    assert set(BENCHMARKS) == {"group_stage", "lambda_overhead", "lambda_overhead_both_stages"}

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,19 +55,12 @@ class Measurement:
 
 
 def measure(benchmark: Benchmark, pairs: int | None = None) -> Measurement:
-    """Time pairs, each in the other order than the one before, on one thread.
-
-    Two threads on a busy machine wait for each other more than they work: a ratio would say how busy it was.
+    """Time pairs, each in the other order than the one before.
 
     Args:
         pairs: how many; the benchmark's own number if None.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        ratios = _ratios(*benchmark.make(), pairs or benchmark.pairs)
-    finally:
-        torch.set_num_threads(threads)
+    ratios = _ratios(*benchmark.make(), pairs or benchmark.pairs)
     interval: Any = quantile_test(ratios, p=0.5).confidence_interval(0.95)
     return Measurement(
         name=benchmark.name,
@@ -134,8 +128,11 @@ def plain_group_stage(rows: list[tuple[float, int, int]], lambda_: float) -> tup
     return advantages, weights, float(sum(length for _, length, _ in rows))
 
 
-def _lambda_overhead() -> tuple[Work, Work]:
-    """The loss of 64 responses of up to 4096 tokens and its gradients, λ's too, against DAPO's."""
+def _lambda_overhead(*, both_stages: bool) -> tuple[Work, Work]:
+    """The loss of 64 responses of up to 4096 tokens with its gradients, λ's too, against DAPO's.
+
+    both_stages: whether stage 1 (f and Z from the lengths) is in it, or given, as to a micro-batch.
+    """
     B, T = 64, 4096  # noqa: N806
     generator = torch.Generator().manual_seed(0)
     old = -torch.rand(B, T, generator=generator)
@@ -146,17 +143,38 @@ def _lambda_overhead() -> tuple[Work, Work]:
     logps = (old + 0.1 * torch.randn(B, T, generator=generator)).requires_grad_()
     lambda_ = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
 
-    def step(objective: str) -> None:
-        logps.grad = lambda_.grad = None
-        policy_loss(logps, old, advantages, mask, group_ids, objective, lambda_).loss.backward()
+    def work(objective: str) -> Work:
+        given: dict[str, Any] = {
+            "weights": response_weights(lengths, group_ids, objective, lambda_),
+            "normalizer": loss_normalizer(lengths, group_ids, objective),
+        }
 
-    return lambda: step("lambda_grpo"), lambda: step("dapo")
+        def step() -> None:
+            logps.grad = lambda_.grad = None
+            stage_1 = {} if both_stages else given
+            loss = policy_loss(logps, old, advantages, mask, group_ids, objective, lambda_, **stage_1).loss
+            loss.backward(retain_graph=True)  # of stage 1, which a batch's micro-batches share
+
+        return step
+
+    return work("lambda_grpo"), work("dapo")
 
 
 BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
         Benchmark("group_stage", "1 M responses in 125 k groups, against a plain loop", 10, _group_stage),
-        Benchmark("lambda_overhead", "λ-GRPO's loss and gradients at 64 × 4096, against DAPO's", 100, _lambda_overhead),
+        Benchmark(
+            "lambda_overhead",
+            "the loss stage of λ-GRPO with its gradients at 64 × 4096, against DAPO's",
+            100,
+            partial(_lambda_overhead, both_stages=False),
+        ),
+        Benchmark(
+            "lambda_overhead_both_stages",
+            "the same with the group stage, as for a batch in one piece",
+            100,
+            partial(_lambda_overhead, both_stages=True),
+        ),
     )
 }

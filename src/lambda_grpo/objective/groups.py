@@ -1,8 +1,6 @@
 """Stage 1, part one: everything that is computed on whole groups, before an engine breaks them up.
 
-Axes: B responses, P prompt groups of G. Members of a group share an integer id and need not be adjacent. Where they
-are, and all groups have the same size, as engines generate them, a group is a row of a (P, G) view, and a sum over it
-is one over that row; anything else is gathered by index. `Groups` hides which of the two it is.
+Axes: B responses, P prompt groups of G. Members of a group share an integer id and need not be adjacent.
 """
 
 from __future__ import annotations
@@ -15,21 +13,17 @@ from torch import Tensor
 
 ADVANTAGE_EPSILON = 1e-4  # TRL's
 LENGTH_EPSILON = 1e-6
-PART = 2**15  # responses whose temporaries a processor's cache holds
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Responses of whole prompt groups, as a preference sees them.
+    """Responses of whole prompt groups, as a preference sees them. All statistics are (B,): that of one's own group.
 
-    All that is of a response has one shape, that of `lengths`: (P, G), or (B,) where groups aren't even rows. Sums and
-    maxima broadcast against it. So a preference is written for one response and holds for all.
-
-    lengths: float64 tokens that the policy generated, before truncation masking.
-    index: (B,) group of each response, 0 .. count - 1; None where groups are the rows.
+    lengths: (B,) float64 tokens that the policy generated, before truncation masking.
+    index: (B,) group of each response, 0 .. count - 1; None where the groups are the rows of a (P, G) view, as
+        engines generate them: a sum over a group is then one over a row.
     count: P.
-    advantages: of each response, and entropies, completion_ids: of each token, with T as one more axis, for an
-        objective that names them in its `needs`.
+    advantages: (B,), and entropies, completion_ids: (B, T), for an objective that names them in its `needs`.
     """
 
     lengths: Tensor
@@ -49,79 +43,93 @@ class Groups:
             )
         lengths = lengths.detach().double()
         size = _row_size(group_ids)
-        if size is None:
-            ids, index = torch.unique(group_ids, return_inverse=True)
-            return cls(lengths, index.to(lengths.device), len(ids), **given)
-        rows = {name: None if x is None else x.unflatten(0, (-1, size)) for name, x in given.items()}
-        return cls(lengths.view(-1, size), None, len(lengths) // size, **rows)
-
-    def parts(self) -> list[Groups]:
-        """The lengths of some groups at a time: many small temporaries are several times as fast as few large ones."""
-        if self.index is not None or self.lengths.numel() <= PART:
-            return [self]
-        rows = max(PART // self.lengths.size(1), 1)
-        return [Groups(lengths, None, len(lengths)) for lengths in self.lengths.split(rows)]
-
-    def arrange(self, values: Tensor) -> Tensor:
-        """(B,) -> the shape of `lengths`."""
-        return values.view(self.lengths.shape)
-
-    def flat(self, values: Tensor) -> Tensor:
-        """The shape of `lengths`, or one that broadcasts to it -> (B,)."""
-        return (values if values.shape == self.lengths.shape else values.expand(self.lengths.shape)).reshape(-1)
+        if size is not None:
+            return cls(lengths, None, len(lengths) // size, **given)
+        ids, index = torch.unique(group_ids, return_inverse=True)
+        return cls(lengths, index.to(lengths.device), len(ids), **given)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over each response's group."""
-        if self.index is None:
-            return values.expand(self.lengths.shape).sum(1, keepdim=True)
-        return values.new_zeros(self.count).index_add(0, self.index, values)[self.index]
+        """(B,) -> (B,): the sum over each response's group."""
+        return self._flat(self._sum(self._rows(values)))
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over each response's group."""
-        return values.mean(1, keepdim=True) if self.index is None else self.sum(values) / self.size
+        """(B,) -> (B,): the mean over each response's group."""
+        return self._flat(self._mean(self._rows(values)))
 
     def max(self, values: Tensor) -> Tensor:
-        """The maximum over each response's group."""
-        if self.index is None:
-            return values.expand(self.lengths.shape).amax(1, keepdim=True)
-        return values.new_zeros(self.count).scatter_reduce(0, self.index, values, "amax", include_self=False)[
-            self.index
-        ]
+        """(B,) -> (B,): the maximum over each response's group."""
+        return self._flat(self._max(self._rows(values)))
 
     def one_of_each(self, values: Tensor) -> Tensor:
-        """(P,): what `sum`, `max` and the like gave, once for each group, in the order of the sorted ids."""
+        """(B,) of one value a group, as `sum` gives -> (P,), in the order of the sorted ids."""
         if self.index is None:
-            return values.expand(self.count, 1).squeeze(1)
+            return values.view(self.count, -1)[:, 0]
         rows = torch.arange(len(self.index), device=self.index.device)
         return values[torch.zeros_like(rows[: self.count]).scatter(0, self.index, rows)]
 
     @cached_property
     def size(self) -> Tensor:
-        """G, the number of responses in each response's group."""
-        if self.index is None:
-            return self.lengths.new_full((self.count, 1), self.lengths.size(1))
+        """(B,): G, the number of responses in each response's group."""
         return self.sum(torch.ones_like(self.lengths))
 
     @cached_property
     def total_length(self) -> Tensor:
-        """Σ|o| of each response's group."""
+        """(B,): Σ|o| of each response's group."""
         return self.sum(self.lengths)
 
     @cached_property
     def mean_length(self) -> Tensor:
-        """μ of each response's group."""
+        """(B,): μ of each response's group."""
         return self.mean(self.lengths)
 
-    @cached_property
+    @property
     def standardised_length(self) -> Tensor:
-        """z = (|o| − μ) / (σ + ε), σ the population standard deviation over the group."""
-        deviation = self.lengths - self.mean_length
-        return deviation.div_(self.mean(deviation.square()).sqrt_().add_(LENGTH_EPSILON))
+        """(B,): z = (|o| − μ) / (σ + ε), σ the population standard deviation over the group. A new tensor each time."""
+        lengths = self._rows(self.lengths)
+        deviation = lengths - self._mean(lengths)
+        sigma = (self._sum_of_squares(deviation) / self._size).sqrt_()
+        return self._flat(deviation.div_(sigma.add_(LENGTH_EPSILON)))
 
     def softmax(self, values: Tensor) -> Tensor:
-        """G · softmax over each group. Exactly 1 where a group's values are equal."""
-        weights = (values - self.max(values.detach())).exp()
-        return weights / self.mean(weights)
+        """(B,) -> (B,): G · softmax over each group. Exactly 1 where a group's values are equal."""
+        values = self._rows(values)
+        weights = (values - self._max(values.detach())).exp_()
+        mean = self._mean(weights)
+        return self._flat(weights / mean if weights.requires_grad else weights.div_(mean))
+
+    # Within: (P, G) with (P, 1) for what a group has one of, or (B,) for both where groups aren't rows.
+
+    def _rows(self, values: Tensor) -> Tensor:
+        return values.view(self.count, -1) if self.index is None else values
+
+    def _flat(self, values: Tensor) -> Tensor:
+        if self.index is None and values.size(1) == 1:
+            values = values.expand(self.count, len(self.lengths) // self.count)
+        return values.reshape(-1)
+
+    def _sum(self, values: Tensor) -> Tensor:
+        if self.index is None:
+            return values.sum(1, keepdim=True)
+        return values.new_zeros(self.count).index_add(0, self.index, values)[self.index]
+
+    def _sum_of_squares(self, values: Tensor) -> Tensor:
+        if self.index is None:
+            return torch.linalg.vector_norm(values, dim=1, keepdim=True).square_()  # without a copy of all squares
+        return self._sum(values.square())
+
+    def _mean(self, values: Tensor) -> Tensor:
+        return self._sum(values) / self._size
+
+    @property
+    def _size(self) -> Tensor | int:
+        return self.size if self.index is not None else len(self.lengths) // self.count
+
+    def _max(self, values: Tensor) -> Tensor:
+        if self.index is None:
+            return values.amax(1, keepdim=True)
+        return values.new_zeros(self.count).scatter_reduce(0, self.index, values, "amax", include_self=False)[
+            self.index
+        ]
 
 
 def _row_size(group_ids: Tensor) -> int | None:
@@ -162,21 +170,19 @@ def group_advantages(rewards: Tensor, group_ids: Tensor, scale: str = "group") -
             f"rewards and group_ids must both have shape (B,), got {tuple(rewards.shape)} and {tuple(group_ids.shape)}"
         )
     rewards = rewards if rewards.is_floating_point() else rewards.to(torch.get_default_dtype())
-    size = _row_size(group_ids)
-    if size is not None and scale != "batch" and len(rewards) > PART >= size:  # see Groups.parts
-        rows = PART // size * size
-        pieces = zip(rewards.split(rows), group_ids.split(rows), strict=True)
-        return torch.cat([group_advantages(own, ids, scale) for own, ids in pieces])
     groups = Groups.of(rewards, group_ids)
-    is_scored = groups.arrange((~rewards.isnan()).to(rewards.dtype))
-    known = groups.arrange(rewards.nan_to_num(0.0))
-    count = groups.sum(is_scored)
-    deviation = (known - groups.sum(known) / count.clamp(min=1)) * is_scored
+    known = groups._rows(rewards)
+    is_scored, count = ~known.isnan(), torch.as_tensor(groups._size, dtype=rewards.dtype, device=rewards.device)
+    if not is_scored.all():
+        known, count = known.nan_to_num(0.0), groups._sum(is_scored.to(rewards.dtype))
+    deviation = known - groups._sum(known) / count.clamp(min=1)
+    if not is_scored.all():
+        deviation.mul_(is_scored)
     if scale == "none":
         return deviation.reshape(-1)
     if scale == "group":
-        variance = groups.sum(deviation.square()) / (count - 1).clamp(min=1)
+        variance = groups._sum_of_squares(deviation) / (count - 1).clamp(min=1)
     else:
         squares = (known - known.sum() / is_scored.sum().clamp(min=1)).square() * is_scored
         variance = squares.sum() / (is_scored.sum() - 1).clamp(min=1)
-    return (deviation / (variance.sqrt() + ADVANTAGE_EPSILON)).reshape(-1)
+    return deviation.div_(variance.sqrt() + ADVANTAGE_EPSILON).reshape(-1)

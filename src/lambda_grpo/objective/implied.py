@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,8 @@ from lambda_grpo.objective.presets import Objective
 from lambda_grpo.objective.weights import response_weights
 
 GRID = 41  # values of λ that are tried at a time
-ROUNDS = 6  # each zooms in on two steps to either side of the best value, a tenth of the range before
+STARTS = 3
+ROUNDS = 5
 
 
 def implied_lambda(
@@ -64,7 +67,7 @@ def implied_lambda(
     if not used.any():
         return None
     # the statistics of a group (μ, σ) take in its empty responses, the two distributions don't
-    share = torch.where(used, groups.arrange(weights), 0.0)
+    share = torch.where(used, weights, 0.0)
     share = share / groups.sum(share).clamp(min=1e-300)
     preference = preference or LambdaSoftmax()
 
@@ -75,12 +78,18 @@ def implied_lambda(
         log_share = theirs.clamp(min=1e-300).log() - groups.sum(theirs).clamp(min=1e-300).log()
         return -(share * torch.where(used, log_share, 0.0)).sum().item()
 
-    best = low
-    width = (high - low) / 2
-    centre = low + width
+    grid = torch.linspace(low, high, GRID, dtype=torch.float64).tolist()
+    # the divergence need not be convex in λ: the first grid covers all of it, and its best places are followed
+    found = [
+        _zoom(cross_entropy, start, grid[1] - grid[0], bounds) for start in sorted(grid, key=cross_entropy)[:STARTS]
+    ]
+    return min(found, key=cross_entropy)
+
+
+def _zoom(function: Callable[[float], float], best: float, step: float, bounds: tuple[float, float]) -> float:
+    """The least of a function near `best`, on grids that are ten times as fine each time."""
     for _ in range(ROUNDS):
-        # the divergence need not be convex in λ: the first grid covers all of it
-        grid = torch.linspace(max(low, centre - width), min(high, centre + width), GRID, dtype=torch.float64).tolist()
-        best = min(grid, key=cross_entropy)
-        centre, width = best, 2 * (grid[1] - grid[0])
+        low, high = max(bounds[0], best - 2 * step), min(bounds[1], best + 2 * step)
+        grid = torch.linspace(low, high, GRID, dtype=torch.float64).tolist()
+        best, step = min(grid, key=function), grid[1] - grid[0]
     return best

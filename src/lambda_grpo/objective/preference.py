@@ -1,7 +1,7 @@
 """The token preference f: the only place where methods differ in how much a response's tokens count.
 
-A preference is a function (groups, λ) -> f, pure and float64, of the shape of `groups.lengths`, with T as one more
-axis where it tells a response's tokens apart. `weights.response_weights` adds the conventions that all of them share.
+A preference is a function (groups, λ) -> f, pure and float64: (B,), or (B, T) where it tells a response's tokens
+apart. `weights.response_weights` adds the conventions that all of them share.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from lambda_grpo.objective.groups import Groups
 FLOOR = 0.005  # what stays of a linear weight that would reach 0
 H_FLOOR = 0.005  # below the least h of a group of 81 at r = 1/9, which is 1 − √80/9 = 0.0062
 MAX_LOG_POWER = 700.0  # exp(700) is finite in float64, exp(710) is not
+MAX_POWER = torch.tensor(MAX_LOG_POWER, dtype=torch.float64).exp().item()
 
 
 class Preference(Protocol):
     """How much each token of a response counts, from its group's lengths and λ (float64, as a rule a scalar)."""
 
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
-        """Token preferences, of the shape of `groups.lengths` or, by token, with T as one more axis."""
+        """(B,) or (B, T) token preferences."""
         ...
 
 
@@ -125,23 +126,17 @@ class LambdaSoftmax:
 
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
         with torch.no_grad():
-            pairs = [self._with_slope(part, lambda_) for part in groups.parts()]
-            weights, slope = (x[0] if len(x) == 1 else torch.cat(x) for x in zip(*pairs, strict=True))
+            log_h = positive_part(groups.standardised_length.mul_(self.r).add_(1)).log_()
+            power = (lambda_ * log_h).clamp_(max=MAX_LOG_POWER).exp_()
+            weights = groups.softmax(power)
         if not lambda_.requires_grad:
             return weights
-        # f, with ∂f/∂λ as its gradient: autograd through the softmax takes several times as long over so few numbers
-        return weights + (lambda_ - lambda_.detach()) * slope
-
-    def _with_slope(self, groups: Groups, lambda_: Tensor) -> tuple[Tensor, Tensor]:
-        """F = G · softmax(g), g = h^λ, and ∂f/∂λ = f · (g ln h − mean of f · g ln h), 0 for a g that is capped."""
-        log_h = positive_part(1 + self.r * groups.standardised_length).log()
-        log_power = lambda_ * log_h
-        power = log_power.clamp(max=MAX_LOG_POWER).exp()
-        weights = groups.softmax(power)
-        if not lambda_.requires_grad:
-            return weights, weights
-        slope = power * log_h * (log_power <= MAX_LOG_POWER)
-        return weights, weights * (slope - groups.mean(weights * slope))
+        # ∂f/∂λ = f · (g ln h − mean of f · g ln h), g = h^λ, 0 for a g that is capped: its gradient, taken beside f.
+        # Autograd through the softmax would take several times as long over so few numbers.
+        with torch.no_grad():
+            slope = power * log_h * (power < MAX_POWER)
+            slope = weights * (slope - groups.mean(weights * slope))
+        return torch.addcmul(weights, slope, lambda_ - lambda_.detach())
 
 
 @dataclass(frozen=True)
@@ -181,6 +176,6 @@ def positive_part(h: Tensor) -> Tensor:
 
     The paper's h = 1 + r·z can reach 0 for G > 81 at r = 1/9 (max |z| in a group is √(G−1)).
     """
-    if (h >= H_FLOOR).all():  # nearly every batch
+    if h.numel() > 0 and h.min() >= H_FLOOR:  # nearly every batch
         return h
     return torch.where(h >= H_FLOOR, h, H_FLOOR**2 / (2 * H_FLOOR - h.clamp(max=H_FLOOR)))

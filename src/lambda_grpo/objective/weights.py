@@ -43,17 +43,17 @@ def response_weights(
         lengths, group_ids, objective, advantages=advantages, entropies=entropies, completion_ids=completion_ids
     )
     weights = objective.preference(groups, _as_lambda(lambda_, groups))
-    if weights.dim() > groups.lengths.dim():
+    if weights.dim() == 2:
         if objective.weight_norm == "tokens":
             raise ValueError(f"objective {objective.name!r} weighs tokens: weight_norm 'tokens' is for whole responses")
-        return weights.reshape(len(lengths), -1)
+        return weights
     is_empty = groups.lengths == 0
     if is_empty.any():
         weights = torch.where(is_empty, 1.0, weights)
     if objective.weight_norm == "tokens":
         weighted = groups.sum(weights * groups.lengths)
         weights = weights * torch.where(weighted > 0, groups.total_length / weighted.clamp(min=1e-300), 1.0)
-    return groups.flat(weights)
+    return weights
 
 
 def lambda_penalty(
@@ -116,7 +116,7 @@ def loss_normalizer(
             total = counted.sum()
         case "group":
             groups = Groups.of(lengths, group_ids)
-            total = groups.count * groups.flat(groups.total_length)
+            total = groups.count * groups.total_length
         case "responses":
             total = counted.new_tensor(len(lengths))
         case "constant":
@@ -127,7 +127,7 @@ def loss_normalizer(
             if micro_batches is None:
                 raise ValueError(f"objective {objective.name!r} needs micro_batches: it divides by their tokens")
             pieces = Groups.of(counted, micro_batches)
-            total = pieces.count * pieces.flat(pieces.total_length)
+            total = pieces.count * pieces.total_length
     return total.clamp(min=1).expand_as(counted)
 
 
