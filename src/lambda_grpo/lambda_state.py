@@ -8,12 +8,10 @@ for each pass rate) has a list in the place of each number.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import LRScheduler
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 
@@ -26,8 +24,7 @@ class LambdaState:
         lr: learning rate; 0 freezes λ.
         optimizer: "sgd" (no momentum) or "adam", both without weight decay.
         bounds: λ is clamped to [low, high] after each step.
-        scheduler: what makes a learning rate schedule for the optimiser of λ, one of torch's or transformers' with
-            its settings bound. It counts every call of `step`.
+        schedule: what multiplies the learning rate in step n, counted from 0; also those without a gradient count.
 
     Raises:
         ValueError: the optimiser is unknown, lr is negative, or init isn't inside the bounds.
@@ -40,7 +37,7 @@ class LambdaState:
         optimizer: str = "sgd",
         *,
         bounds: tuple[float, float] = (-10.0, 10.0),
-        scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
+        schedule: Callable[[int], float] = lambda step: 1.0,
     ):
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"unknown optimizer {optimizer!r} for λ: use one of {', '.join(OPTIMIZERS)}")
@@ -54,13 +51,7 @@ class LambdaState:
         self.optimizer = optimizer
         self._parameter = torch.nn.Parameter(start)
         self._optimizer = OPTIMIZERS[optimizer]([self._parameter], lr=lr, weight_decay=0.0)
-        self._scheduler: LRScheduler | None = None
-        if scheduler is not None:
-            self.set_scheduler(scheduler)
-
-    def set_scheduler(self, scheduler: Callable[[torch.optim.Optimizer], LRScheduler]) -> None:
-        """Begin a learning rate schedule, where its length is known later than λ: see `scheduler` above."""
-        self._scheduler = scheduler(self._optimizer)
+        self._base_lr, self._steps, self.schedule = lr, 0, schedule
 
     @property
     def value(self) -> Any:
@@ -70,7 +61,7 @@ class LambdaState:
     @property
     def lr(self) -> float:
         """The learning rate of the next step."""
-        return float(self._optimizer.param_groups[0]["lr"])
+        return self._base_lr * self.schedule(self._steps)
 
     def step(self, grad: float | Sequence[float] | torch.Tensor) -> None:
         """Take one optimiser step with dL/dλ. A gradient of exactly 0 (nothing was learned) leaves λ and moments.
@@ -85,18 +76,11 @@ class LambdaState:
             raise ValueError(f"the gradient of λ is {grad.tolist()}: the loss it came from isn't finite")
         if (grad != 0.0).any():
             self._parameter.grad = grad.clone()
+            self._optimizer.param_groups[0]["lr"] = self.lr
             self._optimizer.step()
             with torch.no_grad():
                 self._parameter.clamp_(*self.bounds)
-        self._advance_schedule()
-
-    def _advance_schedule(self) -> None:
-        if self._scheduler is None:
-            return
-        with warnings.catch_warnings():
-            # torch warns of a schedule that moves before the optimiser did: a gradient of 0 does that
-            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
-            self._scheduler.step()
+        self._steps += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Value and optimiser state as plain numbers: JSON holds them without loss."""
@@ -104,7 +88,7 @@ class LambdaState:
         return {
             "value": self.value,
             "optimizer": self.optimizer,
-            "scheduler_steps": None if self._scheduler is None else self._scheduler.last_epoch,
+            "steps": self._steps,
             "moments": {
                 k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in moments.items() if v is not None
             },
@@ -124,10 +108,7 @@ class LambdaState:
         with torch.no_grad():
             self._parameter.copy_(value).clamp_(*self.bounds)
         self._optimizer.state.clear()
-        if self._scheduler is not None:
-            # a schedule is a function of its step count; what it was is this object's own setting
-            self._scheduler.last_epoch = (state.get("scheduler_steps") or 0) - 1
-            self._advance_schedule()
+        self._steps = state["steps"]
         if state["moments"]:
             self._optimizer.state[self._parameter] = {
                 # Adam keeps its step count in float32 by default

@@ -17,7 +17,7 @@ from lambda_grpo.runs import Run
 # What a run is about. If one of these changed on the way, its report would compare different things.
 KEPT = (
     "objective", "lambda_init", "lambda_optimizer", "lambda_r", "weight_norm", "scale_rewards",
-    "importance_sampling_level",
+    "loss_type", "importance_sampling_level", "epsilon", "epsilon_high", "delta", "beta",
     "model_name_or_path", "model_revision", "use_peft", "lora_r", "lora_alpha", "lora_target_modules",
     "task", "task_size", "task_seed", "eval_size", "seed",
     "dataset_name", "dataset_config", "dataset_train_split", "datasets",

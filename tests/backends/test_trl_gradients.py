@@ -180,7 +180,9 @@ class Whole(Observed):
         batch = reference.Batch(
             padded([logps(model, row) for row in self.rows]),
             padded([self.old[row] for row in self.rows]),
-            reference.advantages([self.reward_of(*row) for row in self.rows], ids, PRESETS[name].advantage_scale),
+            reference.advantages(
+                [self.reward_of(*row) for row in self.rows], ids, reference.ADVANTAGE_SCALES.get(name, "group")
+            ),
             [[int(t < len(completion)) for t in range(T)] for _, completion in self.rows],
             ids,
             [len(completion) for _, completion in self.rows],

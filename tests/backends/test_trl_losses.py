@@ -53,7 +53,7 @@ def stock(path, name, **changes):
     return trainer
 
 
-def their_loss(trainer, batch, beta=0.0):
+def their_loss(trainer, batch, beta=0.0, tokens=None):
     trainer.given, trainer.beta = batch["per_token_logps"], beta
     ids = torch.zeros_like(batch["completion_mask"])
     return trainer._compute_loss(
@@ -64,7 +64,7 @@ def their_loss(trainer, batch, beta=0.0):
             "advantages": batch["advantages"],
             "old_per_token_logps": batch["old_per_token_logps"],
             "ref_per_token_logps": batch["ref_per_token_logps"],
-            "num_items_in_batch": batch["completion_mask"].sum(),
+            "num_items_in_batch": batch["completion_mask"].sum() if tokens is None else torch.tensor(tokens),
         },
     )  # fmt: skip
 
@@ -135,6 +135,11 @@ def test_trls_vespo_holds_the_sequence_ratio_within_limits_that_the_paper_lacks(
     batch = one_batch([10, 10], -2.0, [1.0, 1.0])  # log W = −20, below log 1e-8
     theirs = their_loss(stock(tmp_path, "vespo"), batch).item()
     assert theirs == pytest.approx(our_loss(batch, "vespo").item())  # ours has them too: W² overflows without
+    batch = one_batch([2, 2], torch.tensor([-25.0, 10.0]), [1.0, 1.0])  # and each token's log ρ within ±20
+    theirs = their_loss(stock(tmp_path, "vespo"), batch).item()
+    assert theirs == pytest.approx(our_loss(batch, "vespo").item())
+    batch = one_batch([10, 10], -2.0, [1.0, 1.0])
+    theirs = their_loss(stock(tmp_path, "vespo"), batch).item()
     paper = math.exp(-20) ** 2 * math.exp(3 * (1 - math.exp(-20)))
     assert theirs == pytest.approx(4.0 * 1e-16 * math.exp(3), rel=1e-6)
     assert paper * 4.0 < theirs / 10
@@ -147,3 +152,12 @@ def test_trls_kl_is_multiplied_by_the_ratio_where_grpos_is_not(tmp_path):
     assert stock_config(tmp_path).use_bias_correction_kl
     assert their_loss(by_default, batch, beta=1.0).item() == pytest.approx(math.exp(0.1) * kl)
     assert our_loss(batch, "grpo", beta=1.0).item() == pytest.approx(kl)
+
+
+def test_trls_token_mean_takes_the_average_step_of_a_generated_batch(tmp_path):
+    """Two optimiser steps share a generation of 2 and 16 tokens: both divide by 9."""
+    trainer = stock(tmp_path, "dapo", steps_per_generation=2)
+    for batch, own in ((one_batch([1, 1], 0.0, [1.0, 1.0]), 2), (one_batch([8, 8], 0.0, [1.0, 1.0]), 16)):
+        theirs = their_loss(trainer, batch, tokens=18).item()
+        assert theirs == pytest.approx(-own / 9)
+        assert our_loss(batch, "dapo").item() == pytest.approx(-1.0)

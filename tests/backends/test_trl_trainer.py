@@ -13,7 +13,7 @@ from trl import GRPOTrainer
 
 from lambda_grpo import PRESETS, Objective, response_weights
 from lambda_grpo.backends.trl_hooks import HOOKS, check_hooks
-from lambda_grpo.backends.trl_trainer import LAMBDA_STATE_FILE, LambdaGRPOTrainer
+from lambda_grpo.backends.trl_trainer import LAMBDA_STATE_FILE, LambdaGRPOConfig, LambdaGRPOTrainer
 from lambda_grpo.objective.preference import LambdaExp, LambdaSoftmax, inverse_length
 from lambda_grpo.objective.surrogate import CappedWeight, Clip, GammaWeight, GeometricMean, SoftGate
 from lambda_grpo.training_data import task_dataset
@@ -182,6 +182,28 @@ def test_a_saturated_softmax_is_warned_of_once(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("name", ["lambda_grpo_paper", "gspo", "cispo", "fspo"])
+def test_the_trainers_arguments_say_what_was_asked_for(name, tmp_path):
+    args = config(tmp_path, objective=name)
+    kept = make_trainer(args).args
+    assert (kept.objective, kept.loss_type, kept.epsilon) == (name, None, None)
+    again = {key: value for key, value in args.to_dict().items() if key != "generation_batch_size"}  # TRL's own quirk
+    assert LambdaGRPOConfig(**again).resolve_objective() == args.resolve_objective()
+
+
+def test_the_logged_policy_loss_is_our_own_where_trl_has_none(tmp_path):
+    """TRL logs it beside an entropy bonus: loss = policy loss − coefficient · entropy."""
+    settings = {"entropy_coef": 0.01, "num_iterations": 2, "max_steps": 2, "gradient_accumulation_steps": 1}
+    trainer = make_trainer(config(tmp_path, objective="gmpo", **settings), Injected)
+    trainer.steps = []
+    trainer.train()
+    policy_losses = logged(trainer, "policy_loss")
+    assert abs(policy_losses[1]) > 1e-6
+    bonus = [0.01 * entropy for entropy in logged(trainer, "entropy")]
+    expected = [loss + more for loss, more in zip(logged(trainer, "loss"), bonus, strict=True)]
+    assert policy_losses == pytest.approx(expected, abs=1e-6)
+
+
 def test_no_warning_while_the_weights_are_spread(tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -234,6 +256,8 @@ def test_objective_and_loss_type(settings, expected, tmp_path):
         ({"objective": "gmpo", "importance_sampling_level": "sequence"}, "forms its ratio by itself"),
         ({"importance_sampling_level": "response"}, "it must be 'token' or 'sequence'"),
         ({"lambda_lr_scheduler_type": "step"}, "use one of constant, linear, cosine"),
+        ({"objective": "daro", "num_generations_eval": 4}, "leave num_generations_eval out"),
+        ({"loss_type": "sapo", "sapo_temperature_pos": 0.0}, "tau_pos must be above 0"),
         ({"lambda_warmup_steps": -1}, "lambda_warmup_steps must be at least 0"),
         ({"objective": "balanced", "beta": 0.1}, "'grpo' loss averages the KL term in another way"),
         ({"lambda_init": 20.0}, "inside its bounds"),

@@ -302,6 +302,8 @@ METHODS = {
     "daro": daro,
     "fspo": fspo,
 }
+# what divides R − mean, where it isn't the group's std
+ADVANTAGE_SCALES = {"dr_grpo": "none", "prompt_mean": "batch", "lite_ppo": "batch"}
 RESPONSE_MEANS = ("grpo", "gspo", "gmpo", "sapo", "fspo")
 PROMPT_MEANS = ("lambda_grpo_paper", "prompt_mean", "balanced", "daro")
 

@@ -29,7 +29,7 @@ def batch_of(lengths, dtype=torch.float32):
     B, T = len(lengths), max(*lengths, 1)
     old = -torch.rand(B, T, generator=generator)
     ids = torch.zeros(B, dtype=torch.long)
-    noise = 0.1 * torch.randn(B, T, generator=generator) / math.sqrt(T)
+    noise = 0.1 * torch.randn(B, T, generator=generator)
     return {
         "per_token_logps": (old + noise).to(dtype),
         "old_per_token_logps": old.to(dtype),

@@ -96,6 +96,8 @@ def test_an_objectives_own_clip_goes_before_the_callers():
     assert policy_loss(**batch, objective=wide).loss.item() == pytest.approx(-1.9)
     assert policy_loss(**batch, objective="dapo").loss.item() == pytest.approx(-1.2)
     assert policy_loss(**batch, objective="dapo", epsilon_high=0.4).loss.item() == pytest.approx(-1.4)
+    upper = Objective("upper", PRESETS["dapo"].preference, surrogate=Clip(epsilon_high=0.5))
+    assert policy_loss(**batch, objective=upper, epsilon_high=0.4).loss.item() == pytest.approx(-1.5)
 
 
 def test_bad_input_is_named():

@@ -16,6 +16,8 @@ STOP_GRADIENT = {"cispo", "vespo"}  # their loss isn't the integral of their gra
 
 def test_every_preset_has_a_reference():
     assert reference.METHODS.keys() == PRESETS.keys()
+    scales = {name: objective.advantage_scale for name, objective in PRESETS.items()}
+    assert scales == {name: reference.ADVANTAGE_SCALES.get(name, "group") for name in PRESETS}
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

@@ -80,13 +80,36 @@ def test_a_ratio_that_overflows_leaves_no_nan(kind, advantage, log_ratio):
     logps = torch.tensor([[log_ratio, 0.0]], requires_grad=True)
     mask = torch.ones(1, 2, dtype=torch.bool)
     surrogate, _ = SURROGATES[kind][0](Tokens(logps, logps, torch.full((1, 1), advantage), mask))
-    unbounded = advantage < 0 and log_ratio > 0 and isinstance(SURROGATES[kind][0], (Clip, GeometricMean, LengthBand))
+    unbounded = advantage < 0 and log_ratio > 0 and isinstance(SURROGATES[kind][0], (Clip, GeometricMean))
     (grad,) = torch.autograd.grad(surrogate.expand_as(logps).sum(), logps)
     if unbounded:
         assert surrogate.min() == -math.inf
     else:
         assert surrogate.isfinite().all()
         assert grad.isfinite().all()
+
+
+def test_fspo_stays_finite_where_a_long_response_drifts_a_little():
+    """W = e^(100,000 · 0.001) has no float32."""
+    logps = torch.full((1, 100_000), 1e-3, requires_grad=True)
+    mask = torch.ones(1, 100_000, dtype=torch.bool)
+    surrogate, _ = LengthBand()(Tokens(logps, logps, torch.full((1, 1), -1.0), mask))
+    (grad,) = torch.autograd.grad(surrogate.sum(), logps)
+    assert surrogate.item() == pytest.approx(-math.exp(20), rel=1e-4)
+    assert (grad == 0.0).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (Clip, {"epsilon": -0.3}), (Clip, {"epsilon_high": math.inf}), (GeometricMean, {"epsilon": 0.0}),
+        (CappedWeight, {"cap": -1.0}), (SoftGate, {"tau_pos": 0.0}), (LengthBand, {"c_low": -1.0}),
+        (GammaWeight, {"k_neg": math.nan}),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range_are_named(kind, settings):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} must be above 0 and finite"):
+        kind(**settings)
 
 
 def test_weights_of_tokens_meet_ratios_of_tokens_only():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
+import torch
 from transformers import get_scheduler
 from trl import GRPOConfig
 
@@ -34,9 +35,11 @@ class LambdaGRPOConfig(GRPOConfig):
     Where no objective is given, `loss_type` names it; both given and different is an error. `scale_rewards`,
     `epsilon`, `epsilon_high` and `importance_sampling_level` are the objective's own unless they are set here.
 
+    The settings of λ are for objectives that have one.
+
     Raises:
-        ValueError: unknown objective, `loss_type` and `objective` that disagree, values of λ out of range, or a
-            setting that the objective has no use for.
+        ValueError: unknown objective, `loss_type` and `objective` that disagree, values out of range, or a setting
+            that contradicts the objective.
     """
 
     objective: str | None = field(
@@ -61,8 +64,8 @@ class LambdaGRPOConfig(GRPOConfig):
         default="constant", metadata={"help": "Schedule of lambda_lr: 'constant', 'linear' or 'cosine'."}
     )
     lambda_warmup_steps: int = field(default=0, metadata={"help": "Steps in which lambda_lr rises to its value."})
-    lambda_bounds: list[float] = field(
-        default_factory=lambda: [-10.0, 10.0], metadata={"help": "λ stays within these two values."}
+    lambda_bounds: list[float] | None = field(
+        default=None, metadata={"help": "λ stays within these two values. Default: the objective's own, -10 and 10."}
     )
     lambda_r: float | None = field(
         default=None, metadata={"help": "r of h = 1 + r·z. Default: the objective's own, 1/9."}
@@ -90,6 +93,11 @@ class LambdaGRPOConfig(GRPOConfig):
             raise ValueError(
                 f"objective {objective.name!r} with beta {self.beta}: TRL's {host_loss(objective).loss_type!r} loss "
                 "averages the KL term in another way; set beta to 0, or use an objective whose normaliser it shares"
+            )
+        if objective.lambda_shape(2) and self.num_generations_eval not in (None, self.num_generations):
+            raise ValueError(
+                f"objective {objective.name!r} has a λ for each pass rate of {self.num_generations} generations: "
+                "leave num_generations_eval out"
             )
         self.make_lambda_state()  # refuses values out of range
         super().__post_init__()
@@ -125,26 +133,29 @@ class LambdaGRPOConfig(GRPOConfig):
 
     def make_lambda_state(self) -> LambdaState:
         """A fresh λ as configured, before its schedule begins."""
-        if len(self.lambda_bounds) != 2:
+        if self.lambda_bounds is not None and len(self.lambda_bounds) != 2:
             raise ValueError(f"lambda_bounds takes two values, got {self.lambda_bounds}")
         if self.lambda_lr_scheduler_type not in LAMBDA_SCHEDULES:
             known = ", ".join(LAMBDA_SCHEDULES)
             raise ValueError(f"lambda_lr_scheduler_type is {self.lambda_lr_scheduler_type!r}: use one of {known}")
         if self.lambda_warmup_steps < 0:
             raise ValueError(f"lambda_warmup_steps must be at least 0, got {self.lambda_warmup_steps}")
-        low, high = self.lambda_bounds
-        shape = self.resolve_objective().lambda_shape(self.num_generations)
+        objective = self.resolve_objective()
+        low, high = self.lambda_bounds or objective.lambda_bounds
+        shape = objective.lambda_shape(self.num_generations)
         init = [self.lambda_init] * shape[0] if shape else self.lambda_init
         return LambdaState(init, self.lambda_lr, self.lambda_optimizer, bounds=(low, high))
 
-    def lambda_scheduler(self, training_steps: int) -> Any:
-        """What `LambdaState.set_scheduler` takes, for a training of so many steps."""
-        return partial(
-            get_scheduler,
+    def lambda_schedule(self, training_steps: int) -> Callable[[int], float]:
+        """What multiplies `lambda_lr` at each step of a training of so many steps."""
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))])  # transformers hangs its schedules on one
+        schedule = get_scheduler(
             LAMBDA_SCHEDULES[self.lambda_lr_scheduler_type],
+            optimizer,
             num_warmup_steps=self.lambda_warmup_steps,
             num_training_steps=training_steps,
         )
+        return schedule.lr_lambdas[0]
 
     def _surrogate(self, objective: Objective) -> Any:
         """The objective's surrogate with what TRL's keys say about it."""

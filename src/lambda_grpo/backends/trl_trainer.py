@@ -108,17 +108,14 @@ class LambdaGRPOTrainer(GRPOTrainer):
             setattr(host, key, value)
         signature.arguments["args"] = host
         super().__init__(*signature.args[1:], **signature.kwargs)
+        for key in ("loss_type", "importance_sampling_level", "epsilon", "epsilon_high"):
+            setattr(self.args, key, getattr(config, key))  # TRL has read them: what is saved says what was asked for
         if self.is_deepspeed_enabled and host.fp16 and self.objective.learnable:
             raise ValueError("DeepSpeed's fp16 scales the loss where λ's gradient can't be unscaled: use bf16")
         self.add_callback(_LambdaStep(self))
 
     def _fresh_lambda(self) -> Tensor:
         return torch.tensor(self.lambda_state.value, dtype=torch.float64, requires_grad=self.objective.learnable)
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """The policy's learning rate schedule, and λ's beside it."""
-        self.lambda_state.set_scheduler(self.args.lambda_scheduler(num_training_steps))
-        return super().create_scheduler(num_training_steps, optimizer)
 
     @property
     def _mode(self) -> str:
@@ -212,6 +209,8 @@ class LambdaGRPOTrainer(GRPOTrainer):
         for name, values in self._metrics[self._mode].items():
             if name.startswith("clip_ratio/"):
                 values[-1] = clip_ratio if name == "clip_ratio/region_mean" else math.nan
+            elif name == "policy_loss":  # logged with an entropy bonus
+                values[-1] += self.accelerator.gather(loss.detach()).mean().item()
         return rest + loss.to(rest.dtype)
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
@@ -335,10 +334,13 @@ class LambdaGRPOTrainer(GRPOTrainer):
 
 
 class _LambdaStep(TrainerCallback):
-    """The Trainer's hooks on both sides of the optimiser's step."""
+    """The Trainer's hooks: where the number of steps is known, and on both sides of the optimiser's step."""
 
     def __init__(self, trainer: LambdaGRPOTrainer):
         self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, *rest: Any, **kwargs: Any) -> None:
+        self.trainer.lambda_state.schedule = self.trainer.args.lambda_schedule(state.max_steps)
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         self.trainer._measure_lambda()

@@ -43,7 +43,8 @@ def policy_loss(
 
     On a whole batch nothing more is needed. For a micro-batch pass `weights` and `normalizer`, computed on the whole
     batch by `response_weights` and `loss_normalizer` and indexed down to these rows: the micro-batches' losses then
-    sum to the batch's loss, however the rows are split.
+    sum to the batch's loss, however the rows are split. (DARO adds a term for λ itself: on micro-batches it is the
+    caller's to add once, `lambda_penalty`.)
 
     Args:
         per_token_logps: (B, T) log-probabilities under the policy.

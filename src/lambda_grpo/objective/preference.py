@@ -76,8 +76,8 @@ def pass_rate_weights(groups: Groups, lambda_: Tensor) -> Tensor:
     a value for each k = 1 .. G − 1; a single number stands for all of them. A right answer is one with A > 0, which
     holds for rewards of 0 and 1. Groups that are all right or all wrong have A = 0, and f = 1.
 
-    Read in accounts of the paper. That w is learned as its logarithm, and within bounds, is ours: where a loss L_k is
-    negative, w_k L_k − ln w_k has no minimum.
+    Read in accounts of the paper. That w is learned as its logarithm, and within bounds, is ours: where a loss L_k
+    isn't above 0, w_k L_k − ln w_k has no minimum, and on policy L_k is near 0: w_k rises to its bound.
     """
     right, is_mixed = _right_answers(groups)
     share = groups.count * groups.total_length / _over_groups(groups, groups.total_length, right).clamp(min=1)

@@ -57,6 +57,8 @@ class Objective:
             preference never reaches the KL.
         needs: what the preference reads beside the lengths.
         penalty: (groups, λ) -> scalar, what the loss of a whole batch adds for λ itself.
+        lambda_shape: G -> shape of λ: () for one number.
+        lambda_bounds: where an engine keeps λ, unless it is told otherwise.
 
     Raises:
         ValueError: an attribute isn't one of its values, or two of them contradict each other.
@@ -72,6 +74,8 @@ class Objective:
     kl_weighted: bool = False
     needs: tuple[Need, ...] = ()
     penalty: Callable[[Groups, Tensor], Tensor] | None = None
+    lambda_shape: Callable[[int], tuple[int, ...]] = lambda group_size: ()
+    lambda_bounds: tuple[float, float] = (-10.0, 10.0)
 
     def __post_init__(self) -> None:
         for attribute, kind in (
@@ -92,10 +96,6 @@ class Objective:
                 f"objective {self.name!r}: weight_norm 'tokens' scales each group back to its own tokens, and its "
                 "preference weighs whole groups: nothing would be left of it; use 'sum'"
             )
-
-    def lambda_shape(self, group_size: int) -> tuple[int, ...]:
-        """Shape of λ for groups of G: () as a rule, (G − 1,) where each pass rate has its own."""
-        return (group_size - 1,) if self.preference is pass_rate_weights else ()
 
 
 # arXiv 2402.03300: the mean over responses of the mean over their tokens
@@ -146,6 +146,8 @@ PRESETS: dict[str, Objective] = {
             learnable=True,
             needs=("advantages",),
             penalty=pass_rate_penalty,
+            lambda_shape=lambda group_size: (group_size - 1,),
+            lambda_bounds=(-2.0, 2.0),
         ),
         # arXiv 2509.09177
         replace(_GRPO, name="fspo", surrogate=LengthBand()),

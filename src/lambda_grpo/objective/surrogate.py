@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 SAPO_MAX_LOG_RATIO = 20.0  # the gate is flat to the last bit of float64 long before
-VESPO_LOG_WEIGHT = (math.log(1e-8), 20.0)  # TRL's, and its authors'
+MAX_LOG_WEIGHT = 20.0  # of a whole sequence's ratio
+VESPO_LOG_WEIGHT = (math.log(1e-8), MAX_LOG_WEIGHT)  # TRL's
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Clip:
     def __post_init__(self) -> None:
         if self.level not in ("token", "sequence"):
             raise ValueError(f"the level of a ratio is {self.level!r}, it must be 'token' or 'sequence'")
+        _check_positive(self)
 
     def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         low, high = clip_range(self, tokens)
@@ -89,6 +91,9 @@ class GeometricMean:
     epsilon: float = 0.4
     epsilon_high: float | None = None
 
+    def __post_init__(self) -> None:
+        _check_positive(self)
+
     def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         low, high = clip_range(self, tokens)
         held, is_clipped = hold(tokens.log_ratio, tokens.advantages, -low, high)
@@ -100,17 +105,20 @@ class LengthBand:
     """PPO's clip on the whole sequence's ratio W = Π ρ, log W held within ±c·√|o|: FSPO (arXiv 2509.09177).
 
     A sum of |o| terms spreads as √|o|, so long and short responses are clipped alike. Read in accounts of the paper;
-    the value of c is one of theirs, and the band has no drift term, as in the paper's later versions.
+    the value of c is one of theirs, and the band has no drift term, as in the paper's later versions. Where no clip
+    holds it (A < 0), log W stays below 20: a product of thousands of ratios overflows.
     """
 
     c_low: float = 0.03
     c_high: float = 0.03
 
+    def __post_init__(self) -> None:
+        _check_positive(self)
+
     def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         width = tokens.mask.sum(1, keepdim=True).to(tokens.log_ratio.dtype).sqrt()
-        held, is_clipped = hold(
-            tokens.sequence_sum(tokens.log_ratio), tokens.advantages, -self.c_low * width, self.c_high * width
-        )
+        log_weight = tokens.sequence_sum(tokens.log_ratio).clamp(max=MAX_LOG_WEIGHT)
+        held, is_clipped = hold(log_weight, tokens.advantages, -self.c_low * width, self.c_high * width)
         return held.exp() * tokens.advantages, is_clipped
 
 
@@ -120,11 +128,13 @@ class CappedWeight:
 
     cap: float = 5.0
 
+    def __post_init__(self) -> None:
+        _check_positive(self)
+
     def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         log_ratio = tokens.log_ratio.detach()
         weight = log_ratio.clamp(max=math.log(self.cap)).exp()
-        is_clipped = (log_ratio > math.log(self.cap)) & (tokens.advantages > 0)
-        return weight * tokens.advantages * tokens.per_token_logps, is_clipped
+        return weight * tokens.advantages * tokens.per_token_logps, log_ratio > math.log(self.cap)
 
 
 @dataclass(frozen=True)
@@ -133,6 +143,9 @@ class SoftGate:
 
     tau_pos: float = 1.0
     tau_neg: float = 1.05
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
 
     def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         tau = _choose(tokens.advantages > 0, self.tau_pos, self.tau_neg, tokens.advantages)
@@ -153,8 +166,12 @@ class GammaWeight:
     k_neg: float = 3.0
     c_neg: float = 2.0
 
+    def __post_init__(self) -> None:
+        _check_positive(self)
+
     def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        log_weight = tokens.sequence_sum(tokens.log_ratio.detach()).clamp(*VESPO_LOG_WEIGHT)
+        log_ratio = tokens.log_ratio.detach().clamp(-MAX_LOG_WEIGHT, MAX_LOG_WEIGHT)
+        log_weight = tokens.sequence_sum(log_ratio).clamp(*VESPO_LOG_WEIGHT)
         rises = tokens.advantages >= 0
         k = _choose(rises, self.k_pos, self.k_neg, log_weight)
         c = _choose(rises, self.c_pos, self.c_neg, log_weight)
@@ -170,16 +187,22 @@ def hold(log_ratio: Tensor, advantages: Tensor, low: float | Tensor, high: float
 
 
 def clip_range(surrogate: Clip | GeometricMean, tokens: Tokens) -> tuple[float, float]:
-    """The surrogate's own (ε, ε_high), or the caller's where it names none."""
-    if surrogate.epsilon is None:
-        return tokens.epsilon, tokens.epsilon_high
-    return surrogate.epsilon, surrogate.epsilon if surrogate.epsilon_high is None else surrogate.epsilon_high
+    """The surrogate's own (ε, ε_high), or the caller's where it names none; its own ε stands for both."""
+    if surrogate.epsilon is not None:
+        return surrogate.epsilon, surrogate.epsilon if surrogate.epsilon_high is None else surrogate.epsilon_high
+    return tokens.epsilon, tokens.epsilon_high if surrogate.epsilon_high is None else surrogate.epsilon_high
 
 
 def reference_kl(per_token_logps: Tensor, ref_per_token_logps: Tensor) -> Tensor:
     """e^d − d − 1 with d = log π_ref − log π: an unbiased estimate of KL(π ‖ π_ref) (arXiv 2402.03300, eq. 4)."""
     difference = ref_per_token_logps - per_token_logps
     return difference.exp() - difference - 1
+
+
+def _check_positive(surrogate: Any) -> None:
+    for name, value in vars(surrogate).items():
+        if isinstance(value, int | float) and not 0 < value < math.inf:
+            raise ValueError(f"{name} must be above 0 and finite, got {value}")
 
 
 def _log(value: float) -> float:
