@@ -126,7 +126,7 @@ def test_a_run_that_has_only_begun(tmp_path):
         ({"after": 0.9}, "Accuracy rose by 40.0 points (arithmetic, 500 held-out problems: 50.0 % → 90.0 %)"),
         ({"after": 0.3}, "Accuracy fell by 20.0 points"),
         ({"after": 0.53}, "No clear change in accuracy"),
-        ({"weight_max": 1.05}, "nearly DAPO's weights"),
+        ({"weight_max": 1.05}, "nearly f = 1"),
         ({"weight_max": 1.5}, "At the end, tokens of longer responses counted more"),
         ({"weight_max": 1.5, "final_lambda": -0.2}, "At the end, tokens of shorter responses counted more"),
         ({}, "One run with one seed shows whether the policy learned, not whether another objective"),

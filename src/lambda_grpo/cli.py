@@ -33,7 +33,7 @@ are the demonstration's: on the CPU. The keys that lambda-grpo adds:
   lambda_optimizer  sgd or adam (sgd)
   lambda_lr_scheduler_type, lambda_warmup_steps
                     constant, linear or cosine (constant, 0)
-  lambda_bounds     λ stays within these two values (-10 10)
+  lambda_bounds     λ stays within these two values (-10 10; daro: -2 2)
   lambda_r          r of h = 1 + r·z (1/9)
   weight_norm       sum: f as the paper has it; tokens: rescaled so that λ
                     can't change the step size (sum)

@@ -18,6 +18,7 @@ from lambda_grpo.objective.preference import LambdaExp, LambdaSoftmax, inverse_l
 from lambda_grpo.objective.surrogate import CappedWeight, Clip, GammaWeight, GeometricMean, SoftGate
 from lambda_grpo.training_data import task_dataset
 from tests.backends.trl_setup import TASK, config, logged, make_trainer, parameters, stock_config
+from tests.invariant import injected_run
 from tests.invariant.injected_run import Injected
 
 
@@ -194,7 +195,7 @@ def test_the_trainers_arguments_say_what_was_asked_for(name, tmp_path):
 def test_the_logged_policy_loss_is_our_own_where_trl_has_none(tmp_path):
     """TRL logs it beside an entropy bonus: loss = policy loss − coefficient · entropy."""
     settings = {"entropy_coef": 0.01, "num_iterations": 2, "max_steps": 2, "gradient_accumulation_steps": 1}
-    trainer = make_trainer(config(tmp_path, objective="gmpo", **settings), Injected)
+    trainer = make_trainer(config(tmp_path, objective="gmpo", **settings), Injected, injected_run.reward)
     trainer.steps = []
     trainer.train()
     policy_losses = logged(trainer, "policy_loss")
