@@ -94,8 +94,14 @@ class Groups:
         """(B,) -> (B,): G · softmax over each group. Exactly 1 where a group's values are equal."""
         values = self._rows(values)
         weights = (values - self._max(values.detach())).exp_()
-        mean = self._mean(weights)
-        return self._flat(weights / mean if weights.requires_grad else weights.div_(mean))
+        return self._flat(weights / self._mean(weights))
+
+    def softmax_(self, values: Tensor) -> Tensor:
+        """The same in the place of `values`, without autograd: at a million responses fresh memory is what costs."""
+        rows = self._rows(values)
+        rows.sub_(self._max(rows)).exp_()
+        rows.div_(self._mean(rows))
+        return values
 
     # Within: (P, G) with (P, 1) for what a group has one of, or (B,) for both where groups aren't rows.
 

@@ -127,13 +127,12 @@ class LambdaSoftmax:
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
         with torch.no_grad():
             log_h = positive_part(groups.standardised_length.mul_(self.r).add_(1)).log_()
+            if not lambda_.requires_grad:
+                return groups.softmax_(log_h.mul_(lambda_).clamp_(max=MAX_LOG_POWER).exp_())
             power = (lambda_ * log_h).clamp_(max=MAX_LOG_POWER).exp_()
             weights = groups.softmax(power)
-        if not lambda_.requires_grad:
-            return weights
-        # ∂f/∂λ = f · (g ln h − mean of f · g ln h), g = h^λ, 0 for a g that is capped: its gradient, taken beside f.
-        # Autograd through the softmax would take several times as long over so few numbers.
-        with torch.no_grad():
+            # ∂f/∂λ = f · (g ln h − mean of f · g ln h), g = h^λ, 0 for a g that is capped: its gradient, taken beside
+            # f. Autograd through the softmax would take several times as long over so few numbers.
             slope = power * log_h * (power < MAX_POWER)
             slope = weights * (slope - groups.mean(weights * slope))
         return torch.addcmul(weights, slope, lambda_ - lambda_.detach())

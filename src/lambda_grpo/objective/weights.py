@@ -106,23 +106,25 @@ def loss_normalizer(
         ValueError: shapes differ, or the objective needs an argument that wasn't given.
     """
     objective = get_objective(objective)
-    counted = (lengths if tokens is None else tokens).double()
+    counted = lengths if tokens is None else tokens
     if group_ids.shape != lengths.shape:
         raise ValueError(
             f"lengths and group_ids must both have shape (B,), got {tuple(lengths.shape)} and {tuple(group_ids.shape)}"
         )
     match objective.normalizer:
         case "batch":
-            total = counted.sum()
+            total = counted.sum().double()
         case "group":
             groups = Groups.of(lengths, group_ids)
             total = groups.count * groups.total_length
         case "responses":
-            total = counted.new_tensor(len(lengths))
+            total = torch.tensor(float(len(lengths)), dtype=torch.float64, device=lengths.device)
         case "constant":
             if max_completion_length is None:
                 raise ValueError(f"objective {objective.name!r} needs max_completion_length: it divides by that")
-            total = counted.new_tensor(len(lengths) * max_completion_length)
+            total = torch.tensor(
+                float(len(lengths) * max_completion_length), dtype=torch.float64, device=lengths.device
+            )
         case "micro_batch":
             if micro_batches is None:
                 raise ValueError(f"objective {objective.name!r} needs micro_batches: it divides by their tokens")
