@@ -192,9 +192,13 @@ def test_the_trainers_arguments_say_what_was_asked_for(name, tmp_path):
     assert LambdaGRPOConfig(**again).resolve_objective() == args.resolve_objective()
 
 
-def test_the_logged_policy_loss_is_our_own_where_trl_has_none(tmp_path):
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_the_logged_policy_loss_is_our_own_where_trl_has_none(pieces, tmp_path):
     """TRL logs it beside an entropy bonus: loss = policy loss − coefficient · entropy."""
-    settings = {"entropy_coef": 0.01, "num_iterations": 2, "max_steps": 2, "gradient_accumulation_steps": 1}
+    settings = {
+        "entropy_coef": 0.01, "num_iterations": 2, "max_steps": 2, "gradient_accumulation_steps": pieces,
+        "per_device_train_batch_size": 16 // pieces,
+    }  # fmt: skip
     trainer = make_trainer(config(tmp_path, objective="gmpo", **settings), Injected, injected_run.reward)
     trainer.steps = []
     trainer.train()

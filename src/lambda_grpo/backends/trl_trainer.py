@@ -121,6 +121,11 @@ class LambdaGRPOTrainer(GRPOTrainer):
     def _mode(self) -> str:
         return "train" if self.model.training else "eval"
 
+    @property
+    def _micro_batches(self) -> int:
+        """How many make an optimiser step."""
+        return self.current_gradient_accumulation_steps if self._mode == "train" else 1
+
     # -- 1. whole groups ---------------------------------------------------------------------------------------------
 
     def _generate(self, prompts: list[Any]) -> Any:
@@ -193,10 +198,10 @@ class LambdaGRPOTrainer(GRPOTrainer):
             folded = advantages * weights.to(advantages.device, advantages.dtype)
             return super()._compute_loss(model, {**inputs, "advantages": folded})
         rest = super()._compute_loss(model, {**inputs, "advantages": torch.zeros_like(advantages)})
-        old = inputs.get("old_per_token_logps")
+        logps, self._per_token_logps = self._per_token_logps, torch.empty(0)  # its graph isn't kept
         loss, metrics = policy_loss(
-            self._per_token_logps,
-            self._per_token_logps.detach() if old is None else old,
+            logps,
+            inputs.get("old_per_token_logps", logps.detach()),
             advantages,
             mask,
             row,
@@ -209,8 +214,9 @@ class LambdaGRPOTrainer(GRPOTrainer):
         for name, values in self._metrics[self._mode].items():
             if name.startswith("clip_ratio/"):
                 values[-1] = clip_ratio if name == "clip_ratio/region_mean" else math.nan
-            elif name == "policy_loss":  # logged with an entropy bonus
-                values[-1] += self.accelerator.gather(loss.detach()).mean().item()
+            elif name == "policy_loss":  # logged with an entropy bonus; TRL's means are those of a micro-batch there
+                pieces = 1 if self.host_loss.divides_by == "batch" else self._micro_batches
+                values[-1] += self.accelerator.gather(loss.detach()).mean().item() * pieces
         return rest + loss.to(rest.dtype)
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
@@ -223,8 +229,7 @@ class LambdaGRPOTrainer(GRPOTrainer):
 
         name: an objective's normaliser, or "response_mean" for what TRL's "grpo" divides each response by.
         """
-        training = self._mode == "train"
-        micro_batches = self.current_gradient_accumulation_steps if training else 1
+        training, micro_batches = self._mode == "train", self._micro_batches
         tokens, rows = mask.sum(1).cpu().double(), len(mask) * micro_batches
         match name:
             case "batch":  # TRL's share of the generated batch, also where steps differ in their tokens
