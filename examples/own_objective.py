@@ -4,7 +4,7 @@
     pytest examples/own_objective.py                       # checks it against its formula, in plain loops
 
 Here tokens of the responses in the middle of their group count most, by how much λ decides; and a token's ratio isn't
-clipped but bent, s = tanh(ρ − 1)·A. TRL has no such loss; everything else of TRL's goes on working around it.
+clipped but bent, s = tanh((ρ − 1)/b)·b·A. TRL has no such loss; everything else of TRL's goes on working around it.
 """
 
 import math

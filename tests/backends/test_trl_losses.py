@@ -15,7 +15,7 @@ from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
 from lambda_grpo import PRESETS, policy_loss
 from lambda_grpo.objective.surrogate import CappedWeight, Clip
-from tests.backends.trl_setup import config, make_trainer, stock_config
+from tests.backends.trl_setup import TRL_SETTINGS, config, make_trainer, stock_config
 from tests.objective.strategies import batches, gradients
 
 # objective -> what TRL's configuration has to say
@@ -24,15 +24,9 @@ LOSSES = {
     "dapo": {"loss_type": "dapo", "epsilon_high": 0.28},
     "dr_grpo": {"loss_type": "dr_grpo", "epsilon_high": 0.28},
     "bnpo": {"loss_type": "bnpo", "epsilon_high": 0.28},
-    "cispo": {"loss_type": "cispo", "epsilon_high": 5.0},
-    "sapo": {"loss_type": "sapo"},
-    "luspo": {
-        "loss_type": "luspo", "importance_sampling_level": "sequence", "epsilon": 2e-3, "epsilon_high": 2.5e-3,
-    },
-    "vespo": {"loss_type": "vespo"},
-    "gspo": {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
+    **TRL_SETTINGS,
     "gmpo": {},
-}  # fmt: skip
+}
 LMAX = 40
 
 

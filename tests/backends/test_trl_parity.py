@@ -5,7 +5,7 @@ import torch
 from trl import GRPOTrainer
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
-from tests.backends.trl_setup import config, logged, make_trainer, parameters, stock_config
+from tests.backends.trl_setup import TRL_SETTINGS, config, logged, make_trainer, parameters, stock_config
 
 
 def trajectories(tmp_path, stock, ours):
@@ -57,15 +57,9 @@ def test_fixed_objectives_are_trls_loss_types(name, shared, tmp_path):
 
 THEIRS = {
     "bnpo": {"loss_type": "bnpo"},
-    "cispo": {"loss_type": "cispo", "epsilon_high": 5.0},
-    "sapo": {"loss_type": "sapo"},
-    "luspo": {
-        "loss_type": "luspo", "importance_sampling_level": "sequence", "epsilon": 2e-3, "epsilon_high": 2.5e-3,
-    },
-    "vespo": {"loss_type": "vespo"},
-    "gspo": {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
+    **TRL_SETTINGS,
     "lite_ppo": {"loss_type": "dapo", "scale_rewards": "batch"},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", THEIRS)

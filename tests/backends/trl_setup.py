@@ -10,6 +10,17 @@ from lambda_grpo.training_data import task_dataset, task_reward
 
 TASK = load_task("arithmetic", size=64)
 
+# What TRL's configuration has to say for a preset that names its own numbers
+TRL_SETTINGS = {
+    "cispo": {"loss_type": "cispo", "epsilon_high": 5.0},
+    "sapo": {"loss_type": "sapo"},
+    "luspo": {
+        "loss_type": "luspo", "importance_sampling_level": "sequence", "epsilon": 2e-3, "epsilon_high": 2.5e-3,
+    },
+    "vespo": {"loss_type": "vespo"},
+    "gspo": {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
+}  # fmt: skip
+
 
 def config(output_dir, config_class=LambdaGRPOConfig, **settings):
     defaults = {

@@ -39,6 +39,7 @@ from lambda_grpo.objective import (
     effective_responses,
     is_saturated,
     lambda_penalty,
+    loss_normalizer,
     policy_loss,
     response_weights,
 )
@@ -238,12 +239,10 @@ class LambdaGRPOTrainer(GRPOTrainer):
                 return total / self.accelerator.num_processes * micro_batches / steps
             case "response_mean":
                 return rows * tokens.clamp(min=1)
-            case "group":  # P·N of the group is rows·μ
-                batch, group_size = self._generated[self._mode], self.num_generations
-                if not training:
-                    group_size = self.num_generations_eval
-                mean = batch.lengths.view(-1, group_size).double().mean(1).clamp(min=1 / group_size)
-                return rows * mean[batch.group_ids[inputs["row"].cpu()]]
+            case "group":  # these rows' share of stage 1's
+                batch = self._generated[self._mode]
+                whole = loss_normalizer(batch.lengths, batch.group_ids, self.objective)
+                return whole[inputs["row"].cpu()] * rows / len(batch.lengths)
             case "micro_batch":
                 return micro_batches * tokens.sum().clamp(min=1)
             case "constant":

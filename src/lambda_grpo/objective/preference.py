@@ -116,13 +116,19 @@ def _of_pass_rate(groups: Groups, lambda_: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class LambdaSoftmax:
-    """f = G · softmax(h^λ), h = 1 + r·z: λ-GRPO, arXiv 2510.06870. Longer responses count more where λ > 0."""
+class _HasR:
+    """What the forms of λ share: r, how far a length's z reaches."""
 
     r: float = 1 / 9
 
     def __post_init__(self) -> None:
-        _check_r(self.r)
+        if not self.r > 0:
+            raise ValueError(f"r must be positive, got {self.r}")
+
+
+@dataclass(frozen=True)
+class LambdaSoftmax(_HasR):
+    """f = G · softmax(h^λ), h = 1 + r·z: λ-GRPO, arXiv 2510.06870. Longer responses count more where λ > 0."""
 
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
         with torch.no_grad():
@@ -139,35 +145,20 @@ class LambdaSoftmax:
 
 
 @dataclass(frozen=True)
-class LambdaExp:
+class LambdaExp(_HasR):
     """f = G · softmax(r·λ·z): λ-GRPO with an exponential in place of the power. Smooth for every r, G and λ."""
-
-    r: float = 1 / 9
-
-    def __post_init__(self) -> None:
-        _check_r(self.r)
 
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
         return groups.softmax(self.r * lambda_ * groups.standardised_length)
 
 
 @dataclass(frozen=True)
-class LambdaLinear:
+class LambdaLinear(_HasR):
     """f = 1 + r·λ·z, held above 0, then scaled to Σ f = G: λ-GRPO's linear form."""
-
-    r: float = 1 / 9
-
-    def __post_init__(self) -> None:
-        _check_r(self.r)
 
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
         weights = (1 + self.r * lambda_ * groups.standardised_length).clamp(min=FLOOR)
         return weights * (groups.size / groups.sum(weights))
-
-
-def _check_r(r: float) -> None:
-    if not r > 0:
-        raise ValueError(f"r must be positive, got {r}")
 
 
 def positive_part(h: Tensor) -> Tensor:

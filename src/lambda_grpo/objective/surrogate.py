@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -57,11 +57,20 @@ class Surrogate(Protocol):
         ...
 
 
+class _PositiveNumbers:
+    """A surrogate's own numbers are above 0. Raises ValueError, naming the one that isn't."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, int | float) and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, got {value}")
+
+
 @dataclass(frozen=True)
-class Clip:
+class Clip(_PositiveNumbers):
     """min(ρA, clip(ρ, 1 − ε, 1 + ε_high)A), PPO (arXiv 1707.06347, eq. 7).
 
-    level: "token", or "sequence" for GSPO's one ratio a response, exp(mean of log ρ) (arXiv 2507.18071, eq. 5–7).
+    level: "token", or "sequence" for GSPO's one ratio a response, exp(mean of log ρ) (arXiv 2507.18071).
     epsilon, epsilon_high: None for the caller's; ε_high defaults to ε.
     """
 
@@ -72,7 +81,7 @@ class Clip:
     def __post_init__(self) -> None:
         if self.level not in ("token", "sequence"):
             raise ValueError(f"the level of a ratio is {self.level!r}, it must be 'token' or 'sequence'")
-        _check_positive(self)
+        super().__post_init__()
 
     def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         low, high = clip_range(self, tokens)
@@ -82,7 +91,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class GeometricMean:
+class GeometricMean(_PositiveNumbers):
     """exp(mean of clipped log ρ) · A, the clip on each token's log ρ: GMPO (arXiv 2507.20673, eq. 4).
 
     epsilon, epsilon_high: log ρ is held at −ε and ε_high, which defaults to ε.
@@ -91,9 +100,6 @@ class GeometricMean:
     epsilon: float = 0.4
     epsilon_high: float | None = None
 
-    def __post_init__(self) -> None:
-        _check_positive(self)
-
     def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         low, high = clip_range(self, tokens)
         held, is_clipped = hold(tokens.log_ratio, tokens.advantages, -low, high)
@@ -101,7 +107,7 @@ class GeometricMean:
 
 
 @dataclass(frozen=True)
-class LengthBand:
+class LengthBand(_PositiveNumbers):
     """PPO's clip on the whole sequence's ratio W = Π ρ, log W held within ±c·√|o|: FSPO (arXiv 2509.09177).
 
     A sum of |o| terms spreads as √|o|, so long and short responses are clipped alike. Read in accounts of the paper;
@@ -112,9 +118,6 @@ class LengthBand:
     c_low: float = 0.03
     c_high: float = 0.03
 
-    def __post_init__(self) -> None:
-        _check_positive(self)
-
     def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         width = tokens.mask.sum(1, keepdim=True).to(tokens.log_ratio.dtype).sqrt()
         log_weight = tokens.sequence_sum(tokens.log_ratio).clamp(max=MAX_LOG_WEIGHT)
@@ -123,13 +126,10 @@ class LengthBand:
 
 
 @dataclass(frozen=True)
-class CappedWeight:
+class CappedWeight(_PositiveNumbers):
     """sg(min(ρ, cap)) · A · log π: CISPO (arXiv 2506.13585, eq. 4–5). Every token keeps a gradient."""
 
     cap: float = 5.0
-
-    def __post_init__(self) -> None:
-        _check_positive(self)
 
     def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         log_ratio = tokens.log_ratio.detach()
@@ -138,14 +138,11 @@ class CappedWeight:
 
 
 @dataclass(frozen=True)
-class SoftGate:
+class SoftGate(_PositiveNumbers):
     """σ(τ(ρ − 1)) · 4/τ · A, τ by the sign of A: SAPO (arXiv 2511.20347, eq. 5–6). Nothing is clipped."""
 
     tau_pos: float = 1.0
     tau_neg: float = 1.05
-
-    def __post_init__(self) -> None:
-        _check_positive(self)
 
     def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         tau = _choose(tokens.advantages > 0, self.tau_pos, self.tau_neg, tokens.advantages)
@@ -154,7 +151,7 @@ class SoftGate:
 
 
 @dataclass(frozen=True)
-class GammaWeight:
+class GammaWeight(_PositiveNumbers):
     """sg(W^k e^{c(1 − W)}) · A · log π, W the whole sequence's ratio: VESPO (arXiv 2602.10693, eq. 20).
 
     Nothing is clipped.
@@ -165,9 +162,6 @@ class GammaWeight:
     c_pos: float = 3.0
     k_neg: float = 3.0
     c_neg: float = 2.0
-
-    def __post_init__(self) -> None:
-        _check_positive(self)
 
     def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         log_ratio = tokens.log_ratio.detach().clamp(-MAX_LOG_WEIGHT, MAX_LOG_WEIGHT)
@@ -197,12 +191,6 @@ def reference_kl(per_token_logps: Tensor, ref_per_token_logps: Tensor) -> Tensor
     """e^d − d − 1 with d = log π_ref − log π: an unbiased estimate of KL(π ‖ π_ref) (arXiv 2402.03300, eq. 4)."""
     difference = ref_per_token_logps - per_token_logps
     return difference.exp() - difference - 1
-
-
-def _check_positive(surrogate: Any) -> None:
-    for name, value in vars(surrogate).items():
-        if isinstance(value, int | float) and not 0 < value < math.inf:
-            raise ValueError(f"{name} must be above 0 and finite, got {value}")
 
 
 def _log(value: float) -> float:
