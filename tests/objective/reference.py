@@ -4,6 +4,7 @@ Nothing here is shared with the code, and no method goes through f and Z unless 
 torch's, so that autograd gives each formula's own gradients; `.detach()` stands where a paper writes stop-gradient.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ class Batch:
     epsilon: tuple = (0.2, 0.28)
     max_length: int = LMAX
     ref: torch.Tensor | None = None
+    entropies: list | None = None
+    ids: list | None = None
 
     @classmethod
     def of(cls, tensors, lengths=None):
@@ -38,6 +41,8 @@ class Batch:
             tensors["group_ids"].tolist(),
             [sum(row) for row in mask] if lengths is None else lengths.tolist(),
             ref=tensors.get("ref_per_token_logps"),
+            entropies=None if "entropies" not in tensors else tensors["entropies"].tolist(),
+            ids=None if "completion_ids" not in tensors else tensors["completion_ids"].tolist(),
         )
 
     def groups(self):
@@ -115,6 +120,16 @@ def length_band(b, i, c=0.03):
     total = sum(b.log_ratio(i, t) for t in b.tokens(i))
     band = c * math.sqrt(len(b.tokens(i)))
     return torch.min(total.exp() * b.advantages[i], total.clamp(-band, band).exp() * b.advantages[i])
+
+
+def traced_clip(b, i, t, both, decay=0.99, least=-0.1):
+    """min(ρ̃A, clip(ρ̃)A) with ρ̃ = exp(Σ_k w_tk log ρ_k), A at least −0.1; k and t count from 0."""
+    total = 0.0
+    for k in b.tokens(i):
+        if k <= t:
+            w = max(decay ** (t - k), decay**k) if both else decay ** (t - k)
+            total = total + w * b.log_ratio(i, k)
+    return ppo_min(total.exp(), max(b.advantages[i], least), 1 - b.epsilon[0], 1 + b.epsilon[1])
 
 
 def capped_weight(b, i, t, cap=5.0):
@@ -280,6 +295,51 @@ def daro(b, lam):
     return total
 
 
+def dapo_full(b, lam):
+    return token_mean(b, lambda b, i, t: ppo_min(b.log_ratio(i, t).exp(), b.advantages[i], 0.8, 1.28))
+
+
+def grpo_lambda(b, lam, both=False):
+    return -response_mean(b, lambda i: sum(traced_clip(b, i, t, both) for t in b.tokens(i)) / b.lengths[i])
+
+
+def grpo_lambda_tail(b, lam, decay=0.99):
+    """The advantage of token t is A · decay^(T − 1 − t)."""
+
+    def term(b, i, t):
+        A = b.advantages[i] * decay ** (b.lengths[i] - 1 - t)
+        return ppo_min(b.log_ratio(i, t).exp(), A, 1 - b.epsilon[0], 1 + b.epsilon[1])
+
+    return token_mean(b, term)
+
+
+def edge_grpo(b, lam):
+    """Â_i = A_i / (H_i / mean of the group's H), H_i the mean entropy of the response's own tokens."""
+    H = {i: sum(b.entropies[i][: b.lengths[i]]) / b.lengths[i] for i in range(len(b.lengths)) if b.lengths[i]}
+    changed = list(b.advantages)
+    for members in b.groups():
+        own = [H[i] for i in members if i in H]
+        for i in members:
+            if i in H:
+                changed[i] = b.advantages[i] / (H[i] / (sum(own) / len(own)))
+    return grpo(dataclasses.replace(b, advantages=changed), lam)
+
+
+def lambda_grpo_prm(b, lam):
+    """1/Σ|o| Σ_i Σ_t s_it / n_it, n_it the responses of the group with the same tokens 0 .. t."""
+
+    def term(b, i, t):
+        return token_clip(b, i, t) / prefix_count(b, i, t)
+
+    return token_mean(b, term)
+
+
+def prefix_count(b, i, t):
+    prefix = b.ids[i][: t + 1]
+    members = next(m for m in b.groups() if i in m)
+    return sum(b.lengths[j] > t and b.ids[j][: t + 1] == prefix for j in members)
+
+
 METHODS = {
     "grpo": grpo,
     "dapo": dapo,
@@ -301,11 +361,18 @@ METHODS = {
     "balanced": balanced,
     "daro": daro,
     "fspo": fspo,
+    "dapo_full": dapo_full,
+    "grpo_lambda": grpo_lambda,
+    "grpo_lambda_both": lambda b, lam: grpo_lambda(b, lam, both=True),
+    "grpo_lambda_tail": grpo_lambda_tail,
+    "edge_grpo": edge_grpo,
+    "devis_grpo": grpo,  # of the samples that take part
+    "lambda_grpo_prm": lambda_grpo_prm,
 }
 # what divides R − mean, where it isn't the group's std
 ADVANTAGE_SCALES = {"dr_grpo": "none", "prompt_mean": "batch", "lite_ppo": "batch"}
-RESPONSE_MEANS = ("grpo", "gspo", "gmpo", "sapo", "fspo")
-PROMPT_MEANS = ("lambda_grpo_paper", "prompt_mean", "balanced", "daro")
+RESPONSE_MEANS = ("grpo", "gspo", "gmpo", "sapo", "fspo", "grpo_lambda", "grpo_lambda_both", "devis_grpo")
+PROMPT_MEANS = ("lambda_grpo_paper", "prompt_mean", "balanced", "daro", "edge_grpo")
 
 
 def kl(b, method):
@@ -322,6 +389,10 @@ def kl(b, method):
         return sum(
             total(i) / max(sum(b.lengths[j] for j in members), 1) / len(parts) for members in parts for i in members
         )
+    if method == "lambda_grpo_prm":  # the one whose weights reach the KL token by token
+        count = sum(len(b.tokens(i)) for i in b.responses())
+        differences = {(i, t): b.ref[i, t] - b.logps[i, t] for i in b.responses() for t in b.tokens(i)}
+        return sum((d.exp() - d - 1) / prefix_count(b, i, t) for (i, t), d in differences.items()) / max(count, 1)
     count = sum(len(b.tokens(i)) for i in b.responses())
     Z = {"dr_grpo": len(b.advantages) * b.max_length, "luspo": len(b.advantages)}
     Z["delta_l"] = Z["dr_grpo"]

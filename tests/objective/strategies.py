@@ -36,6 +36,9 @@ def batches(draw, max_groups=4, max_size=6, max_tokens=7, min_length=0, equal_si
         "completion_mask": mask.int(),
         "group_ids": torch.tensor(ids),
         "ref_per_token_logps": old + noise(B, T, scale=0.2),
+        "entropies": noise(B, T).abs() + 0.01,
+        # of few symbols, so that responses share prefixes; rubbish behind their ends
+        "completion_ids": torch.randint(0, draw(st.integers(1, 4)), (B, T), generator=generator),
     }
 
 
@@ -46,6 +49,11 @@ def prepared(batch, name):
     rewards = [float(a > 0) for a in batch["advantages"].tolist()]
     advantages = reference.advantages(rewards, batch["group_ids"].tolist(), "group")
     return {**batch, "advantages": torch.tensor(advantages, dtype=torch.float64)}
+
+
+def needs(batch):
+    """What preferences may read beside the lengths."""
+    return {name: batch[name] for name in ("advantages", "entropies", "completion_ids")}
 
 
 def our_loss(batch, name, lam, **settings):

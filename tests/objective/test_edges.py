@@ -36,6 +36,8 @@ def batch_of(lengths, dtype=torch.float32):
         "advantages": group_advantages((torch.arange(B) % 3 == 0).float(), ids),
         "completion_mask": torch.arange(T) < torch.tensor(lengths)[:, None],
         "group_ids": ids,
+        "entropies": torch.rand(B, T, generator=generator),
+        "completion_ids": torch.randint(0, 2, (B, T), generator=generator),
     }
 
 
@@ -86,7 +88,8 @@ def test_masked_tokens_never_reach_loss_or_gradient(name, rubbish):
     batch["ref_per_token_logps"] = batch["old_per_token_logps"]
     clean, clean_grad = assert_finite(batch, name, 0.7, beta=0.04)
     outside = ~batch["completion_mask"]
-    for key, value in (("per_token_logps", rubbish), ("old_per_token_logps", -rubbish), ("ref_per_token_logps", 0.0)):
+    rubbishes = {"per_token_logps": rubbish, "old_per_token_logps": -rubbish, "ref_per_token_logps": 0.0}
+    for key, value in {**rubbishes, "entropies": rubbish, "completion_ids": -100}.items():
         batch[key] = batch[key].masked_fill(outside, value)
     loss, grad = assert_finite(batch, name, 0.7, beta=0.04)
     assert loss.item() == clean.item()
@@ -102,8 +105,8 @@ def test_padding_and_order_are_irrelevant(name, batch, lam, extra, random):
     order = list(range(len(batch["group_ids"])))
     random.shuffle(order)
     moved = {key: value[order] for key, value in batch.items()}
-    for key in ("per_token_logps", "old_per_token_logps", "ref_per_token_logps", "completion_mask"):
-        moved[key] = torch.nn.functional.pad(moved[key], (0, extra), value=0)
+    for key, value in moved.items():
+        moved[key] = torch.nn.functional.pad(value, (0, extra), value=0) if value.dim() == 2 else value
     assert our_loss(moved, name, lam, beta=0.04).loss.item() == pytest.approx(whole, rel=1e-9, abs=1e-12)
 
 

@@ -13,6 +13,7 @@ from lambda_grpo import (
     loss_normalizer,
     response_weights,
 )
+from lambda_grpo.objective import mean_weights
 from tests.objective import reference
 
 REWARDS = st.one_of(st.floats(-5, 5), st.just(math.nan))
@@ -51,6 +52,7 @@ def test_rows_and_any_other_order_give_the_same(name, count, size, lam, random):
     B = count * size
     lengths = torch.tensor([random.randrange(0, 40) for _ in range(B)])
     rewards = torch.tensor([random.choice([0.0, 1.0, 1.0, math.nan]) for _ in range(B)], dtype=torch.float64)
+    given = {"entropies": torch.rand(B, 40), "completion_ids": torch.randint(0, 2, (B, 40))}
     ids, order = torch.arange(B) // size * 3, torch.tensor(random.sample(range(B), B))
 
     def stage_1(rows):
@@ -58,9 +60,10 @@ def test_rows_and_any_other_order_give_the_same(name, count, size, lam, random):
         scale = PRESETS[name].advantage_scale
         advantages = group_advantages(rewards[rows], own[1], scale)
         Z = loss_normalizer(*own, name, max_completion_length=40, micro_batches=torch.arange(B)[rows] % 2)
-        f = response_weights(*own, name, lam, advantages=advantages)
+        own_tokens = {key: value[rows] for key, value in given.items()}
+        f = response_weights(*own, name, lam, advantages=advantages, **own_tokens)
         penalty = lambda_penalty(*own, name, lam, advantages=advantages)
-        return advantages, Z, f, effective_responses(f, own[1]), penalty
+        return advantages, Z, f, effective_responses(mean_weights(f, own[0]), own[1]), penalty
 
     even = stage_1(torch.arange(B))
     advantages, Z, f, effective, penalty = stage_1(order)

@@ -56,8 +56,13 @@ def test_lambda_grpo_implies_its_own_lambda(groups, lam):
 def test_token_means_imply_zero_and_response_means_what_grpo_does(groups, name):
     lengths, ids = tensors(groups)
     advantages = torch.where(torch.arange(len(ids)) % 2 == 0, 1.0, -1.0)
-    found = implied_lambda(lengths, ids, name, advantages=advantages)
-    if name in reference.RESPONSE_MEANS:
+    entropies = torch.ones(len(ids), max(lengths.tolist()))  # all alike: EDGE's part is 1
+    found = implied_lambda(
+        lengths, ids, name, advantages=advantages, entropies=entropies, completion_ids=torch.zeros_like(entropies)
+    )
+    if name in ("lambda_grpo_prm", "grpo_lambda_tail"):  # they weigh tokens
+        assert found is None
+    elif name in (*reference.RESPONSE_MEANS, "edge_grpo"):
         assert found == implied_lambda(lengths, ids, "grpo")
     elif name not in ("delta_l", "balanced"):
         assert found == pytest.approx(0.0, abs=1e-4)

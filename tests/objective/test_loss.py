@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lambda_grpo import PRESETS, Objective, lambda_penalty, loss_normalizer, policy_loss, response_weights
 from lambda_grpo.objective.surrogate import Clip
 from tests.objective import reference
-from tests.objective.strategies import LAMBDAS, batches, our_loss, prepared
+from tests.objective.strategies import LAMBDAS, batches, needs, our_loss, prepared
 
 
 @pytest.mark.parametrize("name", sorted(set(PRESETS) - {"bnpo"}))
@@ -31,7 +31,7 @@ def test_any_split_gives_the_same_loss_and_gradients(name, batch, lam, pieces, r
         total = 0.0
         for rows in rows_of_piece:
             piece = {key: value[rows] for key, value in batch.items()} | {"per_token_logps": logps[rows]}
-            weights = response_weights(lengths, batch["group_ids"], name, lambda_, advantages=batch["advantages"])
+            weights = response_weights(lengths, batch["group_ids"], name, lambda_, **needs(batch))
             normalizer = loss_normalizer(
                 lengths, batch["group_ids"], name,
                 tokens=batch["completion_mask"].sum(1),

@@ -17,6 +17,7 @@ from lambda_grpo.objective.surrogate import (
     LengthBand,
     SoftGate,
     Tokens,
+    TracedClip,
 )
 from tests.objective import reference
 from tests.objective.strategies import batches, gradients, our_loss
@@ -24,6 +25,8 @@ from tests.objective.strategies import batches, gradients, our_loss
 SURROGATES = {
     "token clip": (Clip(), reference.token_clip),
     "sequence clip": (Clip("sequence", 3e-4, 4e-4), lambda b, i, t: reference.sequence_clip(b, i, 3e-4, 4e-4)),
+    "recent trace": (TracedClip(), lambda b, i, t: reference.traced_clip(b, i, t, both=False, least=-math.inf)),
+    "both trace": (TracedClip("both"), lambda b, i, t: reference.traced_clip(b, i, t, both=True, least=-math.inf)),
     "geometric mean": (GeometricMean(), lambda b, i, t: reference.geometric_mean(b, i)),
     "length band": (LengthBand(), lambda b, i, t: reference.length_band(b, i)),
     "capped weight": (CappedWeight(), reference.capped_weight),

@@ -211,10 +211,11 @@ def test_bad_input_is_named():
         replace(PRESETS["daro"], weight_norm="tokens")
     with pytest.raises(ValueError, match="level of a ratio is 'response'"):
         Clip("response")
-    by_token = Objective("by_token", lambda groups, _: groups.entropies.double(), needs=("entropies",))
-    with pytest.raises(ValueError, match="'tokens' is for whole responses"):
+    with pytest.raises(ValueError, match=r"completion_ids must have shape \(2, 3\), got \(3, 3\)"):
+        response_weights(torch.ones(2), torch.zeros(2), "lambda_grpo_prm", completion_ids=torch.ones(3, 3))
+    with pytest.raises(ValueError, match=r"token_mask must have shape \(2, 3\), got \(2, 4\)"):
         response_weights(
-            torch.ones(2), torch.zeros(2), replace(by_token, weight_norm="tokens"), entropies=torch.ones(2, 3)
+            torch.ones(2), torch.zeros(2), "edge_grpo", entropies=torch.ones(2, 3), token_mask=torch.ones(2, 4)
         )
     with pytest.raises(ValueError, match=r"shape \(B,\)"):
         response_weights(torch.ones(2, 1), torch.zeros(2, 1), "grpo")

@@ -15,6 +15,7 @@ from lambda_grpo.objective.weights import (
     is_saturated,
     lambda_penalty,
     loss_normalizer,
+    mean_weights,
     response_weights,
 )
 
@@ -29,6 +30,7 @@ __all__ = [
     "is_saturated",
     "lambda_penalty",
     "loss_normalizer",
+    "mean_weights",
     "policy_loss",
     "response_weights",
 ]

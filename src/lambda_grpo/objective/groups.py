@@ -24,6 +24,7 @@ class Groups:
         engines generate them: a sum over a group is then one over a row.
     count: P.
     advantages: (B,), and entropies, completion_ids: (B, T), for an objective that names them in its `needs`.
+    token_mask: (B, T) booleans, where the last two hold tokens that the policy generated; None without them.
     """
 
     lengths: Tensor
@@ -32,15 +33,20 @@ class Groups:
     advantages: Tensor | None = None
     entropies: Tensor | None = None
     completion_ids: Tensor | None = None
+    token_mask: Tensor | None = None
 
     @classmethod
     def of(cls, lengths: Tensor, group_ids: Tensor, **given: Tensor | None) -> Groups:
-        """Groups from (B,) lengths and (B,) arbitrary integer ids. Raises ValueError on shapes that differ."""
+        """Groups from (B,) lengths and (B,) arbitrary integer ids. Raises ValueError on shapes that differ.
+
+        given: the fields above that an objective needs; without a token_mask a response's tokens are its first |o|.
+        """
         if lengths.dim() != 1 or lengths.shape != group_ids.shape:
             raise ValueError(
                 "lengths and group_ids must both have shape (B,), "
                 f"got {tuple(lengths.shape)} and {tuple(group_ids.shape)}"
             )
+        given = _checked(lengths, given)
         lengths = lengths.detach().double()
         size = _row_size(group_ids)
         if size is not None:
@@ -66,6 +72,14 @@ class Groups:
             return values.view(self.count, -1)[:, 0]
         rows = torch.arange(len(self.index), device=self.index.device)
         return values[torch.zeros_like(rows[: self.count]).scatter(0, self.index, rows)]
+
+    @property
+    def number(self) -> Tensor:
+        """(B,) the group of each response, 0 .. count - 1. A new tensor each time."""
+        if self.index is not None:
+            return self.index.clone()
+        rows = torch.arange(len(self.lengths), device=self.lengths.device)
+        return rows // (len(self.lengths) // self.count)
 
     @cached_property
     def size(self) -> Tensor:
@@ -136,6 +150,23 @@ class Groups:
         return values.new_zeros(self.count).scatter_reduce(0, self.index, values, "amax", include_self=False)[
             self.index
         ]
+
+
+def _checked(lengths: Tensor, given: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+    """What an objective needs, its shapes checked and the mask of its tokens made where there is none."""
+    per_token = [value for name in ("entropies", "completion_ids") if (value := given.get(name)) is not None]
+    mask = given.get("token_mask")
+    if not per_token:
+        given = {**given, "token_mask": None}
+    else:
+        positions = torch.arange(per_token[0].size(-1), device=lengths.device)
+        given = {**given, "token_mask": positions < lengths[:, None] if mask is None else mask.bool()}
+    width = per_token[0].shape[1:] if per_token else ()
+    for name, value in given.items():
+        shape = tuple(lengths.shape) if name == "advantages" else (*lengths.shape, *width)
+        if value is not None and value.shape != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {tuple(value.shape)}")
+    return given
 
 
 def _row_size(group_ids: Tensor) -> int | None:

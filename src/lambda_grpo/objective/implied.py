@@ -28,6 +28,7 @@ def implied_lambda(
     advantages: Tensor | None = None,
     entropies: Tensor | None = None,
     completion_ids: Tensor | None = None,
+    token_mask: Tensor | None = None,
 ) -> float | None:
     """The λ whose weights lie nearest to a method's on these responses: "GRPO on your data acts like λ = −3.1".
 
@@ -42,7 +43,7 @@ def implied_lambda(
         lambda_: where the objective itself depends on λ, its λ.
         bounds: the λ to choose among.
         preference: what λ stands for; λ-GRPO's f = G · softmax(h^λ) with r = 1/9 if None.
-        advantages: (B,), and entropies, completion_ids: (B, T), for an objective that needs them.
+        advantages: (B,), and entropies, completion_ids, token_mask: (B, T), as in `response_weights`.
 
     Returns:
         λ within the bounds, to 3e-7 of their distance; or None where it has no meaning: the method weighs
@@ -56,7 +57,7 @@ def implied_lambda(
         raise ValueError(f"the bounds of λ must be two numbers in order, got {bounds}")
     weights = response_weights(
         lengths, group_ids, objective, lambda_,
-        advantages=advantages, entropies=entropies, completion_ids=completion_ids,
+        advantages=advantages, entropies=entropies, completion_ids=completion_ids, token_mask=token_mask,
     ).detach()  # fmt: skip
     if weights.dim() != 1:
         return None

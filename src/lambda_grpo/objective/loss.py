@@ -92,12 +92,16 @@ def policy_loss(
 
     mask = completion_mask.bool()
     tokens = mask.sum(1)
+    is_whole = lengths is None  # no truncation masking: all tokens of the policy carry loss
     lengths = tokens if lengths is None else lengths
+    if objective.advantage_min is not None:
+        advantages = advantages.clamp(min=objective.advantage_min)
     penalty: Tensor | None = None
     if weights is None or normalizer is None:
         weights = response_weights(
             lengths, group_ids, objective, lambda_,
             advantages=advantages, entropies=entropies, completion_ids=completion_ids,
+            token_mask=mask if is_whole else None,
         )  # fmt: skip
         normalizer = loss_normalizer(
             lengths, group_ids, objective,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lambda_grpo.objective.groups import Groups
 
+ENTROPY_FLOOR = 1e-6  # nats: below it a response has no choice left to be unsure of
 FLOOR = 0.005  # what stays of a linear weight that would reach 0
 H_FLOOR = 0.005  # below the least h of a group of 81 at r = 1/9, which is 1 − √80/9 = 0.0062
 MAX_LOG_POWER = 700.0  # exp(700) is finite in float64, exp(710) is not
@@ -52,6 +53,21 @@ def sign_balanced(groups: Groups, lambda_: Tensor) -> Tensor:
         share_of_tokens = groups.sum(part * groups.lengths) / groups.total_length
         weights = weights + part * share_of_responses / share_of_tokens.clamp(min=1e-300)
     return weights
+
+
+def inverse_entropy(groups: Groups, lambda_: Tensor) -> Tensor:
+    """f = μ/|o| · H̄/H, H a response's mean token entropy, H̄ its group's: EDGE-GRPO's advantage, arXiv 2507.21848.
+
+    Â = A / (H/H̄) on GRPO: confident right answers are pushed up more, and confident wrong ones down. The mean is over
+    real tokens (the authors' code takes in padding) and no gradient passes through it (theirs leaks).
+    """
+    assert groups.entropies is not None  # in the objective's needs
+    assert groups.token_mask is not None
+    tokens = torch.where(groups.token_mask, groups.entropies.detach().double(), 0.0).sum(1)
+    entropy = (tokens / groups.lengths.clamp(min=1)).clamp(min=ENTROPY_FLOOR)
+    has_tokens = groups.lengths > 0
+    mean = groups.sum(torch.where(has_tokens, entropy, 0.0)) / groups.sum(has_tokens.double()).clamp(min=1)
+    return inverse_length(groups, lambda_) * mean / entropy
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,14 @@ from lambda_grpo.objective.preference import (
     LambdaLinear,
     LambdaSoftmax,
     Preference,
+    inverse_entropy,
     inverse_length,
     pass_rate_penalty,
     pass_rate_weights,
     sign_balanced,
     uniform,
 )
+from lambda_grpo.objective.rollouts import BestAndWorst, ErrorCorrection, Rollouts
 from lambda_grpo.objective.surrogate import (
     CappedWeight,
     Clip,
@@ -29,7 +31,9 @@ from lambda_grpo.objective.surrogate import (
     LengthBand,
     SoftGate,
     Surrogate,
+    TracedClip,
 )
+from lambda_grpo.objective.token_preference import TailDecay, shared_prefix
 
 Normalizer = Literal["batch", "group", "responses", "constant", "micro_batch"]
 AdvantageScale = Literal["group", "batch", "none"]
@@ -56,6 +60,9 @@ class Objective:
         kl_weighted: whether f weighs the KL term too. GRPO's KL stands inside its mean over tokens; a learned
             preference never reaches the KL.
         needs: what the preference reads beside the lengths.
+        advantage_min: advantages below it are raised to it.
+        rollouts: what becomes of the samples before the loss. An engine's part: `policy_loss` takes the rows that it
+            is given.
         penalty: (groups, λ) -> scalar, what the loss of a whole batch adds for λ itself.
         lambda_shape: G -> shape of λ: () for one number.
         lambda_bounds: where an engine keeps λ, unless it is told otherwise.
@@ -73,6 +80,8 @@ class Objective:
     weight_norm: WeightNorm = "sum"
     kl_weighted: bool = False
     needs: tuple[Need, ...] = ()
+    advantage_min: float | None = None
+    rollouts: Rollouts = field(default_factory=Rollouts)
     penalty: Callable[[Groups, Tensor], Tensor] | None = None
     lambda_shape: Callable[[int], tuple[int, ...]] = lambda group_size: ()
     lambda_bounds: tuple[float, float] = (-10.0, 10.0)
@@ -151,6 +160,30 @@ PRESETS: dict[str, Objective] = {
         ),
         # arXiv 2509.09177
         replace(_GRPO, name="fspo", surrogate=LengthBand()),
+        # arXiv 2503.14476 with all four of its techniques
+        Objective(
+            "dapo_full",
+            uniform,
+            surrogate=Clip("token", 0.2, 0.28),
+            rollouts=Rollouts(dynamic_sampling=True, overlong_buffer=0.2),
+        ),
+        # arXiv 2510.00194
+        replace(_GRPO, name="grpo_lambda", surrogate=TracedClip("recent"), advantage_min=-0.1),
+        replace(_GRPO, name="grpo_lambda_both", surrogate=TracedClip("both"), advantage_min=-0.1),
+        # its simple port
+        Objective("grpo_lambda_tail", TailDecay(), needs=("completion_ids",)),
+        # arXiv 2507.21848
+        Objective(
+            "edge_grpo",
+            inverse_entropy,
+            normalizer="group",
+            needs=("entropies",),
+            rollouts=Rollouts(correction=ErrorCorrection()),
+        ),
+        # arXiv 2605.16937, its generic part
+        replace(_GRPO, name="devis_grpo", rollouts=Rollouts(selection=BestAndWorst(2))),
+        # arXiv 2509.21154
+        Objective("lambda_grpo_prm", shared_prefix, kl_weighted=True, needs=("completion_ids",)),
     )
 }
 

@@ -17,6 +17,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from lambda_grpo.objective.traces import both_trace, check_decay, recent_trace
+
 SAPO_MAX_LOG_RATIO = 20.0  # the gate is flat to the last bit of float64 long before
 MAX_LOG_WEIGHT = 20.0  # of a whole sequence's ratio
 VESPO_LOG_WEIGHT = (math.log(1e-8), MAX_LOG_WEIGHT)  # TRL's
@@ -86,6 +88,40 @@ class Clip(_PositiveNumbers):
     def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         low, high = clip_range(self, tokens)
         log_ratio = tokens.log_ratio if self.level == "token" else tokens.sequence_mean(tokens.log_ratio)
+        held, is_clipped = hold(log_ratio, tokens.advantages, _log(1 - low), math.log1p(high))
+        return held.exp() * tokens.advantages, is_clipped
+
+
+@dataclass(frozen=True)
+class TracedClip:
+    """PPO's clip on a ratio that remembers, exp(Σ_k w_tk log ρ_k) over the tokens k <= t: GRPO-λ (arXiv 2510.00194).
+
+    The gradient reaches every earlier token, as with eligibility traces. On policy token k gets A · Σ_{t>=k} w_tk,
+    which is GAE with A for each step's error. Read in accounts of the paper and others' code: λ_trace is the paper's,
+    γ = 1 theirs. Where no clip holds it (A < 0), the log-ratio stays below 20: a sum of thousands overflows.
+
+    trace: "recent", w_tk = (γλ)^(t−k); or "both", w_tk = max((γλ)^(t−k), (γλ)^k), which favours the first tokens too.
+    gamma, lambda_trace: γ and λ, between 0 and 1. Only their product counts; 0 is PPO's clip under "recent".
+    epsilon, epsilon_high: None for the caller's; ε_high defaults to ε.
+    """
+
+    trace: Literal["recent", "both"] = "recent"
+    gamma: float = 1.0
+    lambda_trace: float = 0.99
+    epsilon: float | None = None
+    epsilon_high: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.trace not in ("recent", "both"):
+            raise ValueError(f"the trace is {self.trace!r}, it must be 'recent' or 'both'")
+        check_decay(self.gamma, self.lambda_trace)
+        Clip("token", self.epsilon, self.epsilon_high)  # refuses values out of range
+
+    def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        low, high = clip_range(self, tokens)
+        decay = self.gamma * self.lambda_trace
+        accumulate = recent_trace if self.trace == "recent" else both_trace
+        log_ratio = accumulate(tokens.log_ratio, decay).clamp(max=MAX_LOG_WEIGHT)
         held, is_clipped = hold(log_ratio, tokens.advantages, _log(1 - low), math.log1p(high))
         return held.exp() * tokens.advantages, is_clipped
 
@@ -180,7 +216,7 @@ def hold(log_ratio: Tensor, advantages: Tensor, low: float | Tensor, high: float
     return held, torch.where(rises, (log_ratio > high) & (advantages > 0), log_ratio < low)
 
 
-def clip_range(surrogate: Clip | GeometricMean, tokens: Tokens) -> tuple[float, float]:
+def clip_range(surrogate: Clip | GeometricMean | TracedClip, tokens: Tokens) -> tuple[float, float]:
     """The surrogate's own (ε, ε_high), or the caller's where it names none; its own ε stands for both."""
     if surrogate.epsilon is not None:
         return surrogate.epsilon, surrogate.epsilon if surrogate.epsilon_high is None else surrogate.epsilon_high

@@ -20,6 +20,7 @@ def response_weights(
     advantages: Tensor | None = None,
     entropies: Tensor | None = None,
     completion_ids: Tensor | None = None,
+    token_mask: Tensor | None = None,
 ) -> Tensor:
     """Token preference f of each response: what multiplies its tokens before normalisation.
 
@@ -31,29 +32,39 @@ def response_weights(
         objective: an `Objective`, or the name of a preset.
         lambda_: λ; the result is differentiable in it where it is a tensor that requires a gradient.
         advantages: (B,), and entropies, completion_ids: (B, T), for an objective that needs them.
+        token_mask: (B, T) 1 for tokens that the policy generated, before truncation masking. Without it they are the
+            first |o| of each row, which a tool's output in between would belie.
 
     Returns:
-        (B,) float64 weights, 1 for a response of length 0; (B, T) where the preference tells tokens apart.
+        (B,) float64 weights, 1 for a response of length 0; (B, T) where the preference tells tokens apart, 0 where
+        there is no token.
 
     Raises:
         ValueError: shapes differ, no preset has that name, or the objective needs what wasn't given.
     """
     objective = get_objective(objective)
     groups = _groups(
-        lengths, group_ids, objective, advantages=advantages, entropies=entropies, completion_ids=completion_ids
-    )
+        lengths, group_ids, objective,
+        advantages=advantages, entropies=entropies, completion_ids=completion_ids, token_mask=token_mask,
+    )  # fmt: skip
     weights = objective.preference(groups, _as_lambda(lambda_, groups))
-    if weights.dim() == 2:
-        if objective.weight_norm == "tokens":
-            raise ValueError(f"objective {objective.name!r} weighs tokens: weight_norm 'tokens' is for whole responses")
-        return weights
     is_empty = groups.lengths == 0
-    if is_empty.any():
+    if weights.dim() == 2 and groups.token_mask is not None:
+        weights = torch.where(groups.token_mask, weights, 0.0)
+    elif is_empty.any():
         weights = torch.where(is_empty, 1.0, weights)
     if objective.weight_norm == "tokens":
-        weighted = groups.sum(weights * groups.lengths)
-        weights = weights * torch.where(weighted > 0, groups.total_length / weighted.clamp(min=1e-300), 1.0)
+        weighted = groups.sum(weights * groups.lengths if weights.dim() == 1 else weights.sum(1))
+        scale = torch.where(weighted > 0, groups.total_length / weighted.clamp(min=1e-300), 1.0)
+        weights = weights * (scale if weights.dim() == 1 else scale[:, None])
     return weights
+
+
+def mean_weights(weights: Tensor, lengths: Tensor) -> Tensor:
+    """(B,) the mean of f over each response's tokens, of (B,) or (B, T) weights; 1 for a response without any."""
+    if weights.dim() == 1:
+        return weights
+    return torch.where(lengths > 0, weights.sum(1) / lengths.clamp(min=1), 1.0)
 
 
 def lambda_penalty(
@@ -72,9 +83,10 @@ def lambda_penalty(
         lengths, group_ids, objective, lambda_, advantages: as in `response_weights`.
     """
     objective = get_objective(objective)
+    if objective.penalty is None:
+        return torch.zeros((), dtype=torch.float64, device=lengths.device)
     groups = _groups(lengths, group_ids, objective, advantages=advantages)
-    lambda_ = _as_lambda(lambda_, groups)
-    return lambda_.new_zeros(()) if objective.penalty is None else objective.penalty(groups, lambda_)
+    return objective.penalty(groups, _as_lambda(lambda_, groups))
 
 
 def loss_normalizer(
@@ -168,7 +180,8 @@ def _groups(lengths: Tensor, group_ids: Tensor, objective: Objective, **given: T
     for name in objective.needs:
         if given.get(name) is None:
             raise ValueError(f"objective {objective.name!r} needs {name}, which wasn't given")
-    return Groups.of(lengths, group_ids, **given)
+    needed = {name: value for name, value in given.items() if name in (*objective.needs, "token_mask")}
+    return Groups.of(lengths, group_ids, **needed)
 
 
 def _as_lambda(lambda_: float | Tensor, groups: Groups) -> Tensor:

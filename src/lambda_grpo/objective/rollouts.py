@@ -1,0 +1,150 @@
+"""What a method does to its samples before the loss: which of them it draws anew, corrects, and lets take part.
+
+An engine carries these out (`backends/trl_rollouts.py`); the loss sees the rows that take part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+Baseline = Literal["group", "selected"]
+
+
+class Selection(Protocol):
+    """Which samples of a group take part in the update, by their rewards.
+
+    baseline: whose mean and std the advantages have, the whole "group"'s or those of the "selected".
+    """
+
+    @property
+    def baseline(self) -> Baseline: ...
+
+    def __call__(self, rewards: Tensor, group_ids: Tensor) -> Tensor:
+        """(B,), (B,) -> (B,) booleans. A reward of NaN, which couldn't be scored, is never selected."""
+        ...
+
+
+@dataclass(frozen=True)
+class BestAndWorst:
+    """The k highest and the k lowest rewards of each group; of equal ones those that come first or last in it.
+
+    With the baseline of the selected it is what PODS (arXiv 2504.13818) keeps where the rewards are 0 and 1.
+    """
+
+    k: int = 2
+    baseline: Baseline = "group"
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"the best and worst k of a group: k must be at least 1, got {self.k}")
+        _check_baseline(self.baseline)
+
+    def __call__(self, rewards: Tensor, group_ids: Tensor) -> Tensor:
+        is_scored = ~rewards.isnan()
+        _, index = torch.unique(group_ids, return_inverse=True)
+        # by group, then by reward, those without one last; both sorts are stable
+        order = torch.argsort(rewards.nan_to_num(torch.inf), stable=True)
+        order = order[torch.argsort(index[order], stable=True)]
+        first_of_group = torch.searchsorted(index[order], index)
+        rank = torch.empty_like(index).scatter_(0, order, torch.arange(len(index), device=index.device))
+        rank = rank - first_of_group
+        scored = torch.zeros_like(index).index_add(0, index, is_scored.to(index.dtype))[index]
+        return is_scored & ((rank < self.k) | (rank >= scored - self.k))
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """The samples with at least this reward."""
+
+    reward: float
+    baseline: Baseline = "group"
+
+    def __post_init__(self) -> None:
+        _check_baseline(self.baseline)
+
+    def __call__(self, rewards: Tensor, group_ids: Tensor) -> Tensor:
+        return rewards >= self.reward
+
+
+@dataclass(frozen=True)
+class ErrorCorrection:
+    """Guided error correction of EDGE-GRPO (arXiv 2507.21848): what becomes of a wrong sample, by chance.
+
+    reflect: the share that is continued by the policy after a reflection prompt.
+    answer: the share that the right answer is appended to.
+    solution: the share that a reference solution takes the place of.
+    """
+
+    reflect: float = 0.5
+    answer: float = 0.25
+    solution: float = 0.25
+
+    def __post_init__(self) -> None:
+        shares = (self.reflect, self.answer, self.solution)
+        if min(shares) < 0 or not 0 < sum(shares) <= 1 + 1e-9:
+            raise ValueError(f"the shares of error correction must be at least 0 and sum to 1 or less, got {shares}")
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """What an engine does between sampling and the loss. The default: nothing.
+
+    Attributes:
+        dynamic_sampling: groups without reward variance are replaced by those of fresh prompts (DAPO, arXiv
+            2503.14476, section 3.2); those that are left when the budget is spent take no part.
+        overlong_buffer: share of max_completion_length over whose last tokens a penalty rises from 0 to 1, added to
+            the reward (DAPO, eq. 13); 0 for none. It never makes a group informative.
+        selection: which samples of a group take part in the update.
+        correction: what becomes of wrong samples.
+    """
+
+    dynamic_sampling: bool = False
+    overlong_buffer: float = 0.0
+    selection: Selection | None = None
+    correction: ErrorCorrection | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlong_buffer <= 1:
+            raise ValueError(f"overlong_buffer is a share of the length, 0 to 1, got {self.overlong_buffer}")
+
+    def takes_part(self, rewards: Tensor, group_ids: Tensor, is_informative: Tensor | None = None) -> Tensor:
+        """Which samples the loss is of.
+
+        Args:
+            rewards: (B,), NaN where a sample couldn't be scored.
+            group_ids: (B,) integers.
+            is_informative: (B,) booleans, where dynamic sampling goes by other rewards than these.
+
+        Returns:
+            (B,) booleans.
+        """
+        kept = torch.ones_like(rewards, dtype=torch.bool)
+        if self.dynamic_sampling:
+            kept = has_variance(rewards, group_ids) if is_informative is None else is_informative
+        return kept if self.selection is None else kept & self.selection(rewards, group_ids)
+
+
+def has_variance(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    """Whether the rewards of each sample's group differ: DAPO's 0 < right answers < G, for any rewards.
+
+    Args:
+        rewards: (B,), NaN where a sample couldn't be scored.
+        group_ids: (B,) integers.
+
+    Returns:
+        (B,) booleans.
+    """
+    _, index = torch.unique(group_ids, return_inverse=True)
+    start = rewards.new_full((int(index.max()) + 1 if len(index) else 0,), torch.inf)
+    low = start.scatter_reduce(0, index, rewards.nan_to_num(torch.inf), "amin")
+    high = (-start).scatter_reduce(0, index, rewards.nan_to_num(-torch.inf, neginf=-torch.inf), "amax")
+    return (low < high)[index]
+
+
+def _check_baseline(baseline: str) -> None:
+    if baseline not in ("group", "selected"):
+        raise ValueError(f"the baseline of a selection is {baseline!r}, it must be 'group' or 'selected'")
