@@ -23,12 +23,13 @@ REWARDS = ("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward"
 
 
 def task_dataset(task: Task, split: str = "train") -> Dataset:
-    """A task as TRL reads it: columns prompt, answer, and index and split to find the example again."""
+    """A task as TRL reads it: columns prompt, answer, solution, and index and split to find the example again."""
     examples = [task[i] for i in range(len(task))]
     return Dataset.from_dict(
         {
             "prompt": [example.prompt for example in examples],
             "answer": [example.answer for example in examples],
+            "solution": [example.solution for example in examples],
             "index": list(range(len(examples))),
             "split": [split] * len(examples),
         }

@@ -32,6 +32,7 @@ class Observed(LambdaGRPOTrainer):
         model = in_float64(self.model)
         with torch.no_grad():
             self.old = {row: logps(model, row) for row in self.rows}
+            self.entropies = {row: entropies(model, row) for row in self.rows}
         return output
 
     def _compute_loss(self, model, inputs):
@@ -111,7 +112,14 @@ def logps(model, row):
     return logits.log_softmax(-1).gather(1, ids[0, len(row[0]) :, None])[:, 0]
 
 
-def text_reward(tokenizer, *, none_for=lambda completion: False):
+def entropies(model, row):
+    """Of the distribution that each token of a completion was drawn from."""
+    ids = torch.tensor([row[0] + row[1]])
+    log_p = model(input_ids=ids).logits[0, len(row[0]) - 1 : -1].log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def text_reward(tokenizer, *, none_for=lambda completion: False, per_token=1 / 32):
     """Right or wrong, plus a little for length so that few groups are without variance; None where asked.
 
     Multiples of 1/32: other rewards round in TRL's float32, and its division by std + 1e-4 makes 1e-3 of that in a
@@ -124,7 +132,7 @@ def text_reward(tokenizer, *, none_for=lambda completion: False):
         completion = tokenizer.decode(completion_ids, skip_special_tokens=True)
         if none_for(completion):
             return None
-        return TASK.grade(completion, answers[prompt]) + len(completion_ids) / 32
+        return TASK.grade(completion, answers[prompt]) + len(completion_ids) * per_token
 
     return reward_of
 
@@ -177,19 +185,52 @@ class Whole(Observed):
         def padded(values):
             return torch.stack([torch.nn.functional.pad(row, (0, T - len(row))) for row in values])
 
+        task_rewards = [self.reward_of(*row) for row in self.rows]
+        rewards = list(task_rewards)
+        if name == "dapo_full":
+            limit = self.max_completion_length
+            rewards = [r + overlong(len(c), limit) for r, (_, c) in zip(rewards, self.rows, strict=True)]
+        advantages = reference.advantages(rewards, ids, reference.ADVANTAGE_SCALES.get(name, "group"))
+        part = self.part = taking_part(name, task_rewards, ids)
+        rows = [self.rows[i] for i in part]
         batch = reference.Batch(
-            padded([logps(model, row) for row in self.rows]),
-            padded([self.old[row] for row in self.rows]),
-            reference.advantages(
-                [self.reward_of(*row) for row in self.rows], ids, reference.ADVANTAGE_SCALES.get(name, "group")
-            ),
-            [[int(t < len(completion)) for t in range(T)] for _, completion in self.rows],
-            ids,
-            [len(completion) for _, completion in self.rows],
+            padded([logps(model, row) for row in rows]),
+            padded([self.old[row] for row in rows]),
+            [advantages[i] for i in part],
+            [[int(t < len(completion)) for t in range(T)] for _, completion in rows],
+            [ids[i] for i in part],
+            [len(completion) for _, completion in rows],
             epsilon=(EPSILON, EPSILON),
             max_length=self.max_completion_length,
+            entropies=[self.entropies[row].tolist() for row in rows],
+            ids=[list(completion) for _, completion in rows],
         )
         return reference.loss(batch, name, lambda_)
+
+
+def overlong(length, limit):
+    """0 up to L_max − L_c, then falling to −1 at L_max; L_c is a fifth of it."""
+    buffer = round(limit / 5)
+    return min(0.0, (limit - buffer - length) / buffer)
+
+
+def taking_part(name, rewards, ids):
+    rows = []
+    for members in reference.groups(ids):
+        if name == "dapo_full" and len({rewards[i] for i in members}) == 1:
+            continue
+        if name == "devis_grpo":
+            ranked = sorted(members, key=lambda i: rewards[i])
+            members = sorted({*ranked[:2], *ranked[-2:]})
+        rows += members
+    return rows
+
+
+# What lets a preset's own part happen here: few and short completions for DAPO, corrections that the policy can read
+OWN_SETTINGS = {
+    "dapo_full": {"max_completion_length": 16, "max_resample_times": 1},
+    "edge_grpo": {"reflection_prompt": ",", "answer_template": "#{answer}"},
+}
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -198,10 +239,10 @@ def test_every_preset_trains_by_its_papers_gradients(name, tmp_path):
     pieces = 1 if name == "bnpo" else 4
     args = config(
         tmp_path, objective=name, lambda_init=0.8, lambda_lr=1.0, num_iterations=2, max_steps=2,
-        per_device_train_batch_size=32 // pieces, gradient_accumulation_steps=pieces,
+        per_device_train_batch_size=32 // pieces, gradient_accumulation_steps=pieces, **OWN_SETTINGS.get(name, {}),
     )  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(BUILTIN))
-    reward_of = text_reward(tokenizer, none_for=lambda text: False)
+    reward_of = text_reward(tokenizer, none_for=lambda text: False, per_token=0 if name == "dapo_full" else 1 / 32)
 
     def reward(prompts, completion_ids, **_):
         return [reward_of(tokenizer(p)["input_ids"], ids) for p, ids in zip(prompts, completion_ids, strict=True)]
@@ -212,3 +253,6 @@ def test_every_preset_trains_by_its_papers_gradients(name, tmp_path):
     for ours, expected, policy_error in trainer.compared:
         assert policy_error < 1e-4  # float32 against float64
         assert ours == (pytest.approx(expected, rel=1e-4, abs=1e-6) if PRESETS[name].learnable else None)
+    if name in ("dapo_full", "devis_grpo"):
+        assert 0 < len(trainer.part) < 32  # some sit out
+    assert ("error_correction/reflected" in trainer.state.log_history[0]) == (name == "edge_grpo")

@@ -14,7 +14,9 @@ from trl import GRPOConfig
 from lambda_grpo.backends.trl_host import host_loss, kl_is_exact
 from lambda_grpo.lambda_state import LambdaState
 from lambda_grpo.objective import Objective, get_objective
-from lambda_grpo.objective.surrogate import CappedWeight, Clip, GammaWeight, GeometricMean, SoftGate
+from lambda_grpo.objective.rollouts import AtLeast, BestAndWorst, ErrorCorrection, Rollouts
+from lambda_grpo.objective.surrogate import CappedWeight, Clip, GammaWeight, GeometricMean, SoftGate, TracedClip
+from lambda_grpo.objective.token_preference import TailDecay
 
 # TRL's keys for the numbers of a surrogate, and ours
 SURROGATE_KEYS: dict[type, dict[str, str]] = {
@@ -74,6 +76,49 @@ class LambdaGRPOConfig(GRPOConfig):
         default=None, metadata={"help": "'sum' or 'tokens', see Objective. Default: the objective's own, 'sum'."}
     )
 
+    dynamic_sampling: bool | None = field(
+        default=None,
+        metadata={"help": "Replace groups without reward variance by fresh prompts. Default: the objective's own."},
+    )
+    max_resample_times: int = field(
+        default=10, metadata={"help": "Rounds of fresh prompts a batch; groups still without variance then sit out."}
+    )
+    overlong_buffer_length: int | None = field(
+        default=None,
+        metadata={"help": "Last tokens of max_completion_length that are penalised; 0 for none. Default: its own."},
+    )
+    select_best_and_worst: int | None = field(
+        default=None, metadata={"help": "Train on the k best and k worst samples of a group. Default: its own."}
+    )
+    select_min_reward: float | None = field(
+        default=None, metadata={"help": "Train on the samples with at least this reward. Default: its own."}
+    )
+    selection_baseline: str | None = field(
+        default=None, metadata={"help": "Advantages over the whole 'group' or the 'selected'. Default: its own."}
+    )
+    error_correction: list[float] | None = field(
+        default=None,
+        metadata={"help": "Shares of wrong samples: reflect, append the answer, replace. 0 0 0 for none."},
+    )
+    correct_reward: float = field(
+        default=1.0, metadata={"help": "A sample with less than this reward is wrong, for error_correction."}
+    )
+    reflection_prompt: str = field(
+        default="\nWait, that may be wrong. Let me check.", metadata={"help": "What a wrong sample is continued after."}
+    )
+    answer_template: str = field(
+        default="\nWait, that is wrong. The answer is \\boxed{{answer}}.",
+        metadata={"help": "What is appended to a wrong sample; {answer} is the example's column 'answer'."},
+    )
+    trace: str | None = field(
+        default=None, metadata={"help": "Traces of GRPO-λ: 'recent' or 'both'. Default: the objective's own."}
+    )
+    trace_gamma: float | None = field(default=None, metadata={"help": "γ of GRPO-λ. Default: its own, 1."})
+    trace_lambda: float | None = field(default=None, metadata={"help": "λ of GRPO-λ. Default: its own, 0.99."})
+    advantage_min: float | None = field(
+        default=None, metadata={"help": "Advantages below it are raised to it. Default: the objective's own."}
+    )
+
     def __post_init__(self) -> None:
         if self.objective is not None and self.loss_type is not None and self.objective != self.loss_type:
             raise ValueError(
@@ -124,11 +169,15 @@ class LambdaGRPOConfig(GRPOConfig):
         """The preset with what was set here in place of its own."""
         assert self.objective is not None  # set in __post_init__
         objective = get_objective(self.objective)
-        changes: dict[str, Any] = {"surrogate": self._surrogate(objective)}
-        if self.lambda_r is not None and hasattr(objective.preference, "r"):
-            changes["preference"] = replace(objective.preference, r=self.lambda_r)  # type: ignore[type-var]
+        changes: dict[str, Any] = {
+            "surrogate": self._surrogate(objective),
+            "preference": self._preference(objective),
+            "rollouts": self._rollouts(objective),
+        }
         if self.weight_norm is not None:
             changes["weight_norm"] = self.weight_norm
+        if self.advantage_min is not None:
+            changes["advantage_min"] = self.advantage_min
         return replace(objective, **changes)
 
     def make_lambda_state(self) -> LambdaState:
@@ -157,16 +206,66 @@ class LambdaGRPOConfig(GRPOConfig):
         )
         return schedule.lr_lambdas[0]
 
+    def _preference(self, objective: Objective) -> Any:
+        """The objective's preference with what is set of its numbers."""
+        preference: Any = objective.preference
+        given = {"r": self.lambda_r} if hasattr(preference, "r") else {}
+        if isinstance(preference, TailDecay):
+            given |= {"gamma": self.trace_gamma, "lambda_trace": self.trace_lambda}
+        given = {name: value for name, value in given.items() if value is not None}
+        return replace(preference, **given) if given else preference
+
+    def _rollouts(self, objective: Objective) -> Rollouts:
+        """What the objective does to its samples, with what is set here in its place."""
+        rollouts = objective.rollouts
+        if self.max_resample_times < 1:
+            raise ValueError(f"max_resample_times must be at least 1, got {self.max_resample_times}")
+        if self.dynamic_sampling is not None:
+            rollouts = replace(rollouts, dynamic_sampling=self.dynamic_sampling)
+        if self.overlong_buffer_length is not None:
+            if not 0 <= self.overlong_buffer_length <= self.max_completion_length:
+                raise ValueError(
+                    f"overlong_buffer_length is {self.overlong_buffer_length}: it must be 0 to max_completion_length "
+                    f"({self.max_completion_length})"
+                )
+            rollouts = replace(rollouts, overlong_buffer=self.overlong_buffer_length / self.max_completion_length)
+        if self.select_best_and_worst is not None and self.select_min_reward is not None:
+            raise ValueError("select_best_and_worst and select_min_reward both select: give one of them")
+        selection: Any = rollouts.selection
+        if self.select_best_and_worst is not None:
+            selection = BestAndWorst(self.select_best_and_worst)
+        elif self.select_min_reward is not None:
+            selection = AtLeast(self.select_min_reward)
+        if self.selection_baseline is not None:
+            if selection is None:
+                raise ValueError(f"objective {objective.name!r} selects no samples: leave selection_baseline out")
+            selection = replace(selection, baseline=self.selection_baseline)
+        is_own = selection is not None and selection.baseline == "selected"
+        if is_own and self.multi_objective_aggregation != "sum_then_normalize":
+            raise ValueError("selection_baseline 'selected' needs multi_objective_aggregation 'sum_then_normalize'")
+        correction = rollouts.correction
+        if self.error_correction is not None:
+            if len(self.error_correction) != 3:
+                raise ValueError(
+                    "error_correction takes three shares (reflect, append the answer, replace by the solution), got "
+                    f"{self.error_correction}"
+                )
+            correction = ErrorCorrection(*self.error_correction) if any(self.error_correction) else None
+        return replace(rollouts, selection=selection, correction=correction)
+
     def _surrogate(self, objective: Objective) -> Any:
         """The objective's surrogate with what TRL's keys say about it."""
         surrogate: Any = objective.surrogate
         named = f"objective {objective.name!r}"
         level = self.importance_sampling_level
+        if isinstance(surrogate, TracedClip):
+            given = {"trace": self.trace, "gamma": self.trace_gamma, "lambda_trace": self.trace_lambda}
+            surrogate = replace(surrogate, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
         if isinstance(surrogate, Clip):
             surrogate = replace(surrogate, level=level or surrogate.level)  # type: ignore[arg-type]
         elif level not in (None, "token"):
             raise ValueError(f"{named} forms its ratio by itself: leave importance_sampling_level out")
-        if isinstance(surrogate, Clip | GeometricMean):
+        if isinstance(surrogate, Clip | GeometricMean | TracedClip):
             low = surrogate.epsilon if self.epsilon is None else self.epsilon
             high = surrogate.epsilon_high if self.epsilon is None else None
             high = high if self.epsilon_high is None else self.epsilon_high

@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 from importlib.metadata import version
 
-# TRL's methods that are overridden or wrapped, with their parameters; None where all of them are passed on as they are.
+# TRL's methods that are overridden, wrapped or called, with their parameters; None where all are passed on as they are.
+_SINGLE_TURN = ["self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images"]
 HOOKS: dict[str, list[str] | None] = {
     "_generate": ["self", "prompts"],
+    "_generate_single_turn": _SINGLE_TURN,
     "_generate_and_score_completions": ["self", "inputs"],
+    "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
     "_compute_loss": ["self", "model", "inputs"],
     "_get_per_token_logps_and_entropies": None,
     "_load_optimizer_and_scheduler": ["self", "checkpoint"],
@@ -18,11 +21,11 @@ HOOKS: dict[str, list[str] | None] = {
 
 
 def check_hooks(trainer_class: type) -> None:
-    """Raise ImportError if a method that `LambdaGRPOTrainer` overrides isn't where it was."""
+    """Raise ImportError if a method that `LambdaGRPOTrainer` builds on isn't where it was."""
     for name, parameters in HOOKS.items():
         method = getattr(trainer_class, name, None)
         if method is None or parameters not in (None, list(inspect.signature(method).parameters)):
             raise ImportError(
-                f"lambda-grpo overrides {trainer_class.__name__}.{name}({', '.join(parameters or '…')}), which trl "
+                f"lambda-grpo builds on {trainer_class.__name__}.{name}({', '.join(parameters or '…')}), which trl "
                 f"{version('trl')} doesn't have: install trl 1.16.0, or a lambda-grpo that knows this trl"
             )

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from trl import GRPOConfig
+
 from lambda_grpo.objective import Objective
 from lambda_grpo.objective.preference import inverse_length
 from lambda_grpo.objective.surrogate import CappedWeight, Clip, GammaWeight, SoftGate
@@ -75,6 +77,21 @@ def host_loss(objective: Objective) -> HostLoss:
 def kl_is_exact(objective: Objective) -> bool:
     """Whether TRL's loss averages the KL term as `policy_loss` does for this objective."""
     divides_by = host_loss(objective).divides_by
+    rollouts = objective.rollouts
+    if (rollouts.dynamic_sampling or rollouts.selection is not None) and divides_by != "batch":
+        return False  # it counts rows, also those that take no part
     if divides_by == "response_mean":
         return objective.normalizer == "group" and objective.preference is inverse_length and objective.kl_weighted
     return objective.normalizer == divides_by and not objective.kl_weighted
+
+
+def check_nothing_weighs_tokens(config: GRPOConfig, name: str) -> None:
+    """Raise ValueError on TRL's settings that change the policy's term, where that term isn't TRL's."""
+    for setting, is_set in (
+        ("top_entropy_quantile", config.top_entropy_quantile < 1.0),
+        ("off_policy_mask_threshold", config.off_policy_mask_threshold is not None),
+        ("delta", config.delta is not None),
+        ("vllm_importance_sampling_correction", config.use_vllm and config.vllm_importance_sampling_correction),
+    ):
+        if is_set:
+            raise ValueError(f"objective {name!r} has a surrogate that TRL's losses lack: {setting} doesn't reach it")

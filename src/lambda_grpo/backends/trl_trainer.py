@@ -24,7 +24,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -32,17 +32,13 @@ from torch import Tensor
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
+from lambda_grpo.backends.trl_batch import GeneratedBatch
 from lambda_grpo.backends.trl_config import LambdaGRPOConfig
 from lambda_grpo.backends.trl_hooks import check_hooks
-from lambda_grpo.backends.trl_host import host_loss
-from lambda_grpo.objective import (
-    effective_responses,
-    is_saturated,
-    lambda_penalty,
-    loss_normalizer,
-    policy_loss,
-    response_weights,
-)
+from lambda_grpo.backends.trl_host import check_nothing_weighs_tokens, host_loss
+from lambda_grpo.backends.trl_rollouts import RolloutTrainer
+from lambda_grpo.objective import policy_loss
+from lambda_grpo.objective.surrogate import Clip
 
 __all__ = ["LAMBDA_STATE_FILE", "LambdaGRPOConfig", "LambdaGRPOTrainer"]
 
@@ -51,15 +47,7 @@ LAMBDA_STATE_FILE = "lambda_state.json"
 check_hooks(GRPOTrainer)
 
 
-class GeneratedBatch(NamedTuple):
-    """Stage 1's input: N responses of one generation, over all ranks and on the CPU, where float64 is at hand."""
-
-    lengths: Tensor  # (N,)
-    group_ids: Tensor  # (N,)
-    advantages: Tensor  # (N,)
-
-
-class LambdaGRPOTrainer(GRPOTrainer):
+class LambdaGRPOTrainer(RolloutTrainer):
     """`trl.GRPOTrainer` with any objective of the family, λ learned beside the policy where it has one.
 
     Takes all of `GRPOTrainer`'s arguments. Beside TRL's metrics it logs `lambda`, `lambda_grad`, `weight_min`,
@@ -87,14 +75,9 @@ class LambdaGRPOTrainer(GRPOTrainer):
         if not isinstance(config, LambdaGRPOConfig):
             raise TypeError("LambdaGRPOTrainer needs args, a LambdaGRPOConfig")
         self.objective = config.resolve_objective()
-        unknown = [need for need in self.objective.needs if need != "advantages"]
-        if unknown:
-            raise ValueError(
-                f"objective {self.objective.name!r} reads {', '.join(unknown)}, which the TRL backend doesn't pass on"
-            )
         self.host_loss = host_loss(self.objective)
         if not self.host_loss.has_surrogate:
-            _check_nothing_weighs_tokens(config, self.objective.name)
+            check_nothing_weighs_tokens(config, self.objective.name)
         self.lambda_state = config.make_lambda_state()
         self._lambda: Tensor = self._fresh_lambda()
         self._lambda_grad = torch.zeros_like(self._lambda)
@@ -108,7 +91,7 @@ class LambdaGRPOTrainer(GRPOTrainer):
         for key, value in {**settings, **self.host_loss.settings}.items():
             setattr(host, key, value)
         signature.arguments["args"] = host
-        super().__init__(*signature.args[1:], **signature.kwargs)
+        super().__init__(self.objective.rollouts, *signature.args[1:], **signature.kwargs)
         for key in ("loss_type", "importance_sampling_level", "epsilon", "epsilon_high"):
             setattr(self.args, key, getattr(config, key))  # TRL has read them: what is saved says what was asked for
         if self.is_deepspeed_enabled and host.fp16 and self.objective.learnable:
@@ -133,31 +116,74 @@ class LambdaGRPOTrainer(GRPOTrainer):
         output = super()._generate(prompts)
         completion_ids, tool_mask = output[1], output[2]
         # Before padding, and before truncation masking empties the mask. A tool's output isn't the policy's.
-        self._lengths = [len(ids) for ids in completion_ids] if tool_mask is None else [sum(m) for m in tool_mask]
+        self._token_mask = [[1] * len(ids) for ids in completion_ids] if tool_mask is None else tool_mask
         return output
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
-        group_size = self.num_generations if self.model.training else self.num_generations_eval
-        lengths = torch.tensor(self._lengths, device=self.accelerator.device, dtype=torch.float32)
-        # a group may straddle ranks
-        lengths, advantages = self.accelerator.gather(torch.stack([lengths, output["advantages"].float()], 1)).cpu().T
-        batch = GeneratedBatch(lengths, torch.arange(len(lengths)) // group_size, advantages)
+        if self.objective.advantage_min is not None:
+            output["advantages"] = output["advantages"].clamp(min=self.objective.advantage_min)
+        batch = self._gather_batch(output)
         self._generated[self._mode] = batch
-        local = len(self._lengths)
+        local = len(self._token_mask)
         output["row"] = torch.arange(local) + self.accelerator.process_index * local  # (B,) into that batch
         if self._on_samples is not None and self.model.training:
             self._report_samples(inputs, batch)
         return output
 
-    def _weights(self, batch: GeneratedBatch) -> Tensor:
-        """(N,) f of the whole batch at the present λ."""
-        weights = response_weights(
-            batch.lengths, batch.group_ids, self.objective, self._lambda, advantages=batch.advantages
+    def _gather_batch(self, output: dict[str, Any]) -> GeneratedBatch:
+        """Stage 1's input over all ranks: a group may straddle them."""
+        advantages = output["advantages"].float()
+        takes_part = output.pop("takes_part", torch.ones_like(advantages))
+        lengths = torch.tensor([sum(mask) for mask in self._token_mask], device=advantages.device).float()
+        columns = self.accelerator.gather(torch.stack([lengths, advantages, takes_part.float()], 1)).cpu()
+        group_size = self.num_generations if self.model.training else self.num_generations_eval
+        tokens = {}
+        if {"entropies", "completion_ids"}.intersection(self.objective.needs):
+            width = output["completion_ids"].size(1)
+            tokens["token_mask"] = torch.tensor([[*mask, *[0] * (width - len(mask))] for mask in self._token_mask])
+        if "completion_ids" in self.objective.needs:
+            tokens["completion_ids"] = output["completion_ids"]
+        if "entropies" in self.objective.needs:
+            tokens["entropies"] = self._entropies(output)
+        return GeneratedBatch(
+            columns[:, 0],
+            torch.arange(len(columns)) // group_size,
+            columns[:, 1],
+            columns[:, 2].bool(),
+            **{name: self._gather_tokens(value) for name, value in tokens.items()},
         )
-        if (weights < 0).any():
+
+    def _gather_tokens(self, values: Tensor) -> Tensor:
+        """(B, T) of this rank -> (N, T) of all."""
+        values = self.accelerator.pad_across_processes(values.to(self.accelerator.device), dim=1)
+        return self.accelerator.gather(values).cpu()
+
+    @torch.no_grad()
+    def _entropies(self, output: dict[str, Any]) -> Tensor:
+        """(B, T) of the policy that sampled, also for completions that truncation masking hides."""
+        completion_ids = output["completion_ids"]
+        lengths = torch.tensor([len(mask) for mask in self._token_mask], device=completion_ids.device)
+        mask = torch.arange(completion_ids.size(1), device=lengths.device) < lengths[:, None]
+        training = self.model.training
+        rows = self.args.per_device_train_batch_size if training else self.args.per_device_eval_batch_size
+        return self._get_per_token_logps_and_entropies(
+            self.model,
+            torch.cat([output["prompt_ids"], completion_ids], 1),
+            torch.cat([output["prompt_mask"], mask.to(output["prompt_mask"])], 1),
+            completion_ids.size(1),
+            batch_size=rows,
+            compute_entropy=True,
+        )[1]
+
+    def _weights(self, batch: GeneratedBatch) -> Tensor:
+        """(N,) or (N, T) f of the whole batch at the present λ."""
+        weights = batch.weights(self.objective, self._lambda)
+        surrogate = self.objective.surrogate
+        if weights.dim() == 2 and isinstance(surrogate, Clip) and surrogate.level == "sequence":
             raise ValueError(
-                f"objective {self.objective.name!r} gives weights below 0: they can't fold into advantages"
+                f"objective {self.objective.name!r}: its preference tells a response's tokens apart, but its ratio is "
+                "the whole sequence's; use token ratios"
             )
         return weights
 
@@ -177,9 +203,9 @@ class LambdaGRPOTrainer(GRPOTrainer):
                 "completion": [_text(completion) for completion in list(self._logs["completion"])[-count:]],
                 "answer": [None if answer is None else str(answer) for answer in answers],
                 "reward": [None if math.isnan(value) else value for value in reward.tolist()],
-                "advantage": list(self._logs["advantages"])[-count:],
+                "advantage": batch.advantages.tolist(),
                 "length": [int(length) for length in batch.lengths.tolist()],
-                "weight": self._weights(batch).tolist(),
+                "weight": batch.mean_weights(self._weights(batch)).tolist(),
                 "group": batch.group_ids.tolist(),
             }
         )
@@ -189,14 +215,20 @@ class LambdaGRPOTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         advantages, mask = inputs["advantages"], inputs["completion_mask"]
         row = inputs["row"].cpu()
-        weights = self._weights(self._generated[self._mode])[row]  # (B,), on the CPU like all that is float64
+        batch = self._generated[self._mode]
+        share = batch.takes_part.double().mean().clamp(min=1e-300).item()
+        weights = self._weights(batch)[row]  # (B,) or (B, T), on the CPU like all that is float64
+        if weights.dim() == 2:  # other ranks' completions may be longer
+            weights = weights[:, : mask.size(1)]
         mask = mask * inputs["tool_mask"] if "tool_mask" in inputs else mask
         if self.host_loss.has_surrogate:
             ours, theirs = self.objective.normalizer, self.host_loss.divides_by
-            if ours != theirs:
-                weights = weights * self._normalizer(theirs, inputs, mask) / self._normalizer(ours, inputs, mask)
+            if ours != theirs or share < 1:
+                divisor = self._normalizer(ours, inputs, mask, share) / self._normalizer(theirs, inputs, mask)
+                weights = weights / (divisor[:, None] if weights.dim() == 2 and divisor.dim() == 1 else divisor)
+            weights = weights.to(advantages.device, advantages.dtype)
             # A copy: TRL uses the buffered inputs again when num_iterations > 1.
-            folded = advantages * weights.to(advantages.device, advantages.dtype)
+            folded = weights * (advantages if weights.dim() == 1 else advantages[:, None])
             return super()._compute_loss(model, {**inputs, "advantages": folded})
         rest = super()._compute_loss(model, {**inputs, "advantages": torch.zeros_like(advantages)})
         logps, self._per_token_logps = self._per_token_logps, torch.empty(0)  # its graph isn't kept
@@ -208,7 +240,7 @@ class LambdaGRPOTrainer(GRPOTrainer):
             row,
             self.objective,
             weights=weights.to(mask.device, torch.float32),
-            normalizer=self._normalizer(self.objective.normalizer, inputs, mask).to(mask.device, torch.float32),
+            normalizer=self._normalizer(self.objective.normalizer, inputs, mask, share).to(mask.device, torch.float32),
         )
         # with advantages of 0 TRL saw nothing clipped
         clip_ratio = self.accelerator.gather(metrics["clip_ratio"].float()).mean().item()
@@ -225,10 +257,11 @@ class LambdaGRPOTrainer(GRPOTrainer):
         self._per_token_logps = output[0] if not self.host_loss.has_surrogate else self._per_token_logps
         return output
 
-    def _normalizer(self, name: str, inputs: dict[str, Any], mask: Tensor) -> Tensor:
+    def _normalizer(self, name: str, inputs: dict[str, Any], mask: Tensor, share: float = 1.0) -> Tensor:
         """Z of these rows as TRL has it: this rank's part of an optimiser step's; the ranks' gradients are averaged.
 
         name: an objective's normaliser, or "response_mean" for what TRL's "grpo" divides each response by.
+        share: of the generated rows, those that are counted. TRL counts all; their tokens are masked in any case.
         """
         training, micro_batches = self._mode == "train", self._micro_batches
         tokens, rows = mask.sum(1).cpu().double(), len(mask) * micro_batches
@@ -241,14 +274,13 @@ class LambdaGRPOTrainer(GRPOTrainer):
                 return rows * tokens.clamp(min=1)
             case "group":  # these rows' share of stage 1's
                 batch = self._generated[self._mode]
-                whole = loss_normalizer(batch.lengths, batch.group_ids, self.objective)
-                return whole[inputs["row"].cpu()] * rows / len(batch.lengths)
+                return batch.normalizer(self.objective)[inputs["row"].cpu()] * rows / len(batch.lengths)
             case "micro_batch":
                 return micro_batches * tokens.sum().clamp(min=1)
             case "constant":
-                return tokens.new_tensor(rows * self.max_completion_length)
+                return tokens.new_tensor(rows * share * self.max_completion_length)
             case "responses":
-                return tokens.new_tensor(rows)
+                return tokens.new_tensor(rows * share)
         raise AssertionError(name)
 
     # -- 3. λ's step -------------------------------------------------------------------------------------------------
@@ -259,9 +291,8 @@ class LambdaGRPOTrainer(GRPOTrainer):
         batch = self._generated["train"]
         with torch.no_grad():
             weights = self._weights(batch)
-        metrics["weight_min"].append(weights.min().item())
-        metrics["weight_max"].append(weights.max().item())
-        metrics["effective_responses"].append(effective_responses(weights, batch.group_ids).mean().item())
+        for name, value in batch.describe(weights).items():
+            metrics[name].append(value)
         if not self.objective.learnable:
             return
         self._warn_if_saturated(weights, batch)
@@ -279,11 +310,11 @@ class LambdaGRPOTrainer(GRPOTrainer):
     def _penalty_grad(self, batch: GeneratedBatch) -> Tensor:
         """Of what the loss adds for λ itself, once a step."""
         lambda_ = self._fresh_lambda()
-        penalty = lambda_penalty(batch.lengths, batch.group_ids, self.objective, lambda_, advantages=batch.advantages)
+        penalty = batch.penalty(self.objective, lambda_)
         return torch.autograd.grad(penalty, lambda_)[0] if penalty.requires_grad else torch.zeros_like(lambda_)
 
     def _warn_if_saturated(self, weights: Tensor, batch: GeneratedBatch) -> None:
-        if self._has_warned or not is_saturated(weights, batch.lengths, batch.group_ids):
+        if self._has_warned or not batch.is_saturated(weights):
             return
         self._has_warned = True
         if self.accelerator.is_main_process:
@@ -351,18 +382,6 @@ class _LambdaStep(TrainerCallback):
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         self.trainer._step_lambda()
-
-
-def _check_nothing_weighs_tokens(config: LambdaGRPOConfig, name: str) -> None:
-    """Raise ValueError on TRL's settings that change the policy's term, where that term isn't TRL's."""
-    for setting, is_set in (
-        ("top_entropy_quantile", config.top_entropy_quantile < 1.0),
-        ("off_policy_mask_threshold", config.off_policy_mask_threshold is not None),
-        ("delta", config.delta is not None),
-        ("vllm_importance_sampling_correction", config.use_vllm and config.vllm_importance_sampling_correction),
-    ):
-        if is_set:
-            raise ValueError(f"objective {name!r} has a surrogate that TRL's losses lack: {setting} doesn't reach it")
 
 
 def _text(value: Any) -> str:

@@ -111,20 +111,17 @@ class Rollouts:
         if not 0 <= self.overlong_buffer <= 1:
             raise ValueError(f"overlong_buffer is a share of the length, 0 to 1, got {self.overlong_buffer}")
 
-    def takes_part(self, rewards: Tensor, group_ids: Tensor, is_informative: Tensor | None = None) -> Tensor:
+    def takes_part(self, rewards: Tensor, group_ids: Tensor) -> Tensor:
         """Which samples the loss is of.
 
         Args:
-            rewards: (B,), NaN where a sample couldn't be scored.
+            rewards: (B,) without the overlong penalty, NaN where a sample couldn't be scored.
             group_ids: (B,) integers.
-            is_informative: (B,) booleans, where dynamic sampling goes by other rewards than these.
 
         Returns:
             (B,) booleans.
         """
-        kept = torch.ones_like(rewards, dtype=torch.bool)
-        if self.dynamic_sampling:
-            kept = has_variance(rewards, group_ids) if is_informative is None else is_informative
+        kept = has_variance(rewards, group_ids) if self.dynamic_sampling else torch.ones_like(rewards, dtype=torch.bool)
         return kept if self.selection is None else kept & self.selection(rewards, group_ids)
 
 

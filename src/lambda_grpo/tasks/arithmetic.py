@@ -63,7 +63,7 @@ class Arithmetic:
 
     def __getitem__(self, index: int) -> Example:
         terms = self.terms(index)
-        return Example(prompt=_prompt(terms), answer=str(sum(terms) % 10))
+        return Example(prompt=_prompt(terms), answer=str(sum(terms) % 10), solution=worked_solution(terms))
 
     def grade(self, completion: str, example: Example) -> float:
         match = _ANSWER.search(completion.strip())

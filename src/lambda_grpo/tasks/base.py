@@ -12,12 +12,14 @@ class Example:
     """One verifiable problem.
 
     `prompt` is what the policy reads, `answer` the reference that a person would compare with (None only where
-    the grader needs no single reference), `metadata` whatever else the grader needs.
+    the grader needs no single reference), `metadata` whatever else the grader needs, `solution` a completion that is
+    right, where there is one.
     """
 
     prompt: str
     answer: str | None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    solution: str | None = None
 
 
 @runtime_checkable

@@ -1,0 +1,66 @@
+"""Prompts for the groups that dynamic sampling replaces, in an order of their own that can be resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset
+
+
+class FreshPrompts:
+    """Passes over a data set beside those of the training, so that these keep their order.
+
+    The same on every rank: what is taken follows from the seed and from what was taken before.
+
+    Args:
+        dataset: the training rows; a stream is read from its start again when a run is resumed.
+        seed: of the order; each pass has another.
+        shuffle: False for the data set's own order, a curriculum's say.
+    """
+
+    def __init__(self, dataset: Dataset | IterableDataset, seed: int, *, shuffle: bool = True):
+        self.dataset, self.seed, self.shuffle = dataset, seed, shuffle
+        self.load_state_dict({"epoch": 0, "position": 0})
+
+    def take(self, count: int, seen: set[str]) -> list[dict[str, Any]]:
+        """The next `count` examples whose prompts aren't among `seen`, which takes them in.
+
+        A data set that holds too few others gives some again.
+        """
+        taken: list[dict[str, Any]] = []
+        last_epoch = self.epoch + 1  # by its end every prompt has passed by
+        while len(taken) < count:
+            example = next(self._examples, None)
+            if example is None:
+                self.load_state_dict({"epoch": self.epoch + 1, "position": 0})
+                continue
+            self.position += 1
+            key = json.dumps(example["prompt"], default=str)
+            if key not in seen or self.epoch > last_epoch:
+                seen.add(key)
+                taken.append(example)
+        return taken
+
+    def state_dict(self) -> dict[str, int]:
+        """How far it is."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there."""
+        self.epoch, self.position = state["epoch"], state["position"]
+        self._examples = self._rest_of_pass()
+
+    def _rest_of_pass(self) -> Iterator[dict[str, Any]]:
+        seed = self.seed + self.epoch
+        if isinstance(self.dataset, IterableDataset):
+            stream = self.dataset.shuffle(seed=seed) if self.shuffle else self.dataset
+            yield from stream.skip(self.position)
+            return
+        order = torch.arange(len(self.dataset))
+        if self.shuffle:
+            order = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))
+        for index in order[self.position :].tolist():
+            yield self.dataset[index]

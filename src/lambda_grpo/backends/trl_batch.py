@@ -1,0 +1,102 @@
+"""Stage 1 in the TRL trainer: a generated batch while its groups are still whole, over all ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lambda_grpo.objective import (
+    Objective,
+    effective_responses,
+    is_saturated,
+    lambda_penalty,
+    loss_normalizer,
+    mean_weights,
+    response_weights,
+)
+
+
+@dataclass(frozen=True)
+class GeneratedBatch:
+    """N responses of one generation, on the CPU, where float64 is at hand.
+
+    lengths: (N,) tokens that the policy generated.
+    group_ids: (N,).
+    advantages: (N,).
+    takes_part: (N,) booleans. The other rows are no part of the objective: their weights are 0, and neither a group's
+        statistics nor a normaliser sees them.
+    entropies, completion_ids, token_mask: (N, T) where the objective needs them.
+    """
+
+    lengths: Tensor
+    group_ids: Tensor
+    advantages: Tensor
+    takes_part: Tensor
+    entropies: Tensor | None = None
+    completion_ids: Tensor | None = None
+    token_mask: Tensor | None = None
+
+    @cached_property
+    def part(self) -> GeneratedBatch:
+        """The rows that take part, alone."""
+        if self.takes_part.all():
+            return self
+        columns: dict[str, Any] = {column.name: getattr(self, column.name) for column in fields(self)}
+        rows: dict[str, Any] = {k: None if v is None else v[self.takes_part] for k, v in columns.items()}
+        return GeneratedBatch(**rows)
+
+    def weights(self, objective: Objective, lambda_: Tensor) -> Tensor:
+        """(N,) or (N, T) f. Raises ValueError where one is below 0: it couldn't fold into an advantage."""
+        part = self.part
+        weights = response_weights(
+            part.lengths,
+            part.group_ids,
+            objective,
+            lambda_,
+            advantages=part.advantages,
+            entropies=part.entropies,
+            completion_ids=part.completion_ids,
+            token_mask=part.token_mask,
+        )
+        if (weights < 0).any():
+            raise ValueError(f"objective {objective.name!r} gives weights below 0: they can't fold into advantages")
+        if part is self:
+            return weights
+        rows = self.takes_part.nonzero()[:, 0]
+        return weights.new_zeros(len(self.lengths), *weights.shape[1:]).index_add(0, rows, weights)
+
+    def normalizer(self, objective: Objective) -> Tensor:
+        """(N,) Z of a whole batch, for an objective that divides by its groups' tokens; 1 for rows that sit out."""
+        whole = loss_normalizer(self.part.lengths, self.part.group_ids, objective)
+        return torch.ones_like(self.lengths, dtype=whole.dtype).masked_scatter(self.takes_part, whole)
+
+    def penalty(self, objective: Objective, lambda_: Tensor) -> Tensor:
+        """What the loss adds for λ itself."""
+        part = self.part
+        return lambda_penalty(part.lengths, part.group_ids, objective, lambda_, advantages=part.advantages)
+
+    def describe(self, weights: Tensor) -> dict[str, float]:
+        """What is logged of the weights: least and greatest of any token, and how even they are. Empty without any."""
+        part, own = self.part, weights[self.takes_part]
+        tokens = own if own.dim() == 1 or part.token_mask is None else own[part.token_mask.bool()]
+        if len(tokens) == 0:
+            return {}
+        even = effective_responses(mean_weights(own, part.lengths), part.group_ids)
+        return {
+            "weight_min": tokens.min().item(),
+            "weight_max": tokens.max().item(),
+            "effective_responses": even.mean().item(),
+        }
+
+    def is_saturated(self, weights: Tensor) -> bool:
+        """Whether one response has nearly all the weight in half of the groups."""
+        own = mean_weights(weights[self.takes_part], self.part.lengths)
+        return is_saturated(own, self.part.lengths, self.part.group_ids)
+
+    def mean_weights(self, weights: Tensor) -> Tensor:
+        """(N,) the mean of f over each response's tokens, 0 for rows that sit out."""
+        return torch.where(self.takes_part, mean_weights(weights, self.lengths), 0.0)

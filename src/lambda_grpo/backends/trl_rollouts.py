@@ -1,0 +1,302 @@
+"""What becomes of samples before the loss, in TRL: drawn anew, corrected, selected, and rewarded for ending in time.
+
+TRL generates, scores and assembles a batch in one method. Here samples are drawn, corrected and scored first, as often
+as it takes, by TRL's own generation and scoring; then TRL's method runs once, and finds both done. Every rank takes
+the same decisions, from rewards that all of them have.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from trl import GRPOTrainer
+from trl.rewards import get_soft_overlong_punishment
+from trl.trainer.utils import nanstd
+
+from lambda_grpo.backends.fresh_prompts import FreshPrompts
+from lambda_grpo.backends.trl_correction import corrected
+from lambda_grpo.objective import group_advantages
+from lambda_grpo.objective.rollouts import Rollouts, has_variance
+
+ROLLOUT_STATE_FILE = "rollout_state.json"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion with the row of the data set that it answers.
+
+    completion: text, or messages where the prompt is a conversation.
+    logprobs: of the sampling engine, where it gives them.
+    logged: what reward functions have logged for it, by column.
+    """
+
+    example: dict[str, Any]
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    completion: Any
+    logprobs: list[float] | None
+    logged: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """This rank's samples, and the rewards of all ranks' by function, (N, F): of the policy's own, and as corrected."""
+
+    samples: list[Sample]
+    policy_rewards: Tensor
+    rewards: Tensor
+
+
+class RolloutTrainer(GRPOTrainer):
+    """`trl.GRPOTrainer` with `Rollouts` between sampling and the loss.
+
+    Logs what TRL logs of the samples that the policy drew for the batch's own prompts; what is drawn beyond them, and
+    what is corrected, is counted apart. The order of the data set is left as it is: fresh prompts come from passes of
+    their own, whose place is saved with each checkpoint.
+    """
+
+    def __init__(self, rollouts: Rollouts, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.rollouts = rollouts
+        self.reward_funcs: list[Any]
+        self.reward_func_names: list[str]
+        self.reward_processing_classes: list[Any]
+        self.reward_weights: Tensor
+        self.overlong_reward: int | None = None  # its place among the reward functions
+        self._draws_samples = rollouts.dynamic_sampling or rollouts.correction is not None
+        self._drawn: Draw | None = None
+        self._rewards_per_func = torch.empty(0)
+        if self._draws_samples:
+            self._check_single_turn()
+        if rollouts.dynamic_sampling:
+            self.fresh_prompts = FreshPrompts(self.train_dataset, self.args.seed + 1, shuffle=self.shuffle_dataset)
+        if rollouts.overlong_buffer > 0:
+            self._add_overlong_reward(self.max_completion_length, rollouts.overlong_buffer)
+
+    def _check_single_turn(self) -> None:
+        unsupported = {
+            "tools": self.tools,
+            "rollout_func": self.rollout_func,
+            "environment_factory": self.environment_factories,
+            "images": {"image", "images"}.intersection(next(iter(self.train_dataset))),
+        }
+        for name, is_given in unsupported.items():
+            if is_given:
+                raise ValueError(f"dynamic sampling and error correction take text of a single turn: leave {name} out")
+        if self.rollouts.correction is not None and self.use_vllm and self.vllm_importance_sampling_correction:
+            raise ValueError(
+                "corrected completions weren't sampled by vLLM, which has no log-probabilities for them: set "
+                "vllm_importance_sampling_correction to False"
+            )
+
+    def _add_overlong_reward(self, max_length: int, buffer: float) -> None:
+        self.overlong_reward = len(self.reward_funcs)
+        function = get_soft_overlong_punishment(max_length, round(buffer * max_length))
+        self.reward_funcs = [*self.reward_funcs, function]
+        self.reward_func_names = [*self.reward_func_names, function.__name__]
+        self.reward_processing_classes = [*self.reward_processing_classes, None]
+        self.reward_weights = torch.cat([self.reward_weights, torch.ones(1)])
+
+    # -- one batch ---------------------------------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if not self.model.training:
+            return super()._generate_and_score_completions(inputs)
+        if not self._draws_samples:
+            output = super()._generate_and_score_completions(inputs)
+        else:
+            first = self._draw(inputs)
+            batch = self._fill(first) if self.rollouts.dynamic_sampling else first
+            for sample in batch.samples:
+                for column, value in sample.logged.items():
+                    self._pending_extra_logs[column].append(value)
+            self._drawn = batch
+            output = super()._generate_and_score_completions([sample.example for sample in batch.samples])
+            self._drawn = None
+            self._log_rewards(first.policy_rewards)
+        if self.rollouts.dynamic_sampling or self.rollouts.selection is not None:
+            self._select(output)
+        return output
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        if self._drawn is None:
+            return super()._generate(prompts)
+        samples = self._drawn.samples
+        has_logprobs = all(sample.logprobs is not None for sample in samples)
+        return (
+            [sample.prompt_ids for sample in samples],
+            [sample.completion_ids for sample in samples],
+            None,
+            [sample.completion for sample in samples],
+            [sample.logprobs for sample in samples] if has_logprobs else None,
+            {},
+            None,
+            [],
+        )
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        if self._drawn is not None:
+            self._rewards_per_func = self._drawn.rewards
+        else:
+            self._rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        return self._rewards_per_func
+
+    def _draw(self, inputs: list[dict[str, Any]]) -> Draw:
+        """Generate, score, and correct what is wrong."""
+        prompts = [example["prompt"] for example in inputs]
+        prompt_ids, completion_ids, _, completions, logprobs, *_ = self._generate(prompts)
+        logprobs = logprobs or [None] * len(inputs)
+        rows = zip(inputs, prompt_ids, completion_ids, completions, logprobs, strict=True)
+        samples = [Sample(*row, logged={}) for row in rows]
+        rewards, samples = self._score(samples)
+        if self.rollouts.correction is None:
+            return Draw(samples, rewards, rewards)
+        is_wrong = self._task_rewards(rewards) < self.args.correct_reward
+        if not is_wrong.any():
+            return Draw(samples, rewards, rewards)
+        changed = corrected(self, samples, is_wrong.tolist())
+        is_changed = self.accelerator.gather(
+            torch.tensor([new is not old for new, old in zip(changed, samples, strict=True)], device=rewards.device)
+        )
+        again, changed = self._score(changed)
+        return Draw(changed, rewards, torch.where(is_changed[:, None], again, rewards))
+
+    def _score(self, samples: list[Sample]) -> tuple[Tensor, list[Sample]]:
+        """(N, F) rewards over all ranks, and this rank's samples with what the reward functions logged for each."""
+        rewards = self._calculate_rewards(
+            [sample.example for sample in samples],
+            [sample.example["prompt"] for sample in samples],
+            [sample.completion for sample in samples],
+            [sample.completion_ids for sample in samples],
+        )
+        columns = dict(self._pending_extra_logs)
+        self._pending_extra_logs.clear()
+        logged = [{name: values[i] for name, values in columns.items()} for i in range(len(samples))]
+        return rewards, [replace(sample, logged=own) for sample, own in zip(samples, logged, strict=True)]
+
+    def _task_rewards(self, rewards: Tensor) -> Tensor:
+        """(N, F) -> (N,) on the CPU: the weighted sum without the overlong reward; NaN where nothing was scored."""
+        used = [i for i in range(rewards.size(1)) if i != self.overlong_reward]
+        weighted = (rewards * self.reward_weights.to(rewards.device))[:, used].cpu().double()
+        return torch.where(weighted.isnan().all(1), torch.nan, weighted.nansum(1))
+
+    # -- dynamic sampling --------------------------------------------------------------------------------------------
+
+    def _fill(self, first: Draw) -> Draw:
+        """Replace the groups whose rewards are all equal, until there is none or the budget is spent."""
+        size, ranks = self.num_generations, self.accelerator.num_processes
+        samples, rewards = list(first.samples), first.rewards.clone()
+        own = range(self.accelerator.process_index * len(samples), (self.accelerator.process_index + 1) * len(samples))
+        seen: set[str] | None = None
+        counts: dict[str, int] = defaultdict(int)
+        for _ in range(self.args.max_resample_times):
+            empty = (~self._is_informative(rewards)).view(-1, size)[:, 0].nonzero()[:, 0].tolist()
+            if not empty:
+                break
+            if seen is None:
+                seen = {_key(prompt) for prompt in gather_object([sample.example["prompt"] for sample in samples])}
+            groups = len(empty)
+            while groups * size % ranks:  # every rank draws as many
+                groups += 1
+            rows = [example for example in self.fresh_prompts.take(groups, seen) for _ in range(size)]
+            local = len(rows) // ranks
+            drawn = self._draw_beyond(rows[self.accelerator.process_index * local :][:local])
+            everyones: list[Sample] = gather_object(drawn.samples)
+            found = self._is_informative(drawn.rewards).view(-1, size)[:, 0].nonzero()[:, 0].tolist()
+            for group, fresh in zip(empty, found, strict=False):
+                rewards[group * size : (group + 1) * size] = drawn.rewards[fresh * size : (fresh + 1) * size]
+                for member in range(size):
+                    if (row := group * size + member) in own:
+                        samples[row - own.start] = everyones[fresh * size + member]
+            counts["rounds"] += 1
+            counts["extra_groups"] += groups
+            counts["unused_groups"] += max(0, len(found) - len(empty))
+        counts["missing_groups"] = int((~self._is_informative(rewards)).sum()) // size
+        for name in ("rounds", "extra_groups", "unused_groups", "missing_groups"):
+            self._metrics["train"][f"dynamic_sampling/{name}"].append(counts[name])
+        return Draw(samples, first.policy_rewards, rewards)
+
+    def _is_informative(self, rewards: Tensor) -> Tensor:
+        """(N, F) -> (N,): whether a sample's group has different rewards, the overlong one aside."""
+        return has_variance(self._task_rewards(rewards), torch.arange(len(rewards)) // self.num_generations)
+
+    def _draw_beyond(self, inputs: list[dict[str, Any]]) -> Draw:
+        """A draw that leaves TRL's metrics as they are, but for the number of tokens."""
+        metrics = self._metrics["train"]
+        before = {name: list(values) for name, values in metrics.items()}
+        drawn = self._draw(inputs)
+        before["num_tokens"] = metrics["num_tokens"]
+        metrics.clear()
+        metrics.update(before)
+        return drawn
+
+    def _log_rewards(self, rewards: Tensor) -> None:
+        """TRL's metrics of the rewards, of what the policy drew for the batch's own prompts."""
+        metrics, total = self._metrics["train"], (rewards * self.reward_weights.to(rewards.device)).nansum(1)
+        total[rewards.isnan().all(1)] = torch.nan
+        columns = {f"rewards/{name}": rewards[:, i] for i, name in enumerate(self.reward_func_names)}
+        for name, values in columns.items():
+            metrics[f"{name}/mean"][-1], metrics[f"{name}/std"][-1] = values.nanmean().item(), nanstd(values).item()
+        metrics["reward"][-1], metrics["reward_std"][-1] = total.nanmean().item(), nanstd(total).item()
+        differs = has_variance(total.cpu(), torch.arange(len(total)) // self.num_generations)
+        metrics["frac_reward_zero_std"][-1] = 1 - differs.double().mean().item()
+
+    # -- selection ---------------------------------------------------------------------------------------------------
+
+    def _select(self, output: dict[str, Any]) -> None:
+        """Mark the rows that take part, and take the others out of the loss, its normaliser and the advantages."""
+        rewards = self._rewards_per_func
+        ids = torch.arange(len(rewards)) // self.num_generations
+        task_rewards = self._task_rewards(rewards)
+        takes_part = self.rollouts.takes_part(task_rewards, ids)
+        advantages = self.accelerator.gather(output["advantages"])
+        selection = self.rollouts.selection
+        if selection is not None and selection.baseline == "selected":
+            total = (rewards * self.reward_weights.to(rewards.device)).nansum(1)
+            total[rewards.isnan().all(1)] = torch.nan
+            kept = takes_part.to(total.device)
+            advantages = advantages.masked_scatter(
+                kept, group_advantages(total[kept], ids.to(total.device)[kept], self.scale_rewards).to(advantages)
+            )
+        advantages = torch.where(takes_part.to(advantages.device), advantages, 0.0)
+        self._logs["advantages"].extend(advantages.tolist())  # in place of TRL's: it keeps as many as a batch has
+        local = len(output["advantages"])
+        own = slice(self.accelerator.process_index * local, (self.accelerator.process_index + 1) * local)
+        output["advantages"] = advantages[own]
+        output["takes_part"] = takes_part[own].to(advantages.device)
+        output["completion_mask"] = output["completion_mask"] * output["takes_part"][:, None]
+        mask = output["completion_mask"] * output.get("tool_mask", 1)
+        output["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
+        self._metrics["train"]["selected_share"].append(takes_part.double().mean().item())
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save and self.rollouts.dynamic_sampling:
+            with open(os.path.join(output_dir, ROLLOUT_STATE_FILE), "w") as file:
+                json.dump({"fresh_prompts": self.fresh_prompts.state_dict()}, file)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not self.rollouts.dynamic_sampling:
+            return
+        path = os.path.join(checkpoint, ROLLOUT_STATE_FILE)
+        if not os.path.exists(path):
+            raise FileNotFoundError(
+                f"{path} is missing: this checkpoint was written without dynamic sampling. "
+                "Start from it as a model instead of resuming from it"
+            )
+        with open(path) as file:
+            self.fresh_prompts.load_state_dict(json.load(file)["fresh_prompts"])
+
+
+def _key(prompt: Any) -> str:
+    return json.dumps(prompt, default=str)
