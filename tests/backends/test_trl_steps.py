@@ -66,9 +66,11 @@ def step_loss(trainer, lambda_):
     masks = [rows["completion_mask"] * rows.get("tool_mask", 1) for rows, _ in trainer.window]
     count, tokens, total = sum(map(len, masks)), sum(mask.sum() for mask in masks), 0.0
     for (rows, batch), mask in zip(trainer.window, masks, strict=True):
-        f = response_weights(batch.lengths, batch.group_ids, trainer.objective, lambda_, advantages=batch.advantages)[
-            rows["row"]
-        ]
+        f = response_weights(
+            batch.lengths, batch.group_ids, trainer.objective, lambda_,
+            advantages=batch.advantages, entropies=batch.entropies,
+            completion_ids=batch.completion_ids, token_mask=batch.token_mask,
+        )[rows["row"]]  # fmt: skip
         Z = {
             "batch": tokens.expand(len(f)),
             "group": count * batch.lengths.view(-1, 8).mean(1)[batch.group_ids[rows["row"]]],
@@ -100,17 +102,26 @@ def train(path, name, has_tools, **settings):
     return trainer
 
 
-@pytest.mark.parametrize("name", ["lambda_grpo", "lambda_grpo_paper", "grpo", "luspo", "sapo", "cispo", "fspo", "bnpo"])
+NAMES = [
+    "lambda_grpo", "lambda_grpo_paper", "grpo", "luspo", "sapo", "cispo", "fspo", "bnpo",
+    "lambda_grpo_prm", "grpo_lambda", "grpo_lambda_tail", "edge_grpo",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_is_one_policy_loss(case, name, tmp_path):
-    trainer = train(tmp_path, name, has_tools="tool" in case, **CASES[case])
+    settings = {**CASES[case], "error_correction": [0.0, 0.0, 0.0]}  # the completions stay as they are given
+    trainer = train(tmp_path, name, has_tools="tool" in case, **settings)
     assert len(trainer.errors) == 2
     assert max(trainer.errors) < 1e-5
     if "tool" in case:  # a tool's tokens have no length
         assert trainer._generated["train"].lengths.tolist() == [sum(row) for row in trainer.by_policy]
 
 
-@pytest.mark.parametrize("name", ["lambda_grpo", "lambda_grpo_paper", "gspo", "sapo", "gmpo", "luspo", "delta_l"])
+@pytest.mark.parametrize(
+    "name", ["lambda_grpo", "lambda_grpo_paper", "gspo", "sapo", "gmpo", "luspo", "delta_l", "lambda_grpo_prm"]
+)
 def test_the_loss_of_an_evaluation_is_policy_loss(name, tmp_path):
     """Of groups of another size, in one piece, whatever training accumulates."""
     settings = {"eval_strategy": "steps", "eval_steps": 1, "num_generations_eval": 4, "per_device_eval_batch_size": 8}
@@ -130,7 +141,7 @@ def test_the_loss_of_an_evaluation_is_policy_loss(name, tmp_path):
                 logps = GRPOTrainer._get_per_token_logps_and_entropies(self, model, ids, attention, mask.size(1))[0]
                 whole = policy_loss(
                     logps, logps, inputs["advantages"], mask, batch.group_ids, self.objective, 0.8,
-                    max_completion_length=self.max_completion_length,
+                    max_completion_length=self.max_completion_length, completion_ids=inputs["completion_ids"],
                 )  # fmt: skip
                 losses.append((loss.item(), whole.loss.item()))
             return loss

@@ -13,9 +13,12 @@ from trl import GRPOTrainer
 
 from lambda_grpo import PRESETS, Objective, response_weights
 from lambda_grpo.backends.trl_hooks import HOOKS, check_hooks
+from lambda_grpo.backends.trl_rollouts import RolloutTrainer
 from lambda_grpo.backends.trl_trainer import LAMBDA_STATE_FILE, LambdaGRPOConfig, LambdaGRPOTrainer
-from lambda_grpo.objective.preference import LambdaExp, LambdaSoftmax, inverse_length
-from lambda_grpo.objective.surrogate import CappedWeight, Clip, GammaWeight, GeometricMean, SoftGate
+from lambda_grpo.objective.preference import LambdaExp, LambdaSoftmax
+from lambda_grpo.objective.rollouts import AtLeast, BestAndWorst, ErrorCorrection, Rollouts
+from lambda_grpo.objective.surrogate import CappedWeight, Clip, GammaWeight, GeometricMean, SoftGate, TracedClip
+from lambda_grpo.objective.token_preference import TailDecay
 from lambda_grpo.training_data import task_dataset
 from tests.backends.trl_setup import TASK, config, logged, make_trainer, parameters, stock_config
 from tests.invariant import injected_run
@@ -131,6 +134,18 @@ def test_what_is_set_goes_before_the_objectives_own(tmp_path):
     assert resolved(loss_type="cispo", epsilon_high=3.0).surrogate == CappedWeight(3.0)
     assert resolved(loss_type="sapo", sapo_temperature_neg=2.0).surrogate == SoftGate(1.0, 2.0)
     assert resolved(loss_type="vespo", vespo_k_pos=1.5).surrogate == GammaWeight(k_pos=1.5)
+    traced = resolved(objective="grpo_lambda", trace="both", trace_lambda=0.9, epsilon=0.1, advantage_min=-0.5)
+    assert (traced.surrogate, traced.advantage_min) == (TracedClip("both", 1.0, 0.9, 0.1), -0.5)
+    assert resolved(objective="grpo_lambda_tail", trace_gamma=0.5).preference == TailDecay(0.5)
+    assert resolved(objective="dapo_full").rollouts == Rollouts(dynamic_sampling=True, overlong_buffer=0.2)
+    assert resolved(objective="dapo_full", dynamic_sampling=False, overlong_buffer_length=0).rollouts == Rollouts()
+    assert resolved(overlong_buffer_length=10, max_completion_length=40).rollouts == Rollouts(overlong_buffer=0.25)
+    assert resolved(select_best_and_worst=3, selection_baseline="selected").rollouts.selection == BestAndWorst(
+        3, "selected"
+    )
+    assert resolved(objective="devis_grpo", select_min_reward=0.5).rollouts.selection == AtLeast(0.5)
+    assert resolved(error_correction=[0.0, 1.0, 0.0]).rollouts.correction == ErrorCorrection(0.0, 1.0, 0.0)
+    assert resolved(objective="edge_grpo", error_correction=[0.0, 0.0, 0.0]).rollouts == Rollouts()
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -263,6 +278,18 @@ def test_objective_and_loss_type(settings, expected, tmp_path):
         ({"lambda_lr_scheduler_type": "step"}, "use one of constant, linear, cosine"),
         ({"objective": "daro", "num_generations_eval": 4}, "leave num_generations_eval out"),
         ({"loss_type": "sapo", "sapo_temperature_pos": 0.0}, "tau_pos must be above 0"),
+        ({"objective": "grpo", "selection_baseline": "selected"}, "selects no samples: leave selection_baseline out"),
+        ({"select_best_and_worst": 2, "select_min_reward": 1.0}, "both select: give one of them"),
+        ({"select_best_and_worst": 0}, "k must be at least 1"),
+        ({"objective": "devis_grpo", "selection_baseline": "all"}, "it must be 'group' or 'selected'"),
+        ({"objective": "devis_grpo", "beta": 0.1}, "averages the KL term in another way"),
+        ({"max_resample_times": 0}, "max_resample_times must be at least 1"),
+        ({"overlong_buffer_length": 41}, "it must be 0 to max_completion_length \\(40\\)"),
+        ({"error_correction": [0.5, 0.5]}, "takes three shares"),
+        ({"error_correction": [0.5, 0.5, 0.5]}, "sum to 1 or less"),
+        ({"objective": "grpo_lambda", "trace": "none"}, "it must be 'recent' or 'both'"),
+        ({"objective": "grpo_lambda", "trace_lambda": 1.5}, "lambda_trace must lie between 0 and 1"),
+        ({"objective": "grpo_lambda_tail", "trace_gamma": -0.1}, "gamma must lie between 0 and 1"),
         ({"lambda_warmup_steps": -1}, "lambda_warmup_steps must be at least 0"),
         ({"objective": "balanced", "beta": 0.1}, "'grpo' loss averages the KL term in another way"),
         ({"lambda_init": 20.0}, "inside its bounds"),
@@ -294,9 +321,9 @@ def test_the_trainer_refuses_what_it_cannot_do(tmp_path):
     PRESETS["negative"] = Objective("negative", lambda groups, _: 1 - groups.lengths)
     with pytest.raises(ValueError, match="gives weights below 0"):
         make_trainer(config(tmp_path, objective="negative", max_steps=1)).train()
-    PRESETS["by_entropy"] = Objective("by_entropy", inverse_length, needs=("entropies",))
-    with pytest.raises(ValueError, match="reads entropies"):
-        make_trainer(config(tmp_path, objective="by_entropy"))
+    PRESETS["by_sequence"] = replace(PRESETS["lambda_grpo_prm"], name="by_sequence", surrogate=Clip("sequence"))
+    with pytest.raises(ValueError, match="its ratio is the whole sequence's; use token ratios"):
+        make_trainer(config(tmp_path, objective="by_sequence", max_steps=1)).train()
 
 
 def test_a_moved_hook_is_named_at_import():
@@ -306,6 +333,7 @@ def test_a_moved_hook_is_named_at_import():
         def _compute_loss(self, model, inputs, num_items_in_batch=None):
             raise NotImplementedError
 
-    with pytest.raises(ImportError, match=r"overrides Moved\._compute_loss\(self, model, inputs\), which trl"):
+    with pytest.raises(ImportError, match=r"builds on Moved\._compute_loss\(self, model, inputs\), which trl"):
         check_hooks(Moved)
-    assert HOOKS.keys() <= vars(LambdaGRPOTrainer).keys()
+    overridden = vars(LambdaGRPOTrainer).keys() | vars(RolloutTrainer).keys()
+    assert HOOKS.keys() - overridden == {"_generate_single_turn"}  # which is called

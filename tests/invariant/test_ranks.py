@@ -18,19 +18,22 @@ def gradients(tmp_path_factory):
     found = {}
     for split, (processes, micro_batches) in SPLITS.items():
         out = tmp_path_factory.mktemp("run")
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = probe.getsockname()[1]
-        subprocess.run(
-            [
-                sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}",
-                f"--master_port={port}", "-m", "tests.invariant.injected_run",
-                str(out), str(ROWS // processes), str(micro_batches), *sorted(PRESETS),
-            ],
-            check=True,
-        )  # fmt: skip
+        torchrun(processes, "injected_run", out, ROWS // processes, micro_batches, *sorted(PRESETS))
         found[split] = torch.load(out / "gradients.pt")
     return found
+
+
+def torchrun(processes, script, *arguments):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}",
+            f"--master_port={port}", "-m", f"tests.invariant.{script}", *map(str, arguments),
+        ],
+        check=True,
+    )  # fmt: skip
 
 
 def difference(ours, theirs, key):
@@ -56,3 +59,28 @@ def test_bnpo_varies_by_its_definition(gradients):
     whole = gradients["1 process"]["bnpo"][0]
     for split in ("1 process, 4 micro-batches", "2 processes", "4 processes"):
         assert difference(gradients[split]["bnpo"][0], whole, "policy") > 0.05
+
+
+@pytest.mark.timeout(900)
+def test_every_rank_draws_and_corrects_the_same(tmp_path):
+    """Groups straddle ranks; on three of them a round draws more groups than are missing, so other ones follow."""
+    found = {}
+    for processes in (1, 2, 3, 4):
+        out = tmp_path / str(processes)
+        out.mkdir()
+        torchrun(processes, "scripted_run", out, ROWS // processes)
+        found[processes] = torch.load(out / "found.pt")
+    one = found.pop(1)
+    assert sum(one["logged"]["dynamic_sampling/extra_groups"]) > 0
+    assert sum(one["logged"]["error_correction/reflected"]) > 0
+    for processes in (2, 4):
+        many = found[processes]
+        assert many["samples"] == one["samples"]
+        assert many["logged"] == one["logged"]
+        assert torch.equal(many["takes_part"], one["takes_part"])
+        for key in ("advantages", "entropies"):
+            torch.testing.assert_close(many[key], one[key], rtol=1e-3, atol=1e-4)
+        for ours, theirs in zip(many["gradients"], one["gradients"], strict=True):
+            assert (ours - theirs).norm() < 1e-4 * theirs.norm()
+    assert found[3]["logged"]["reward"] == one["logged"]["reward"]
+    assert all(extra % 3 == 0 for extra in found[3]["logged"]["dynamic_sampling/extra_groups"])
