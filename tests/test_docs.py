@@ -25,7 +25,8 @@ def test_a_row_says_what_the_preset_is(name):
     objective = PRESETS[name]
     assert cells[3] == objective.normalizer
     advantage = {"group": "/std of the group", "batch": "/std of the batch", "none": "no division"}
-    assert cells[6] == advantage[objective.advantage_scale]
+    least = "" if objective.advantage_min is None else f", at least −{-objective.advantage_min}"
+    assert cells[6] == advantage[objective.advantage_scale] + least
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

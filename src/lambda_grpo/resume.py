@@ -18,6 +18,9 @@ from lambda_grpo.runs import Run
 KEPT = (
     "objective", "lambda_init", "lambda_optimizer", "lambda_r", "weight_norm", "scale_rewards",
     "loss_type", "importance_sampling_level", "epsilon", "epsilon_high", "delta", "beta",
+    "trace", "trace_gamma", "trace_lambda", "advantage_min",
+    "dynamic_sampling", "overlong_buffer_length", "select_best_and_worst", "select_min_reward", "selection_baseline",
+    "error_correction", "correct_reward", "reflection_prompt", "answer_template",
     "model_name_or_path", "model_revision", "use_peft", "lora_r", "lora_alpha", "lora_target_modules",
     "task", "task_size", "task_seed", "eval_size", "seed",
     "dataset_name", "dataset_config", "dataset_train_split", "datasets",

@@ -238,6 +238,8 @@ class _Training:
                 "weight_norm": objective.weight_norm,
                 "learnable": objective.learnable,
                 "preference": getattr(objective.preference, "__name__", repr(objective.preference)),
+                "surrogate": repr(objective.surrogate),
+                "rollouts": repr(objective.rollouts),
             },
             "model": self.recipe.model.model_name_or_path or BUILTIN,
             "resolved": {

@@ -155,6 +155,28 @@ def test_the_length_penalty_makes_no_group_informative_and_is_added_to_the_rewar
     assert logged(trainer, "rewards/soft_overlong_punishment_reward/mean")[0] < 0
 
 
+def test_a_batch_without_any_variance_leaves_the_policy_as_it_is(tmp_path):
+    trainer = scripted(
+        tmp_path, lambda completions, **_: [0.5] * len(completions), objective="dapo_full", optim="sgd", max_steps=2
+    )
+    start = parameters(make_trainer(config(tmp_path / "start"), Scripted, rare))
+    assert all(torch.equal(value, start[key]) for key, value in parameters(trainer).items())
+    assert logged(trainer, "dynamic_sampling/missing_groups") == [4, 4]
+    assert logged(trainer, "dynamic_sampling/extra_groups") == [40, 40]
+    assert logged(trainer, "weight_min") == [None, None]
+
+
+def test_samples_are_reported_with_the_examples_that_they_answer(tmp_path):
+    batches, by_prompt = [], {TASK[i].prompt: TASK[i] for i in range(len(TASK))}
+    args = config(tmp_path, max_steps=1, dynamic_sampling=True, max_resample_times=50)
+    make_trainer(args, Scripted, rare, on_samples=batches.append).train()
+    (batch,) = batches
+    assert [by_prompt[prompt].answer for prompt in batch["prompt"]] == batch["answer"]
+    ids = [row for prompt in batch["prompt"][::G] for row in of(prompt)]
+    assert batch["reward"] == rare(None, ids)
+    assert batch["length"] == [len(row) for row in ids]
+
+
 def test_nothing_is_drawn_for_an_evaluation(tmp_path):
     settings = {"eval_strategy": "steps", "eval_steps": 1, "num_generations_eval": 4, "per_device_eval_batch_size": 8}
     args = config(tmp_path, objective="dapo_full", max_steps=1, **settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -80,11 +81,11 @@ class GeneratedBatch:
         return lambda_penalty(part.lengths, part.group_ids, objective, lambda_, advantages=part.advantages)
 
     def describe(self, weights: Tensor) -> dict[str, float]:
-        """What is logged of the weights: least and greatest of any token, and how even they are. Empty without any."""
+        """What is logged of the weights: least and greatest of any token, and how even they are. NaN without any."""
         part, own = self.part, weights[self.takes_part]
         tokens = own if own.dim() == 1 or part.token_mask is None else own[part.token_mask.bool()]
         if len(tokens) == 0:
-            return {}
+            return dict.fromkeys(("weight_min", "weight_max", "effective_responses"), math.nan)
         even = effective_responses(mean_weights(own, part.lengths), part.group_ids)
         return {
             "weight_min": tokens.min().item(),

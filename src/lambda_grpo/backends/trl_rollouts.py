@@ -65,6 +65,7 @@ class RolloutTrainer(GRPOTrainer):
     def __init__(self, rollouts: Rollouts, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.rollouts = rollouts
+        self.examples: list[dict[str, Any]] = []  # this rank's rows of the data set, one for each sample of the batch
         self.reward_funcs: list[Any]
         self.reward_func_names: list[str]
         self.reward_processing_classes: list[Any]
@@ -107,6 +108,7 @@ class RolloutTrainer(GRPOTrainer):
     # -- one batch ---------------------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self.examples = inputs
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
         if not self._draws_samples:
@@ -117,8 +119,8 @@ class RolloutTrainer(GRPOTrainer):
             for sample in batch.samples:
                 for column, value in sample.logged.items():
                     self._pending_extra_logs[column].append(value)
-            self._drawn = batch
-            output = super()._generate_and_score_completions([sample.example for sample in batch.samples])
+            self._drawn, self.examples = batch, [sample.example for sample in batch.samples]
+            output = super()._generate_and_score_completions(self.examples)
             self._drawn = None
             self._log_rewards(first.policy_rewards)
         if self.rollouts.dynamic_sampling or self.rollouts.selection is not None:

@@ -128,7 +128,7 @@ class LambdaGRPOTrainer(RolloutTrainer):
         local = len(self._token_mask)
         output["row"] = torch.arange(local) + self.accelerator.process_index * local  # (B,) into that batch
         if self._on_samples is not None and self.model.training:
-            self._report_samples(inputs, batch)
+            self._report_samples(batch)
         return output
 
     def _gather_batch(self, output: dict[str, Any]) -> GeneratedBatch:
@@ -187,8 +187,8 @@ class LambdaGRPOTrainer(RolloutTrainer):
             )
         return weights
 
-    def _report_samples(self, inputs: list[dict[str, Any]], batch: GeneratedBatch) -> None:
-        answers = gather_object([example.get("answer") for example in inputs])
+    def _report_samples(self, batch: GeneratedBatch) -> None:
+        answers = gather_object([example.get("answer") for example in self.examples])
         if not self.accelerator.is_main_process or self._on_samples is None:
             return
         count = len(batch.lengths)

@@ -32,7 +32,7 @@ class Selection(Protocol):
 class BestAndWorst:
     """The k highest and the k lowest rewards of each group; of equal ones those that come first or last in it.
 
-    With the baseline of the selected it is what PODS (arXiv 2504.13818) keeps where the rewards are 0 and 1.
+    Where rewards are 0 and 1 it is the subset of greatest variance, PODS's (arXiv 2504.13818, baseline "selected").
     """
 
     k: int = 2

@@ -32,8 +32,8 @@ def run_charts(run: Run) -> list[tuple[str, Markup]]:
     points = {name: evaluation for name in ("before", "after") if (evaluation := run.evaluation(name)) is not None}
     last_step = metrics[-1]["step"] if metrics else 0
     charts = [
-        ("Reward (mean over the step's samples)", _curve(metrics, "reward"), {}),
-        ("Accuracy (line: training samples; dots: held-out, with 95 % interval)", accuracy, points),
+        ("Reward (mean over what the policy sampled)", _curve(metrics, "reward"), {}),
+        ("Accuracy (line: samples trained on; dots: held-out, with 95 % interval)", accuracy, points),
         ("Completion length (tokens, mean)", _curve(metrics, "completion_length_mean"), {}),
         ("Entropy (nats per token, mean)", _curve(metrics, "entropy"), {}),
         ("λ", _curve(metrics, "lambda"), {}),

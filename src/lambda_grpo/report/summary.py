@@ -68,7 +68,10 @@ def _accuracy_verdict(before: dict[str, Any] | None, after: dict[str, Any] | Non
 
 def _lambda_verdict(metrics: list[dict[str, Any]], preference: str) -> str:
     first, last = metrics[0]["lambda"], metrics[-1]["lambda"]
-    low, high = min(row["weight_min"] for row in metrics), max(row["weight_max"] for row in metrics)
+    weighed = [row for row in metrics if row["weight_min"] is not None]
+    if not weighed:
+        return f"λ went from {first:+.3f} to {last:+.3f}; no step had a sample that took part."
+    low, high = min(row["weight_min"] for row in weighed), max(row["weight_max"] for row in weighed)
     moved = f"λ went from {first:+.3f} to {last:+.3f}; over all steps f lay between {low:.3f} and {high:.3f}"
     if low >= 1 - NEARLY_ONE and high <= 1 + NEARLY_ONE:
         return (
@@ -95,4 +98,6 @@ def _number(evaluation: dict[str, Any] | None, key: str) -> str:
 
 
 def _weights(row: dict[str, Any]) -> str:
+    if row["weight_min"] is None:
+        return "no sample took part"
     return f"{row['weight_min']:.3f} – {row['weight_max']:.3f}"
