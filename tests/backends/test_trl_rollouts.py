@@ -299,11 +299,20 @@ def test_tokens_that_were_not_sampled_start_at_a_ratio_of_one(tmp_path):
 
 
 def test_a_column_that_is_missing_is_named(tmp_path):
-    args = config(tmp_path, max_steps=1, **EDGE)
-    trainer = make_trainer(args, Scripted, one_third)
-    trainer.train_dataset = trainer.train_dataset.remove_columns("solution")
+    def trainer(rows, **settings):
+        return LambdaGRPOTrainer(
+            model=resolve_model(BUILTIN), reward_funcs=one_third, processing_class=TOKENIZER, train_dataset=rows,
+            args=config(tmp_path, max_steps=1, **{**EDGE, **settings}),
+        )  # fmt: skip
+
+    whole = task_dataset(TASK)
+    without = whole.remove_columns("solution")
     with pytest.raises(ValueError, match="add a column 'solution', or set error_correction"):
-        trainer.train()
+        trainer(without)
+    trainer(without, error_correction=[0.5, 0.5, 0.0])
+    gap = Dataset.from_list([whole[0]] + [{**row, "solution": None} for row in whole.select(range(1, 64))])
+    with pytest.raises(ValueError, match="add a column 'solution', or set error_correction"):
+        trainer(gap, error_correction=[0.0, 0.0, 1.0]).train()
 
 
 def test_what_reward_functions_log_stays_with_its_sample(tmp_path):

@@ -19,8 +19,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from trl.data_utils import is_conversational
 
+from lambda_grpo.objective.rollouts import ErrorCorrection
+
 if TYPE_CHECKING:
     from lambda_grpo.backends.trl_rollouts import RolloutTrainer, Sample
+
+
+def check_columns(correction: ErrorCorrection, example: dict[str, Any]) -> None:
+    """Raise ValueError if the first row of a data set lacks what a correction writes."""
+    for name, share in (("answer", correction.answer), ("solution", correction.solution)):
+        if share > 0:
+            _column(example, name)
 
 
 def corrected(trainer: RolloutTrainer, samples: list[Sample], is_wrong: list[bool]) -> list[Sample]:
@@ -71,13 +80,13 @@ def _kinds(trainer: RolloutTrainer, is_wrong: list[bool]) -> list[str | None]:
 
 
 def _with_answer(trainer: RolloutTrainer, sample: Sample) -> list[int] | None:
-    text = trainer.args.answer_template.replace("{answer}", _column(sample, "answer"))
+    text = trainer.args.answer_template.replace("{answer}", _column(sample.example, "answer"))
     ids = [*_body(trainer, sample), *_tokens(trainer, text), trainer.eos_token_ids[0]]
     return ids if len(ids) <= trainer.max_completion_length else None
 
 
 def _solution(trainer: RolloutTrainer, sample: Sample) -> list[int] | None:
-    ids = [*_tokens(trainer, _column(sample, "solution")), trainer.eos_token_ids[0]]
+    ids = [*_tokens(trainer, _column(sample.example, "solution")), trainer.eos_token_ids[0]]
     return ids if len(ids) <= trainer.max_completion_length else None
 
 
@@ -112,11 +121,11 @@ def _tokens(trainer: RolloutTrainer, text: str) -> list[int]:
     return trainer.processing_class(text=text, add_special_tokens=False)["input_ids"]
 
 
-def _column(sample: Sample, name: str) -> str:
-    value = sample.example.get(name)
+def _column(example: dict[str, Any], name: str) -> str:
+    value = example.get(name)
     if value is None:
         raise ValueError(
-            f"error correction writes the {name} of an example, and the data set has none for {sample.example!r}: add "
-            f"a column {name!r}, or set error_correction to shares without it"
+            f"error correction writes the {name} of an example, and {example!r} has none: add a column {name!r}, or set "
+            "error_correction to shares (reflect, answer, solution) without it"
         )
     return str(value)

@@ -21,7 +21,7 @@ from trl.rewards import get_soft_overlong_punishment
 from trl.trainer.utils import nanstd
 
 from lambda_grpo.backends.fresh_prompts import FreshPrompts
-from lambda_grpo.backends.trl_correction import corrected
+from lambda_grpo.backends.trl_correction import check_columns, corrected
 from lambda_grpo.objective import group_advantages
 from lambda_grpo.objective.rollouts import Rollouts, has_variance
 
@@ -91,6 +91,8 @@ class RolloutTrainer(GRPOTrainer):
         for name, is_given in unsupported.items():
             if is_given:
                 raise ValueError(f"dynamic sampling and error correction take text of a single turn: leave {name} out")
+        if self.rollouts.correction is not None:
+            check_columns(self.rollouts.correction, next(iter(self.train_dataset)))
         if self.rollouts.correction is not None and self.use_vllm and self.vllm_importance_sampling_correction:
             raise ValueError(
                 "corrected completions weren't sampled by vLLM, which has no log-probabilities for them: set "
