@@ -2,17 +2,22 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from trl import GRPOConfig
 
+from lambda_grpo.backends.trl_config import LambdaGRPOConfig
 from lambda_grpo.cli import main
+from lambda_grpo.recipe import TaskConfig
 from lambda_grpo.runs import Run
 
 ROOT = Path(__file__).parents[1]
@@ -140,6 +145,15 @@ def test_help_fits_one_screen(command):
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) <= 40
     assert max(map(len, done.stdout.splitlines())) <= 90
+
+
+def test_the_help_names_every_key_that_is_added():
+    text = program("train", "--help").stdout
+    added = {field.name for kind in (LambdaGRPOConfig, TaskConfig) for field in fields(kind)}
+    added -= {field.name for field in fields(GRPOConfig)}
+    assert len(added) > 25
+    for key in added:
+        assert re.search(rf"\b{key}\b", text), key
 
 
 def test_a_run_is_not_overwritten(tmp_path, capsys):

@@ -29,17 +29,26 @@ are the demonstration's: on the CPU. The keys that lambda-grpo adds:
   objective         lambda_grpo, lambda_grpo_paper, grpo, dapo, dr_grpo, gspo,
                     cispo, …: the table of docs/objective.md
   lambda_init       where λ starts (0.0)
-  lambda_lr         learning rate of λ; 0 freezes it (0.1)
-  lambda_optimizer  sgd or adam (sgd)
-  lambda_lr_scheduler_type, lambda_warmup_steps
-                    constant, linear or cosine (constant, 0)
+  lambda_lr         learning rate of λ; 0 freezes it (0.1). lambda_optimizer:
+                    sgd or adam. lambda_lr_scheduler_type: constant, linear or
+                    cosine, lambda_warmup_steps (0)
   lambda_bounds     λ stays within these two values (-10 10; daro: -2 2)
   lambda_r          r of h = 1 + r·z (1/9)
   weight_norm       sum: f as the paper has it; tokens: rescaled so that λ
                     can't change the step size (sum)
+  trace, trace_gamma, trace_lambda, advantage_min
+                    of grpo_lambda: recent or both (recent), 1, 0.99, -0.1
+  dynamic_sampling  fresh prompts for groups of equal rewards, in so many
+                    rounds: max_resample_times (10). overlong_buffer_length:
+                    last tokens of a completion that are penalised
+  select_best_and_worst, select_min_reward, selection_baseline
+                    train on some samples of a group
+  error_correction, correct_reward, reflection_prompt, answer_template
+                    shares of wrong samples that reflect, get the answer, or
+                    are replaced by a solution
+  sampler           fast or trl (fast)
   task              arithmetic, a reasoning-gym data set, or module:attribute
-  task_size         training examples (4096)
-  task_seed         seed of the examples (0)
+  task_size         training examples (4096). task_seed: of the examples (0)
   eval_size         held-out examples before and after; 0 for none (500)
   base              in a recipe: the recipe that it builds on, or demo
 

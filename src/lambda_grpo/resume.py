@@ -14,7 +14,8 @@ from lambda_grpo.models import BUILTIN
 from lambda_grpo.recipe import Recipe
 from lambda_grpo.runs import Run
 
-# What a run is about. If one of these changed on the way, its report would compare different things.
+# What a run is about. If one of these changed on the way, its report would compare different things. A budget
+# (max_resample_times, max_steps) may grow.
 KEPT = (
     "objective", "lambda_init", "lambda_optimizer", "lambda_r", "weight_norm", "scale_rewards",
     "loss_type", "importance_sampling_level", "epsilon", "epsilon_high", "delta", "beta",

@@ -11,7 +11,7 @@ from tests.backends.trl_setup import TRL_SETTINGS, config, logged, make_trainer,
 def trajectories(tmp_path, stock, ours):
     peer = make_trainer(stock_config(tmp_path / "stock", **stock), GRPOTrainer)
     peer.train()
-    trainer = make_trainer(config(tmp_path / "ours", **ours))
+    trainer = make_trainer(config(tmp_path / "ours", sampler="trl", **ours))  # the same random numbers
     trainer.train()
     return peer, trainer
 
@@ -80,7 +80,7 @@ def test_gmpo_is_trls_trainer(tmp_path):
     }  # fmt: skip
     peer = make_trainer(config(tmp_path / "stock", GMPOConfig, **shared), GMPOTrainer)
     peer.train()
-    trainer = make_trainer(config(tmp_path / "ours", objective="gmpo", **shared))
+    trainer = make_trainer(config(tmp_path / "ours", objective="gmpo", sampler="trl", **shared))
     trainer.train()
     for key in ("loss", "kl", "clip_ratio/region_mean"):
         assert logged(trainer, key) == pytest.approx(logged(peer, key), rel=1e-5, abs=1e-6)

@@ -1,17 +1,21 @@
 """Dynamic sampling, error correction and selection in the trainer, on completions that follow from their prompt."""
 
 import json
-import warnings
 from collections import Counter
-from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
+from transformers import AutoTokenizer
+from trl.rewards import get_soft_overlong_punishment
 
 from lambda_grpo import PRESETS, group_advantages
+from lambda_grpo.backends import trl_correction
 from lambda_grpo.backends.fresh_prompts import FreshPrompts
-from lambda_grpo.backends.trl_rollouts import ROLLOUT_STATE_FILE
+from lambda_grpo.backends.trl_correction import KINDS
+from lambda_grpo.backends.trl_rollouts import ROLLOUT_STATE_FILE, Sample
 from lambda_grpo.backends.trl_trainer import LambdaGRPOTrainer
 from lambda_grpo.models import BUILTIN, resolve_model
 from lambda_grpo.training_data import task_dataset
@@ -108,10 +112,26 @@ def test_groups_without_variance_are_replaced(tmp_path):
     assert logged(trainer, "num_tokens") == [drawn]
 
 
-@pytest.mark.parametrize("name", ["dapo", "grpo", "dr_grpo", "luspo", "gmpo", "lambda_grpo_prm"])
+def start_of(name):
+    return 0.5 if name == "daro" else 2.0
+
+
+NAMES = [
+    "dapo", "grpo", "dr_grpo", "luspo", "gmpo", "lambda_grpo", "lambda_grpo_prm", "lite_ppo", "prompt_mean", "daro",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_what_is_missing_when_the_budget_is_spent_sits_out(name, tmp_path):
     """The step is the one that the informative groups alone would make."""
-    settings = {"optim": "sgd", "learning_rate": 0.01, "dynamic_sampling": True, "max_resample_times": 1, "seed": 6}
+    settings = {
+        "lambda_init": start_of(name),
+        "optim": "sgd",
+        "learning_rate": 0.01,
+        "dynamic_sampling": True,
+        "max_resample_times": 1,
+        "seed": 6,
+    }
     trainer = scripted(tmp_path, rare, objective=name, **settings)
     (missing,) = logged(trainer, "dynamic_sampling/missing_groups")
     assert 0 < missing < 4
@@ -119,7 +139,8 @@ def test_what_is_missing_when_the_budget_is_spent_sits_out(name, tmp_path):
     sits_out = ~batch.takes_part
     assert sits_out.sum() == missing * G
     assert (output["advantages"][sits_out] == 0).all()
-    assert (output["completion_mask"][sits_out] == 0).all()
+    assert (output["tool_mask"][sits_out] == 0).all()
+    assert (output["completion_mask"].sum(1) == batch.lengths).all()  # attention sees what it saw
     assert (batch.weights(trainer.objective, torch.tensor(0.0))[sits_out] == 0).all()
     assert logged(trainer, "selected_share") == [1 - missing / 4]
     kept = [example for example in trainer.batches[0][2][::G] if len(set(rare(None, of(example)))) == 2]
@@ -130,10 +151,16 @@ def test_what_is_missing_when_the_budget_is_spent_sits_out(name, tmp_path):
             return [[rows[prompt] for prompt in kept for _ in range(G)]]
 
     alone = make_trainer(
-        config(tmp_path / "alone", num_generations=G, max_steps=1, objective=name, optim="sgd", learning_rate=0.01,
-               per_device_train_batch_size=len(kept) * G, gradient_accumulation_steps=1), Alone, rare,
+        config(
+            tmp_path / "alone", num_generations=G, max_steps=1, objective=name, lambda_init=start_of(name), optim="sgd",
+            learning_rate=0.01, per_device_train_batch_size=len(kept) * G, gradient_accumulation_steps=1,
+        ),
+        Alone,
+        rare,
     )  # fmt: skip
     alone.train()
+    assert trainer.lambda_state.value == pytest.approx(alone.lambda_state.value, rel=1e-6)
+    assert np.any(np.array(trainer.lambda_state.value) != start_of(name)) == PRESETS[name].learnable
     theirs = parameters(alone)
     start = parameters(make_trainer(config(tmp_path / "start"), Scripted, rare))
     for key, value in parameters(trainer).items():
@@ -155,10 +182,13 @@ def test_the_length_penalty_makes_no_group_informative_and_is_added_to_the_rewar
     assert logged(trainer, "rewards/soft_overlong_punishment_reward/mean")[0] < 0
 
 
-def test_a_batch_without_any_variance_leaves_the_policy_as_it_is(tmp_path):
+@pytest.mark.parametrize("name", ["dapo_full", "dr_grpo", "gmpo", "daro", "fspo", "lambda_grpo_prm"])
+def test_a_batch_without_any_variance_has_no_gradient(name, tmp_path):
     trainer = scripted(
-        tmp_path, lambda completions, **_: [0.5] * len(completions), objective="dapo_full", optim="sgd", max_steps=2
-    )
+        tmp_path, lambda completions, **_: [0.5] * len(completions), objective=name, dynamic_sampling=True,
+        optim="sgd", max_steps=2,
+    )  # fmt: skip
+    assert all(loss == 0.0 for loss in logged(trainer, "loss")[:2])
     start = parameters(make_trainer(config(tmp_path / "start"), Scripted, rare))
     assert all(torch.equal(value, start[key]) for key, value in parameters(trainer).items())
     assert logged(trainer, "dynamic_sampling/missing_groups") == [4, 4]
@@ -175,6 +205,35 @@ def test_samples_are_reported_with_the_examples_that_they_answer(tmp_path):
     ids = [row for prompt in batch["prompt"][::G] for row in of(prompt)]
     assert batch["reward"] == rare(None, ids)
     assert batch["length"] == [len(row) for row in ids]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_what_nobody_could_score_is_no_wrong_answer(dynamic, tmp_path):
+    """Also where a length penalty could be told."""
+
+    def reward(completion_ids, **_):
+        return [None if len(ids) % 2 else float(sum(ids) % 3 == 0) for ids in completion_ids]
+
+    trainer = scripted(
+        tmp_path, reward, objective="dapo_full", dynamic_sampling=dynamic, max_completion_length=12,
+        overlong_buffer_length=6,
+    )  # fmt: skip
+    _, output, after, _ = trainer.batches[0]
+    ids = [row for prompt in after[::G] for row in of(prompt)]
+    rewards = [
+        float("nan") if r is None else r + min(0.0, (6 - len(i)) / 6) for r, i in zip(reward(ids), ids, strict=True)
+    ]
+    expected = group_advantages(torch.tensor(rewards), torch.arange(32) // G)
+    torch.testing.assert_close(output["advantages"], expected, rtol=1e-4, atol=1e-5)
+    assert any(r is None for r in reward(ids))
+
+
+def test_what_does_not_go_together_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="soft_overlong_punishment_reward is a reward function already"):
+        make_trainer(config(tmp_path, objective="dapo_full"), reward=get_soft_overlong_punishment(40, 8))
+    for settings in ({"objective": "dapo_full"}, {"overlong_buffer_length": 4}, {"select_best_and_worst": 2}):
+        with pytest.raises(ValueError, match="need multi_objective_aggregation 'sum_then_normalize'"):
+            config(tmp_path, multi_objective_aggregation="normalize_then_sum", **settings)
 
 
 def test_nothing_is_drawn_for_an_evaluation(tmp_path):
@@ -298,6 +357,67 @@ def test_tokens_that_were_not_sampled_start_at_a_ratio_of_one(tmp_path):
     assert logged(trainer, "error_correction/replaced")[0] > 0
 
 
+def test_only_what_has_changed_is_graded_again_and_all_that_is_read_is_counted(tmp_path):
+    graded, metrics = [], []
+
+    def reward(completion_ids, log_metric, log_extra, **_):
+        graded.append(len(completion_ids))
+        log_metric("calls", float(len(graded)))
+        log_extra("call", [len(graded)] * len(completion_ids))
+        metrics.append(1)
+        return rare(None, completion_ids)
+
+    trainer = scripted(tmp_path, reward, **EDGE, dynamic_sampling=True, max_resample_times=2)
+    reflected, answered, replaced = (logged(trainer, f"error_correction/{kind}")[0] for kind in KINDS)
+    draws = [prompts for size, prompts, _ in trainer.drawn if size == G]
+    continued = [prompts for size, prompts, _ in trainer.drawn if size == 1]
+    assert len(draws) > 1  # corrections of all draws are counted
+    assert sum(map(len, continued)) >= reflected > 0
+    assert reflected + answered + replaced == sum(graded) - sum(map(len, draws))
+    assert logged(trainer, "calls") == [1.0]  # what the policy drew for the batch's own prompts
+    assert logged(trainer, "num_tokens") == [
+        sum(len(p) + len(c) for _, *columns in trainer.drawn for p, c in zip(*columns, strict=True))
+    ]
+
+
+def test_what_is_logged_of_a_sample_is_of_the_grading_that_counts(tmp_path):
+    """Of the first where it stays as it was, of the second where it is corrected."""
+    graded = []
+
+    def reward(completion_ids, log_extra, **_):
+        graded.append(len(completion_ids))
+        log_extra("call", [len(graded)] * len(completion_ids))
+        return one_third(completion_ids)
+
+    trainer = scripted(tmp_path, reward, **EDGE)
+    inputs, _, _, completions = trainer.batches[0]
+    own = [row for example in inputs[::G] for row in of(example["prompt"])]
+    changed = [
+        TOKENIZER.decode(row, skip_special_tokens=True) != text for row, text in zip(own, completions, strict=True)
+    ]
+    assert list(trainer._logs["extra"]["call"]) == [2 if change else 1 for change in changed]
+    assert graded == [32, sum(changed)]
+
+
+def test_a_completion_ends_as_the_sample_did():
+    """Of several tokens that end one, not the first in some list."""
+    sample = Sample({}, [5], [6, 7, 9], "", None, {})
+    trainer = SimpleNamespace(eos_token_ids=[4, 9], _tokenizer=SimpleNamespace(eos_token_id=4))
+    assert trl_correction._end(trainer, sample) == 9
+    assert trl_correction._body(trainer, sample) == [6, 7]
+    cut = Sample({}, [5], [6, 7], "", None, {})
+    assert trl_correction._end(trainer, cut) == 4
+    assert trl_correction._body(trainer, cut) == [6, 7]
+
+
+def test_a_solution_may_be_a_message():
+    message = [{"role": "assistant", "content": "#4"}]
+    assert trl_correction._column({"solution": message}, "solution") == "#4"
+    assert trl_correction._column({"solution": 4}, "solution") == "4"
+    with pytest.raises(ValueError, match=r"none that is text \(its columns: solution\)"):
+        trl_correction._column({"solution": message * 2}, "solution")
+
+
 def test_a_column_that_is_missing_is_named(tmp_path):
     def trainer(rows, **settings):
         return LambdaGRPOTrainer(
@@ -316,9 +436,8 @@ def test_a_column_that_is_missing_is_named(tmp_path):
 
 
 def test_what_reward_functions_log_stays_with_its_sample(tmp_path):
-    def reward(completion_ids, log_extra, log_metric, **_):
+    def reward(completion_ids, log_extra, **_):
         log_extra("ids", [str(ids) for ids in completion_ids])
-        log_metric("calls", 1.0)
         return rare(None, completion_ids)
 
     trainer = make_trainer(
@@ -327,27 +446,18 @@ def test_what_reward_functions_log_stays_with_its_sample(tmp_path):
     trainer.train()
     own = [str(row) for prompt in trainer.batches[-1][2][::G] for row in of(prompt)]
     assert list(trainer._logs["extra"]["ids"]) == own
-    assert logged(trainer, "calls") == [1.0, 1.0]
+
+
+def refused(tmp_path, what, **arguments):
+    given = {"train_dataset": task_dataset(TASK), "processing_class": TOKENIZER, **arguments}
+    args = config(tmp_path, objective="dapo_full")
+    with pytest.raises(ValueError, match=f"take text of a single turn: leave {what} out"):
+        LambdaGRPOTrainer(model=resolve_model(BUILTIN), reward_funcs=rare, args=args, **given)
 
 
 def test_several_turns_are_refused(tmp_path):
-    def tool(query: str) -> str:
-        """Look something up.
-
-        Args:
-            query: what.
-        """
-        return query
-
-    with pytest.raises(ValueError, match="take text of a single turn: leave rollout_func out"):
-        make_trainer(config(tmp_path, objective="dapo_full"), rollout_func=lambda prompts, trainer: {})
-    images = replace(PRESETS["dapo_full"], name="x")
-    assert images.rollouts.dynamic_sampling
-    args = config(tmp_path, objective="dapo_full")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with pytest.raises(ValueError, match="leave images out"):
-            LambdaGRPOTrainer(
-                model=resolve_model(BUILTIN), reward_funcs=rare, args=args, processing_class=TOKENIZER,
-                train_dataset=Dataset.from_dict({"prompt": ["1+1="] * 8, "image": [None] * 8}),
-            )  # fmt: skip
+    refused(tmp_path, "rollout_func", rollout_func=lambda prompts, trainer: {})
+    refused(tmp_path, "images", train_dataset=Dataset.from_dict({"prompt": ["1+1="] * 8, "image": [None] * 8}))
+    parsing = AutoTokenizer.from_pretrained(resolve_model(BUILTIN))
+    parsing.response_schema = {"type": "object"}
+    refused(tmp_path, "the tokenizer's response template", processing_class=parsing)

@@ -283,6 +283,14 @@ def test_objective_and_loss_type(settings, expected, tmp_path):
         ({"select_best_and_worst": 0}, "k must be at least 1"),
         ({"objective": "devis_grpo", "selection_baseline": "all"}, "it must be 'group' or 'selected'"),
         ({"objective": "devis_grpo", "beta": 0.1}, "averages the KL term in another way"),
+        ({"trace": "both"}, "'dapo' has no trace: leave it out"),
+        ({"objective": "grpo_lambda_tail", "trace": "both"}, "'grpo_lambda_tail' has no trace"),
+        ({"objective": "gspo", "trace_gamma": 0.5}, "has no trace_gamma"),
+        ({"objective": "lambda_grpo_prm", "importance_sampling_level": "sequence"}, "use token ratios"),
+        ({"advantage_min": 0.5}, "advantage_min must be 0 or below"),
+        ({"select_min_reward": math.nan}, "least reward of a sample must be a number"),
+        ({"objective": "devis_grpo", "num_generations": 4}, "2 best and 2 worst of 4 are all of them"),
+        ({"sampler": "vllm"}, "use 'fast' or 'trl'"),
         ({"max_resample_times": 0}, "max_resample_times must be at least 1"),
         ({"overlong_buffer_length": 41}, "it must be 0 to max_completion_length \\(40\\)"),
         ({"error_correction": [0.5, 0.5]}, "takes three shares"),
@@ -321,9 +329,6 @@ def test_the_trainer_refuses_what_it_cannot_do(tmp_path):
     PRESETS["negative"] = Objective("negative", lambda groups, _: 1 - groups.lengths)
     with pytest.raises(ValueError, match="gives weights below 0"):
         make_trainer(config(tmp_path, objective="negative", max_steps=1)).train()
-    PRESETS["by_sequence"] = replace(PRESETS["lambda_grpo_prm"], name="by_sequence", surrogate=Clip("sequence"))
-    with pytest.raises(ValueError, match="its ratio is the whole sequence's; use token ratios"):
-        make_trainer(config(tmp_path, objective="by_sequence", max_steps=1)).train()
 
 
 def test_a_moved_hook_is_named_at_import():

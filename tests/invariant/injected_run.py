@@ -16,6 +16,8 @@ from lambda_grpo.backends.trl_trainer import LambdaGRPOTrainer
 from tests.backends.trl_setup import config, make_trainer
 
 G, LMAX = 8, 40
+# without reflections, whose completions would follow from the rank here: `scripted_run` has them
+OWN_SETTINGS = {"edge_grpo": {"error_correction": [0.0, 0.5, 0.5], "answer_template": "#{answer}"}}
 
 
 class Injected(LambdaGRPOTrainer):
@@ -51,7 +53,7 @@ def main(out, rows, micro_batches, *objectives):
             per_device_train_batch_size=int(rows) // int(micro_batches),
             gradient_accumulation_steps=int(micro_batches),
             num_iterations=2, max_steps=2, optim="sgd", learning_rate=0.005, lr_scheduler_type="constant",
-            mask_truncated_completions=True,
+            mask_truncated_completions=True, **OWN_SETTINGS.get(name, {}),
         )  # fmt: skip
         trainer = make_trainer(args, Injected, reward)
         trainer.steps = []

@@ -116,7 +116,9 @@ def test_numbers_out_of_range_are_named(kind, settings):
 
 
 def test_weights_of_tokens_meet_ratios_of_tokens_only():
-    by_token = Objective("by_token", lambda groups, _: groups.entropies.double(), needs=("entropies",))
+    by_token = Objective(
+        "by_token", lambda groups, _: groups.entropies.double(), needs=("entropies",), weighs_tokens=True
+    )
     batch = {
         "per_token_logps": torch.zeros(2, 3),
         "old_per_token_logps": torch.zeros(2, 3),
@@ -128,4 +130,8 @@ def test_weights_of_tokens_meet_ratios_of_tokens_only():
     assert policy_loss(**batch, objective=by_token).loss.item() == pytest.approx(-(6 - 2 * 9) / 5)
     for surrogate in (Clip("sequence"), GeometricMean(), LengthBand()):
         with pytest.raises(ValueError, match="its surrogate has one value a response"):
-            policy_loss(**batch, objective=replace(by_token, surrogate=surrogate))
+            replace(by_token, surrogate=surrogate)
+    with pytest.raises(ValueError, match="its surrogate has one value a response"):  # one of one's own
+        policy_loss(**batch, objective=replace(by_token, surrogate=lambda tokens: GeometricMean()(tokens)))
+    with pytest.raises(ValueError, match=r"gives \(2, 3\), but it is declared with weighs_tokens=False"):
+        policy_loss(**batch, objective=replace(by_token, weighs_tokens=False))

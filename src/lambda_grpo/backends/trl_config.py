@@ -76,6 +76,9 @@ class LambdaGRPOConfig(GRPOConfig):
         default=None, metadata={"help": "'sum' or 'tokens', see Objective. Default: the objective's own, 'sum'."}
     )
 
+    sampler: str = field(
+        default="fast", metadata={"help": "'fast': each prompt read once, finished rows dropped. 'trl': TRL's own."}
+    )
     dynamic_sampling: bool | None = field(
         default=None,
         metadata={"help": "Replace groups without reward variance by fresh prompts. Default: the objective's own."},
@@ -133,6 +136,8 @@ class LambdaGRPOConfig(GRPOConfig):
         self.scale_rewards = scales.get(self.scale_rewards, self.scale_rewards)
         if self.scale_rewards not in ("group", "batch", "none"):
             raise ValueError(f"scale_rewards is {self.scale_rewards!r}: use 'group', 'batch' or 'none'")
+        if self.sampler not in ("fast", "trl"):
+            raise ValueError(f"sampler is {self.sampler!r}: use 'fast' or 'trl'")
         self._check_groups()
         if self.beta != 0.0 and not kl_is_exact(objective):
             raise ValueError(
@@ -209,9 +214,18 @@ class LambdaGRPOConfig(GRPOConfig):
     def _preference(self, objective: Objective) -> Any:
         """The objective's preference with what is set of its numbers."""
         preference: Any = objective.preference
-        given = {"r": self.lambda_r} if hasattr(preference, "r") else {}
+        given: dict[str, Any] = {"r": self.lambda_r} if hasattr(preference, "r") else {}
+        traces: dict[str, Any] = {
+            "trace": self.trace,
+            "trace_gamma": self.trace_gamma,
+            "trace_lambda": self.trace_lambda,
+        }
         if isinstance(preference, TailDecay):
-            given |= {"gamma": self.trace_gamma, "lambda_trace": self.trace_lambda}
+            given |= {"gamma": traces.pop("trace_gamma"), "lambda_trace": traces.pop("trace_lambda")}
+        if not isinstance(objective.surrogate, TracedClip):
+            for name, value in traces.items():
+                if value is not None:
+                    raise ValueError(f"objective {objective.name!r} has no {name}: leave it out")
         given = {name: value for name, value in given.items() if value is not None}
         return replace(preference, **given) if given else preference
 
@@ -240,9 +254,11 @@ class LambdaGRPOConfig(GRPOConfig):
             if selection is None:
                 raise ValueError(f"objective {objective.name!r} selects no samples: leave selection_baseline out")
             selection = replace(selection, baseline=self.selection_baseline)
-        is_own = selection is not None and selection.baseline == "selected"
-        if is_own and self.multi_objective_aggregation != "sum_then_normalize":
-            raise ValueError("selection_baseline 'selected' needs multi_objective_aggregation 'sum_then_normalize'")
+        if isinstance(selection, BestAndWorst) and 2 * selection.k >= self.num_generations:
+            raise ValueError(
+                f"the {selection.k} best and {selection.k} worst of {self.num_generations} are all of them: set "
+                "select_best_and_worst to less than half of num_generations"
+            )
         correction = rollouts.correction
         if self.error_correction is not None:
             if len(self.error_correction) != 3:
@@ -251,7 +267,14 @@ class LambdaGRPOConfig(GRPOConfig):
                     f"{self.error_correction}"
                 )
             correction = ErrorCorrection(*self.error_correction) if any(self.error_correction) else None
-        return replace(rollouts, selection=selection, correction=correction)
+        rollouts = replace(rollouts, selection=selection, correction=correction)
+        is_plain = replace(rollouts, correction=None) == Rollouts()
+        if self.multi_objective_aggregation != "sum_then_normalize" and not is_plain:
+            raise ValueError(
+                "dynamic sampling, selection and the overlong penalty need multi_objective_aggregation "
+                "'sum_then_normalize'"
+            )
+        return rollouts
 
     def _surrogate(self, objective: Objective) -> Any:
         """The objective's surrogate with what TRL's keys say about it."""

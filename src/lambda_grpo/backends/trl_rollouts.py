@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from trl import GRPOTrainer
 from trl.rewards import get_soft_overlong_punishment
 from trl.trainer.utils import nanstd
 
 from lambda_grpo.backends.fresh_prompts import FreshPrompts
-from lambda_grpo.backends.trl_correction import check_columns, corrected
+from lambda_grpo.backends.trl_correction import KINDS, check_columns, corrected
+from lambda_grpo.backends.trl_sampling import SamplingTrainer
 from lambda_grpo.objective import group_advantages
 from lambda_grpo.objective.rollouts import Rollouts, has_variance
 
@@ -54,7 +54,7 @@ class Draw:
     rewards: Tensor
 
 
-class RolloutTrainer(GRPOTrainer):
+class RolloutTrainer(SamplingTrainer):
     """`trl.GRPOTrainer` with `Rollouts` between sampling and the loss.
 
     Logs what TRL logs of the samples that the policy drew for the batch's own prompts; what is drawn beyond them, and
@@ -73,6 +73,7 @@ class RolloutTrainer(GRPOTrainer):
         self.overlong_reward: int | None = None  # its place among the reward functions
         self._draws_samples = rollouts.dynamic_sampling or rollouts.correction is not None
         self._drawn: Draw | None = None
+        self.corrections: Counter[str] = Counter()  # of all ranks' samples of a batch, by kind
         self._rewards_per_func = torch.empty(0)
         if self._draws_samples:
             self._check_single_turn()
@@ -87,6 +88,9 @@ class RolloutTrainer(GRPOTrainer):
             "rollout_func": self.rollout_func,
             "environment_factory": self.environment_factories,
             "images": {"image", "images"}.intersection(next(iter(self.train_dataset))),
+            # what parses a completion into more than its text
+            "the tokenizer's response template": getattr(self._tokenizer, "response_template", None)
+            or getattr(self._tokenizer, "response_schema", None),
         }
         for name, is_given in unsupported.items():
             if is_given:
@@ -102,6 +106,10 @@ class RolloutTrainer(GRPOTrainer):
     def _add_overlong_reward(self, max_length: int, buffer: float) -> None:
         self.overlong_reward = len(self.reward_funcs)
         function = get_soft_overlong_punishment(max_length, round(buffer * max_length))
+        if function.__name__ in self.reward_func_names:
+            raise ValueError(
+                f"{function.__name__} is a reward function already: leave it out, or set overlong_buffer_length to 0"
+            )
         self.reward_funcs = [*self.reward_funcs, function]
         self.reward_func_names = [*self.reward_func_names, function.__name__]
         self.reward_processing_classes = [*self.reward_processing_classes, None]
@@ -116,15 +124,18 @@ class RolloutTrainer(GRPOTrainer):
         if not self._draws_samples:
             output = super()._generate_and_score_completions(inputs)
         else:
+            self.corrections.clear()
             first = self._draw(inputs)
             batch = self._fill(first) if self.rollouts.dynamic_sampling else first
-            for sample in batch.samples:
-                for column, value in sample.logged.items():
-                    self._pending_extra_logs[column].append(value)
+            for column in {column for sample in batch.samples for column in sample.logged}:
+                self._pending_extra_logs[column] = [sample.logged.get(column) for sample in batch.samples]
             self._drawn, self.examples = batch, [sample.example for sample in batch.samples]
             output = super()._generate_and_score_completions(self.examples)
             self._drawn = None
             self._log_rewards(first.policy_rewards)
+            self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
+            for kind in KINDS if self.rollouts.correction is not None else ():
+                self._metrics["train"][f"error_correction/{kind}"].append(self.corrections[kind])
         if self.rollouts.dynamic_sampling or self.rollouts.selection is not None:
             self._select(output)
         return output
@@ -148,9 +159,13 @@ class RolloutTrainer(GRPOTrainer):
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         if self._drawn is not None:
             self._rewards_per_func = self._drawn.rewards
-        else:
-            self._rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        return self._rewards_per_func
+            return self._rewards_per_func
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if (column := self.overlong_reward) is not None:  # what nobody could score has no length penalty, either
+            others = [i for i in range(rewards.size(1)) if i != column]
+            rewards[:, column] = rewards[:, column].masked_fill(rewards[:, others].isnan().all(1), torch.nan)
+        self._rewards_per_func = rewards
+        return rewards
 
     def _draw(self, inputs: list[dict[str, Any]]) -> Draw:
         """Generate, score, and correct what is wrong."""
@@ -166,11 +181,28 @@ class RolloutTrainer(GRPOTrainer):
         if not is_wrong.any():
             return Draw(samples, rewards, rewards)
         changed = corrected(self, samples, is_wrong.tolist())
-        is_changed = self.accelerator.gather(
-            torch.tensor([new is not old for new, old in zip(changed, samples, strict=True)], device=rewards.device)
-        )
-        again, changed = self._score(changed)
-        return Draw(changed, rewards, torch.where(is_changed[:, None], again, rewards))
+        return Draw(changed, rewards, self._regraded(samples, changed, rewards))
+
+    def _regraded(self, samples: list[Sample], changed: list[Sample], rewards: Tensor) -> Tensor:
+        """(N, F) rewards with those of the changed samples in their place. `changed` takes in what was logged."""
+        own = [i for i, (new, old) in enumerate(zip(changed, samples, strict=True)) if new is not old]
+        counts = self.accelerator.gather(torch.tensor([len(own)], device=rewards.device))
+        count = int(counts.max())
+        if count == 0:
+            return rewards
+        metrics = {name: list(values) for name, values in self._pending_metrics.items()}
+        # every rank grades as many, since their rewards are gathered
+        again, graded = self._score([changed[i] for i in own] + [changed[0]] * (count - len(own)))
+        self._pending_metrics.clear()
+        self._pending_metrics.update(metrics)  # of what the policy sampled
+        for i, sample in zip(own, graded, strict=False):
+            changed[i] = sample
+        is_changed = torch.tensor([new is not old for new, old in zip(changed, samples, strict=True)])
+        is_changed = self.accelerator.gather(is_changed.to(rewards.device))
+        is_used = torch.arange(count, device=rewards.device) < counts[:, None]  # (ranks, count)
+        rewards = rewards.clone()
+        rewards[is_changed] = again.view(len(counts), count, -1)[is_used]
+        return rewards
 
     def _score(self, samples: list[Sample]) -> tuple[Tensor, list[Sample]]:
         """(N, F) rewards over all ranks, and this rank's samples with what the reward functions logged for each."""
@@ -232,13 +264,15 @@ class RolloutTrainer(GRPOTrainer):
         return has_variance(self._task_rewards(rewards), torch.arange(len(rewards)) // self.num_generations)
 
     def _draw_beyond(self, inputs: list[dict[str, Any]]) -> Draw:
-        """A draw that leaves TRL's metrics as they are, but for the number of tokens."""
-        metrics = self._metrics["train"]
-        before = {name: list(values) for name, values in metrics.items()}
+        """A draw that leaves TRL's and the reward functions' metrics as they are."""
+        kept = [
+            (metrics, {k: list(v) for k, v in metrics.items()})
+            for metrics in (self._metrics["train"], self._pending_metrics)
+        ]
         drawn = self._draw(inputs)
-        before["num_tokens"] = metrics["num_tokens"]
-        metrics.clear()
-        metrics.update(before)
+        for metrics, before in kept:
+            metrics.clear()
+            metrics.update(before)
         return drawn
 
     def _log_rewards(self, rewards: Tensor) -> None:
@@ -261,23 +295,26 @@ class RolloutTrainer(GRPOTrainer):
         task_rewards = self._task_rewards(rewards)
         takes_part = self.rollouts.takes_part(task_rewards, ids)
         advantages = self.accelerator.gather(output["advantages"])
-        selection = self.rollouts.selection
-        if selection is not None and selection.baseline == "selected":
+        is_selected = self.rollouts.selection is not None and self.rollouts.selection.baseline == "selected"
+        if is_selected or (self.scale_rewards == "batch" and self.rollouts.dynamic_sampling):
+            # TRL's mean and std are over rows that sit out, too
+            counted = takes_part if is_selected else has_variance(task_rewards, ids)
             total = (rewards * self.reward_weights.to(rewards.device)).nansum(1)
             total[rewards.isnan().all(1)] = torch.nan
-            kept = takes_part.to(total.device)
-            advantages = advantages.masked_scatter(
-                kept, group_advantages(total[kept], ids.to(total.device)[kept], self.scale_rewards).to(advantages)
-            )
+            counted, ids = counted.to(total.device), ids.to(total.device)
+            anew = group_advantages(total[counted], ids[counted], self.scale_rewards)
+            advantages = advantages.masked_scatter(counted, anew.to(advantages))
         advantages = torch.where(takes_part.to(advantages.device), advantages, 0.0)
         self._logs["advantages"].extend(advantages.tolist())  # in place of TRL's: it keeps as many as a batch has
         local = len(output["advantages"])
         own = slice(self.accelerator.process_index * local, (self.accelerator.process_index + 1) * local)
         output["advantages"] = advantages[own]
         output["takes_part"] = takes_part[own].to(advantages.device)
-        output["completion_mask"] = output["completion_mask"] * output["takes_part"][:, None]
-        mask = output["completion_mask"] * output.get("tool_mask", 1)
-        output["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
+        # of TRL's two masks the one that the loss alone reads, not attention
+        in_loss = output["takes_part"][:, None].to(output["completion_mask"])
+        output["tool_mask"] = output.get("tool_mask", torch.ones_like(output["completion_mask"])) * in_loss
+        tokens = (output["completion_mask"] * output["tool_mask"]).sum()
+        output["num_items_in_batch"] = self.accelerator.gather(tokens).sum()
         self._metrics["train"]["selected_share"].append(takes_part.double().mean().item())
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
@@ -295,7 +332,7 @@ class RolloutTrainer(GRPOTrainer):
         path = os.path.join(checkpoint, ROLLOUT_STATE_FILE)
         if not os.path.exists(path):
             raise FileNotFoundError(
-                f"{path} is missing: this checkpoint was written without dynamic sampling. "
+                f"{path} is missing: this checkpoint was written without dynamic sampling, or for its model only. "
                 "Start from it as a model instead of resuming from it"
             )
         with open(path) as file:

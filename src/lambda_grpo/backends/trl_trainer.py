@@ -31,6 +31,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import TrainerCallback
 from trl import GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
 
 from lambda_grpo.backends.trl_batch import GeneratedBatch
 from lambda_grpo.backends.trl_config import LambdaGRPOConfig
@@ -38,7 +39,6 @@ from lambda_grpo.backends.trl_hooks import check_hooks
 from lambda_grpo.backends.trl_host import check_nothing_weighs_tokens, host_loss
 from lambda_grpo.backends.trl_rollouts import RolloutTrainer
 from lambda_grpo.objective import policy_loss
-from lambda_grpo.objective.surrogate import Clip
 
 __all__ = ["LAMBDA_STATE_FILE", "LambdaGRPOConfig", "LambdaGRPOTrainer"]
 
@@ -167,25 +167,19 @@ class LambdaGRPOTrainer(RolloutTrainer):
         mask = torch.arange(completion_ids.size(1), device=lengths.device) < lengths[:, None]
         training = self.model.training
         rows = self.args.per_device_train_batch_size if training else self.args.per_device_eval_batch_size
-        return self._get_per_token_logps_and_entropies(
-            self.model,
-            torch.cat([output["prompt_ids"], completion_ids], 1),
-            torch.cat([output["prompt_mask"], mask.to(output["prompt_mask"])], 1),
-            completion_ids.size(1),
-            batch_size=rows,
-            compute_entropy=True,
-        )[1]
+        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            return self._get_per_token_logps_and_entropies(
+                self.model,
+                torch.cat([output["prompt_ids"], completion_ids], 1),
+                torch.cat([output["prompt_mask"], mask.to(output["prompt_mask"])], 1),
+                completion_ids.size(1),
+                batch_size=rows,
+                compute_entropy=True,
+            )[1]
 
     def _weights(self, batch: GeneratedBatch) -> Tensor:
         """(N,) or (N, T) f of the whole batch at the present λ."""
-        weights = batch.weights(self.objective, self._lambda)
-        surrogate = self.objective.surrogate
-        if weights.dim() == 2 and isinstance(surrogate, Clip) and surrogate.level == "sequence":
-            raise ValueError(
-                f"objective {self.objective.name!r}: its preference tells a response's tokens apart, but its ratio is "
-                "the whole sequence's; use token ratios"
-            )
-        return weights
+        return batch.weights(self.objective, self._lambda)
 
     def _report_samples(self, batch: GeneratedBatch) -> None:
         answers = gather_object([example.get("answer") for example in self.examples])
@@ -216,7 +210,7 @@ class LambdaGRPOTrainer(RolloutTrainer):
         advantages, mask = inputs["advantages"], inputs["completion_mask"]
         row = inputs["row"].cpu()
         batch = self._generated[self._mode]
-        share = batch.takes_part.double().mean().clamp(min=1e-300).item()
+        share = max(int(batch.takes_part.sum()), 1) / len(batch.takes_part)
         weights = self._weights(batch)[row]  # (B,) or (B, T), on the CPU like all that is float64
         if weights.dim() == 2:  # other ranks' completions may be longer
             weights = weights[:, : mask.size(1)]

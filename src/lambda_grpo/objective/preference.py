@@ -118,7 +118,7 @@ def _right_answers(groups: Groups) -> tuple[Tensor, Tensor]:
 def _over_groups(groups: Groups, values: Tensor, right: Tensor) -> Tensor:
     """The sum of a group's value over all groups with as many right answers."""
     keys, each = groups.one_of_each(right), groups.one_of_each(values)
-    return each.new_zeros(int(keys.max()) + 1).index_add(0, keys, each)[right]
+    return each.new_zeros(int(groups.size.max()) + 1 if len(keys) else 0).index_add(0, keys, each)[right]
 
 
 def _of_pass_rate(groups: Groups, lambda_: Tensor) -> Tensor:

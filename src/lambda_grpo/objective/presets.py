@@ -32,6 +32,7 @@ from lambda_grpo.objective.surrogate import (
     SoftGate,
     Surrogate,
     TracedClip,
+    has_one_value,
 )
 from lambda_grpo.objective.token_preference import TailDecay, shared_prefix
 
@@ -60,6 +61,7 @@ class Objective:
         kl_weighted: whether f weighs the KL term too. GRPO's KL stands inside its mean over tokens; a learned
             preference never reaches the KL.
         needs: what the preference reads beside the lengths.
+        weighs_tokens: whether f tells a response's tokens apart, (B, T).
         advantage_min: advantages below it are raised to it.
         rollouts: what becomes of the samples before the loss. An engine's part: `policy_loss` takes the rows that it
             is given.
@@ -80,6 +82,7 @@ class Objective:
     weight_norm: WeightNorm = "sum"
     kl_weighted: bool = False
     needs: tuple[Need, ...] = ()
+    weighs_tokens: bool = False
     advantage_min: float | None = None
     rollouts: Rollouts = field(default_factory=Rollouts)
     penalty: Callable[[Groups, Tensor], Tensor] | None = None
@@ -100,6 +103,13 @@ class Objective:
                 f"objective {self.name!r}: a learned preference can't weigh the KL term, since λ would shrink the "
                 "penalty instead of choosing tokens; set kl_weighted to False"
             )
+        if self.weighs_tokens and has_one_value(self.surrogate):
+            raise ValueError(
+                f"objective {self.name!r}: its preference tells a response's tokens apart, but its surrogate has one "
+                "value a response, the same for each token; use token ratios"
+            )
+        if self.advantage_min is not None and not self.advantage_min <= 0:
+            raise ValueError(f"advantage_min must be 0 or below, got {self.advantage_min}")
         if self.preference is pass_rate_weights and self.weight_norm == "tokens":
             raise ValueError(
                 f"objective {self.name!r}: weight_norm 'tokens' scales each group back to its own tokens, and its "
@@ -171,7 +181,7 @@ PRESETS: dict[str, Objective] = {
         replace(_GRPO, name="grpo_lambda", surrogate=TracedClip("recent"), advantage_min=-0.1),
         replace(_GRPO, name="grpo_lambda_both", surrogate=TracedClip("both"), advantage_min=-0.1),
         # its simple port
-        Objective("grpo_lambda_tail", TailDecay(), needs=("completion_ids",)),
+        Objective("grpo_lambda_tail", TailDecay(), needs=("completion_ids",), weighs_tokens=True),
         # arXiv 2507.21848
         Objective(
             "edge_grpo",
@@ -183,7 +193,7 @@ PRESETS: dict[str, Objective] = {
         # arXiv 2605.16937, its generic part
         replace(_GRPO, name="devis_grpo", rollouts=Rollouts(selection=BestAndWorst(2))),
         # arXiv 2509.21154
-        Objective("lambda_grpo_prm", shared_prefix, kl_weighted=True, needs=("completion_ids",)),
+        Objective("lambda_grpo_prm", shared_prefix, kl_weighted=True, needs=("completion_ids",), weighs_tokens=True),
     )
 }
 

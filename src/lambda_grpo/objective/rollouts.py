@@ -5,6 +5,7 @@ An engine carries these out (`backends/trl_rollouts.py`); the loss sees the rows
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -64,6 +65,8 @@ class AtLeast:
     baseline: Baseline = "group"
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.reward):
+            raise ValueError(f"the least reward of a sample must be a number, got {self.reward}")
         _check_baseline(self.baseline)
 
     def __call__(self, rewards: Tensor, group_ids: Tensor) -> Tensor:

@@ -96,7 +96,8 @@ class Clip(_PositiveNumbers):
 class TracedClip:
     """PPO's clip on a ratio that remembers, exp(Σ_k w_tk log ρ_k) over the tokens k <= t: GRPO-λ (arXiv 2510.00194).
 
-    The gradient reaches every earlier token, as with eligibility traces. On policy token k gets A · Σ_{t>=k} w_tk,
+    The gradient reaches every earlier token, as with eligibility traces. t − k counts all tokens of the completion, a
+    tool's too, whose log ρ is 0 here. On policy token k gets A · Σ_{t>=k} w_tk,
     which is GAE with A for each step's error. Read in accounts of the paper and others' code: λ_trace is the paper's,
     γ = 1 theirs. Where no clip holds it (A < 0), the log-ratio stays below 20: a sum of thousands overflows.
 
@@ -207,6 +208,11 @@ class GammaWeight(_PositiveNumbers):
         c = _choose(rises, self.c_pos, self.c_neg, log_weight)
         weight = (k * log_weight - c * torch.expm1(log_weight)).exp()
         return weight * tokens.advantages * tokens.per_token_logps, torch.zeros_like(tokens.mask)
+
+
+def has_one_value(surrogate: Surrogate) -> bool:
+    """Whether a surrogate of this package has one value a response, for all of its tokens."""
+    return isinstance(surrogate, GeometricMean | LengthBand) or getattr(surrogate, "level", None) == "sequence"
 
 
 def hold(log_ratio: Tensor, advantages: Tensor, low: float | Tensor, high: float | Tensor) -> tuple[Tensor, Tensor]:

@@ -48,6 +48,11 @@ def response_weights(
         advantages=advantages, entropies=entropies, completion_ids=completion_ids, token_mask=token_mask,
     )  # fmt: skip
     weights = objective.preference(groups, _as_lambda(lambda_, groups))
+    if (weights.dim() == 2) != objective.weighs_tokens:
+        raise ValueError(
+            f"objective {objective.name!r}: its preference gives {tuple(weights.shape)}, "
+            f"but it is declared with weighs_tokens={objective.weighs_tokens}"
+        )
     is_empty = groups.lengths == 0
     if weights.dim() == 2 and groups.token_mask is not None:
         weights = torch.where(groups.token_mask, weights, 0.0)
