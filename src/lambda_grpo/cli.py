@@ -46,7 +46,7 @@ are the demonstration's: on the CPU. The keys that lambda-grpo adds:
   error_correction, correct_reward, reflection_prompt, answer_template
                     shares of wrong samples that reflect, get the answer, or
                     are replaced by a solution
-  sampler           fast or trl (fast)
+  sampler, packing  fast or trl (fast); train without padding (true)
   task              arithmetic, a reasoning-gym data set, or module:attribute
   task_size         training examples (4096). task_seed: of the examples (0)
   eval_size         held-out examples before and after; 0 for none (500)

@@ -79,6 +79,10 @@ class LambdaGRPOConfig(GRPOConfig):
     sampler: str = field(
         default="fast", metadata={"help": "'fast': each prompt read once, finished rows dropped. 'trl': TRL's own."}
     )
+    packing: bool = field(
+        default=True,
+        metadata={"help": "On a CPU, train without padding and read a prompt once for its completions."},
+    )
     dynamic_sampling: bool | None = field(
         default=None,
         metadata={"help": "Replace groups without reward variance by fresh prompts. Default: the objective's own."},

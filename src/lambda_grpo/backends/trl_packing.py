@@ -1,0 +1,92 @@
+"""The packed training pass behind TRL's log-probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl import GRPOTrainer
+
+from lambda_grpo import packing
+
+
+class PackingTrainer(GRPOTrainer):
+    """`trl.GRPOTrainer` whose forward passes have no padding and read a prompt once, where `args.packing` is on.
+
+    On a CPU, for decoders with full attention; elsewhere TRL's own pass is taken. Values and gradients are TRL's, to
+    rounding: its own head makes log-probabilities and entropies of the packed row.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._packs = self.args.packing and self._can_pack()
+        if self._packs:
+            packing.register()
+            for model in (self.model, self.ref_model):
+                if model is not None:
+                    self.accelerator.unwrap_model(model).set_attn_implementation(packing.IMPLEMENTATION)
+
+    def _can_pack(self) -> bool:
+        config = self.accelerator.unwrap_model(self.model).config
+        kinds = getattr(config, "layer_types", None) or []
+        return (
+            self.accelerator.device.type == "cpu"
+            and config.model_type in ("llama", "qwen2", "qwen3")
+            and config._attn_implementation == "sdpa"
+            and config.attention_dropout == 0.0
+            and all(kind == "full_attention" for kind in kinds)
+        )
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **inputs: Any,
+    ) -> Any:
+        has_more = compute_aux_loss or any(value is not None for value in inputs.values())  # images, experts
+        if not self._packs or has_more or not attention_mask[:, -logits_to_keep:].any():
+            return super()._get_per_token_logps_and_entropies(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                compute_entropy,
+                compute_aux_loss,
+                **inputs,
+            )
+        pieces = [
+            self._packed_pass(model, ids, mask, logits_to_keep)
+            for ids, mask in zip(
+                input_ids.split(batch_size or len(input_ids)),
+                attention_mask.split(batch_size or len(input_ids)),
+                strict=True,
+            )
+        ]
+        logps, entropies = (torch.cat(values) for values in zip(*pieces, strict=True))
+        return logps, entropies if compute_entropy else None, None
+
+    def _packed_pass(self, model: Any, ids: Tensor, mask: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+        """(B, keep) log-probabilities and entropies of the completions, 0 where there is no token."""
+        layout = packing.pack(ids[:, :-keep], mask[:, :-keep], ids[:, -keep:], mask[:, -keep:])
+        with self.accelerator.autocast():
+            outputs = model(
+                input_ids=layout.ids,
+                position_ids=layout.positions,
+                attention_mask=torch.zeros(1, 1, 1, 1),  # made already: transformers leaves a mask of four axes alone
+                shift_labels=layout.labels,
+                fused_lm_head=True,
+                packed_layout=layout,
+            )
+        at = (layout.rows, layout.columns)
+        shape, start = (len(ids), keep), layout.prompt_length
+        padded = (
+            values.new_zeros(shape).index_put(at, values[0, start:]) for values in (outputs.log_probs, outputs.entropy)
+        )
+        return next(padded), next(padded)

@@ -1,0 +1,174 @@
+"""Sampling a batch of completions."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from lambda_grpo.rollout.compiled_step import CannotCompileError, CompiledStep, library
+from lambda_grpo.rollout.decoder import Decoder, UnsupportedError
+from lambda_grpo.rollout.torch_step import TorchStep
+
+# Settings of a GenerationConfig that are followed, and values that change nothing. Any other one is refused.
+FOLLOWED = {
+    "do_sample", "temperature", "top_k", "top_p", "min_p", "max_new_tokens", "eos_token_id",
+    # no part in what is sampled here
+    "pad_token_id", "bos_token_id", "decoder_start_token_id", "use_cache", "max_length", "cache_implementation",
+    "disable_compile", "transformers_version", "return_dict_in_generate", "output_scores", "trust_remote_code",
+}  # fmt: skip
+NEUTRAL = {
+    "repetition_penalty": 1.0, "length_penalty": 1.0, "num_beams": 1, "num_return_sequences": 1, "typical_p": 1.0,
+    "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Completions in the order of their prompts: token ids, with the one that ends them where they end, and log-probs.
+
+    logprobs: of each token under the distribution that it was drawn from, temperature and truncation included.
+    """
+
+    ids: list[list[int]]
+    logprobs: list[list[float]]
+
+
+class FastSampler:
+    """Samples as `model.generate` does, token by token; in other random numbers.
+
+    A prompt that occurs more than once is read once, and its keys and values are shared. Finished rows are dropped.
+    On a CPU in float32 a step is compiled C; elsewhere, or without a compiler, PyTorch.
+
+    Args:
+        config: temperature, top_k, top_p, min_p, max_new_tokens, eos_token_id (one or several), do_sample.
+
+    Raises:
+        UnsupportedError: another setting is given.
+    """
+
+    def __init__(self, config: GenerationConfig):
+        check_settings(config)
+        self.max_new = int(config.max_new_tokens)
+        eos = config.eos_token_id
+        self.eos = torch.tensor([] if eos is None else [eos] if isinstance(eos, int) else eos, dtype=torch.long)
+        self.greedy = not config.do_sample
+        self.warpers = LogitsProcessorList([] if self.greedy else _warpers(config))
+
+    @torch.no_grad()
+    def __call__(self, model: Any, prompt_ids: list[list[int]]) -> Sampled:
+        """One completion for each prompt; a prompt that is to have several stands there as often.
+
+        Args:
+            model: a Hugging Face causal model of a known architecture, with or without LoRA.
+
+        Raises:
+            UnsupportedError: the model isn't one of those.
+            ValueError: a prompt is empty.
+        """
+        if not all(prompt_ids):
+            raise ValueError("a prompt is empty: there is nothing to continue")
+        decoder = Decoder(model)
+        numbers: dict[tuple[int, ...], int] = {}
+        prompt = torch.tensor([numbers.setdefault(tuple(ids), len(numbers)) for ids in prompt_ids])
+        order = prompt.argsort(stable=True)  # rows of a prompt together
+        device = decoder.device
+        prompts = decoder.read([list(ids) for ids in numbers])
+        step = _step(decoder)(decoder, prompts, prompt[order].to(device), self.max_new)
+        logits = prompts.logits[prompt[order].to(device)]
+        with step.running():
+            tokens, logprobs, ends = self._loop(step, logits)
+        back = order.argsort()
+        lengths = ends[back].tolist()
+        return Sampled(
+            [row[:length] for row, length in zip(tokens[back].tolist(), lengths, strict=True)],
+            [row[:length] for row, length in zip(logprobs[back].tolist(), lengths, strict=True)],
+        )
+
+    def _loop(self, step: TorchStep | CompiledStep, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(n, max_new) tokens and log-probabilities, and (n,) lengths, all on the CPU."""
+        n, device = len(logits), logits.device
+        eos = self.eos.to(device)
+        tokens = torch.zeros(n, self.max_new, dtype=torch.long, device=device)
+        logprobs = torch.zeros(n, self.max_new, device=device)
+        ends = torch.full((n,), self.max_new, device=device)
+        rows, is_done = torch.arange(n, device=device), torch.zeros(n, dtype=torch.bool, device=device)
+        for t in range(self.max_new):
+            new, logprob = self._choose(logits)
+            tokens[rows, t], logprobs[rows, t] = new, logprob
+            ends_here = torch.isin(new, eos) & ~is_done
+            ends[rows[ends_here]] = t + 1
+            is_done = is_done | ends_here
+            done = int(is_done.sum())
+            if done == len(rows) or t == self.max_new - 1:
+                break
+            if done > step.worth_dropping * len(rows):
+                live = (~is_done).nonzero()[:, 0]
+                step.keep(live)
+                rows, new, is_done = rows[live], new[live], is_done[live]
+            logits = step(new, t)
+        return tokens.cpu(), logprobs.cpu(), ends.cpu()
+
+    def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, V) -> (n,) tokens and their log-probabilities."""
+        logits = logits.float()
+        if len(self.warpers) > 0:
+            logits = self.warpers(None, logits)
+        log_p = logits.log_softmax(-1)
+        # of exponential variates with rates p, −ln u / p, the least is number i with probability p_i
+        race = log_p if self.greedy else log_p.exp() / torch.rand_like(log_p).log_().neg_()
+        chosen = race.argmax(-1)
+        return chosen, log_p.gather(1, chosen[:, None])[:, 0]
+
+
+def check_settings(config: GenerationConfig) -> None:
+    """Raise UnsupportedError, naming a setting that isn't followed."""
+    for name, value in config.to_diff_dict().items():
+        if name not in FOLLOWED and value is not None and value != NEUTRAL.get(name):
+            raise UnsupportedError(f"{name} = {value!r}")
+    if config.max_new_tokens is None:
+        raise UnsupportedError("generation without max_new_tokens")
+
+
+def _warpers(config: GenerationConfig) -> list[Any]:
+    """Those of transformers, in its order, where they do anything."""
+    warpers: list[Any] = []
+    if config.temperature not in (None, 1.0):
+        warpers.append(TemperatureLogitsWarper(config.temperature))
+    if config.top_k not in (None, 0):
+        warpers.append(TopKLogitsWarper(config.top_k))
+    if config.top_p is not None and config.top_p < 1.0:
+        warpers.append(TopPLogitsWarper(config.top_p))
+    if config.min_p is not None:
+        warpers.append(MinPLogitsWarper(config.min_p))
+    return warpers
+
+
+def _step(decoder: Decoder) -> type[TorchStep] | type[CompiledStep]:
+    if not CompiledStep.is_for(decoder):
+        return TorchStep
+    try:
+        library()
+    except CannotCompileError as error:
+        _say_once(f"sampling takes PyTorch instead of compiled code, which is slower: {error}")
+        return TorchStep
+    return CompiledStep
+
+
+_said: set[str] = set()
+
+
+def _say_once(message: str) -> None:
+    if message not in _said:
+        _said.add(message)
+        warnings.warn(message, stacklevel=3)
