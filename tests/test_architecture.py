@@ -28,6 +28,7 @@ ALLOWED = {
     "backends": {"objective", "lambda_state", "packing", "rollout", "tasks", "runs"},
     "report": {"runs"},
     "bench": {"objective"},
+    "bench_steps": {"backends", "base_policy"},
     "recipe": {"backends", "validation"},
     "resume": {"models", "recipe", "runs"},
     "training_data": {"imports", "tasks"},

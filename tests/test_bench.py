@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambda_grpo import group_advantages, loss_normalizer, response_weights
+from lambda_grpo import bench, group_advantages, loss_normalizer, response_weights
 from lambda_grpo.bench import BENCHMARKS, Benchmark, measure, plain_group_stage
 
 ROWS = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.integers(1, 500), st.integers(0, 3)), min_size=1, max_size=30)
@@ -25,11 +25,33 @@ def test_pairs_alternate_and_the_ratio_is_the_peers_time_over_ours():
     slow = torch.randn(600, 600)
 
     def make():
-        return lambda: order.append("ours"), lambda: (order.append("peer"), [slow @ slow for _ in range(5)])
+        return bench._clocked(
+            lambda: order.append("ours"), lambda: (order.append("peer"), [slow @ slow for _ in range(5)])
+        )
 
     found = measure(Benchmark("x", "nothing against products", 6, make))
     assert order == ["ours", "peer"] + ["ours", "peer", "peer", "ours"] * 3
     assert found.pairs == 6
     assert found.ratio_min > 1
     assert found.ci95[0] == found.ratio_min  # of six, the interval of a median is all of them
-    assert set(BENCHMARKS) == {"group_stage", "lambda_overhead", "lambda_overhead_both_stages"}
+    assert found.seconds["peer"]["step"] > found.seconds["ours"]["step"]
+
+
+def test_the_names_that_others_rely_on_are_there():
+    names = {"step_short", "step_long", "step_prompt", "generate_short", "generate_long", "lambda_overhead"}
+    assert names <= BENCHMARKS.keys()
+
+
+def test_every_step_runs(monkeypatch):
+    """Two steps of each workload on each side, in processes of their own; no time is asserted."""
+    monkeypatch.setattr(bench, "WARM_STEPS", 0)
+    monkeypatch.setattr(bench, "STEPS", 2)
+    found = {name: measure(BENCHMARKS[name], 1) for name in BENCHMARKS if name.startswith(("step_", "generate_"))}
+    found["lambda_overhead"] = measure(BENCHMARKS["lambda_overhead"], 1)
+    for name, measurement in found.items():
+        assert measurement.pairs == 1
+        for seconds in measurement.seconds.values():
+            phases = [seconds[phase] for phase in ("generate", "forward", "backward", "rest")]
+            assert sum(phases) == pytest.approx(seconds["step"])
+            assert min(phases[:3]) > 0
+            assert (15 < seconds["mean_length"] < 22) == ("short" in name or name == "lambda_overhead")

@@ -1,11 +1,17 @@
 """Speed, as ratios against a peer: pairs that alternate on the same machine, with their spread.
 
 An absolute time says little on a machine that others use too; the ratio of two that ran one after the other does.
+Training steps run in fresh processes, a pair of them for each ratio: in one process with ours, stock TRL is slower.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import math
+import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,7 +23,7 @@ from scipy.stats import quantile_test
 
 from lambda_grpo.objective import group_advantages, loss_normalizer, policy_loss, response_weights
 
-Work = Callable[[], Any]
+Work = Callable[[], dict[str, float]]  # returns the seconds that it took, by phase
 
 
 @dataclass(frozen=True)
@@ -27,12 +33,14 @@ class Benchmark:
     what: the two, in words.
     pairs: how often each runs, where the caller doesn't say.
     make: makes the input, and returns (ours, peer).
+    phase: which of the seconds the ratio is of.
     """
 
     name: str
     what: str
     pairs: int
     make: Callable[[], tuple[Work, Work]]
+    phase: str = "step"
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ class Measurement:
     """Ratios of the peer's time over ours, above 1 where ours is faster.
 
     ci95: the median's, by order statistics; None where the pairs are too few for one.
+    seconds: medians of ours and of the peer, by phase.
     """
 
     name: str
@@ -49,6 +58,7 @@ class Measurement:
     ratio_max: float
     ci95: tuple[float, float] | None
     pairs: int
+    seconds: dict[str, dict[str, float]]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -60,30 +70,48 @@ def measure(benchmark: Benchmark, pairs: int | None = None) -> Measurement:
     Args:
         pairs: how many; the benchmark's own number if None.
     """
-    ratios = _ratios(*benchmark.make(), pairs or benchmark.pairs)
+    runs = _runs(benchmark.make, pairs or benchmark.pairs)
+    ratios = sorted(peer[benchmark.phase] / ours[benchmark.phase] for ours, peer in runs)
     interval: Any = quantile_test(ratios, p=0.5).confidence_interval(0.95)
     return Measurement(
         name=benchmark.name,
         what=benchmark.what,
-        ratio_median=float(torch.tensor(ratios, dtype=torch.float64).quantile(0.5)),
+        ratio_median=statistics.median(ratios),
         ratio_min=ratios[0],
         ratio_max=ratios[-1],
         ci95=None if math.isnan(interval.low + interval.high) else (float(interval.low), float(interval.high)),
         pairs=len(ratios),
+        seconds={
+            side: {phase: statistics.median(run[number][phase] for run in runs) for phase in runs[0][number]}
+            for number, side in enumerate(("ours", "peer"))
+        },
     )
 
 
-def _ratios(ours: Work, peer: Work, pairs: int) -> list[float]:
-    ours(), peer()  # warm
-    ratios = []
+@functools.cache  # a step and its generation come from the same runs
+def _runs(make: Callable[[], tuple[Work, Work]], pairs: int) -> list[tuple[dict[str, float], dict[str, float]]]:
+    """Seconds of (ours, peer), pair by pair, each in the other order than the one before."""
+    ours, peer = make()
+    runs = []
     for number in range(pairs):
-        seconds = {}
-        for work in (ours, peer) if number % 2 == 0 else (peer, ours):
+        seconds = {work: work() for work in ((ours, peer) if number % 2 == 0 else (peer, ours))}
+        runs.append((seconds[ours], seconds[peer]))
+    return runs
+
+
+def _clocked(ours: Callable[[], Any], peer: Callable[[], Any]) -> tuple[Work, Work]:
+    """Two functions in this process, warm."""
+    ours(), peer()
+
+    def clocked(function: Callable[[], Any]) -> Work:
+        def work() -> dict[str, float]:
             start = time.perf_counter()
-            work()
-            seconds[work] = time.perf_counter() - start
-        ratios.append(seconds[peer] / seconds[ours])
-    return sorted(ratios)
+            function()
+            return {"step": time.perf_counter() - start}
+
+        return work
+
+    return clocked(ours), clocked(peer)
 
 
 # -- what is measured -------------------------------------------------------------------------------------------------
@@ -105,7 +133,7 @@ def _group_stage() -> tuple[Work, Work]:
             loss_normalizer(lengths, group_ids, "lambda_grpo"),
         )
 
-    return ours, lambda: plain_group_stage(rows, lambda_)
+    return _clocked(ours, lambda: plain_group_stage(rows, lambda_))
 
 
 def plain_group_stage(rows: list[tuple[float, int, int]], lambda_: float) -> tuple[list[float], list[float], float]:
@@ -143,7 +171,7 @@ def _lambda_overhead(*, both_stages: bool) -> tuple[Work, Work]:
     logps = (old + 0.1 * torch.randn(B, T, generator=generator)).requires_grad_()
     lambda_ = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
 
-    def work(objective: str) -> Work:
+    def work(objective: str) -> Callable[[], None]:
         given: dict[str, Any] = {
             "weights": response_weights(lengths, group_ids, objective, lambda_),
             "normalizer": loss_normalizer(lengths, group_ids, objective),
@@ -157,21 +185,61 @@ def _lambda_overhead(*, both_stages: bool) -> tuple[Work, Work]:
 
         return step
 
-    return work("lambda_grpo"), work("dapo")
+    return _clocked(work("lambda_grpo"), work("dapo"))
+
+
+def _steps(workload: str, ours: str, peer: str) -> tuple[Work, Work]:
+    """Training steps of two trainers, each in a process of its own."""
+
+    def work(side: str) -> Work:
+        def run() -> dict[str, float]:
+            command = [sys.executable, "-m", "lambda_grpo.bench_steps", workload, side, str(WARM_STEPS), str(STEPS)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode != 0:
+                raise RuntimeError(f"{' '.join(command)} fails: {done.stderr.strip()[-2000:]}")
+            found = json.loads(done.stdout.splitlines()[-1])
+            return {**found["seconds"], "mean_length": found["mean_length"], "peak_mib": found["peak_mib"]}
+
+        return run
+
+    return work(ours), work(peer)
+
+
+WARM_STEPS, STEPS = 3, 10  # of a training in a process of its own
+AGAINST_TRL = {name: partial(_steps, name, "dapo", "trl") for name in ("short", "long", "prompt")}
+WORDS = {
+    "short": "64 completions of about 18 of 64 tokens",
+    "long": "64 completions of about 50 of 64 tokens",
+    "prompt": "2 prompts of 512 tokens, 16 completions each of about 50 of 64 tokens",
+}
 
 
 BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
         Benchmark("group_stage", "1 M responses in 125 k groups, against a plain loop", 30, _group_stage),
+        *(
+            Benchmark(f"step_{name}", f"a DAPO step, {WORDS[name]}, against stock TRL", 7, AGAINST_TRL[name])
+            for name in WORDS
+        ),
+        *(
+            Benchmark(f"generate_{name}", f"its generation, {WORDS[name]}", 7, AGAINST_TRL[name], "generate")
+            for name in WORDS
+        ),
         Benchmark(
             "lambda_overhead",
+            "a step of λ-GRPO, 64 completions of about 18 tokens, against DAPO's in the same trainer",
+            30,
+            partial(_steps, "short", "lambda_grpo", "dapo"),
+        ),
+        Benchmark(
+            "lambda_overhead_loss",
             "the loss stage of λ-GRPO with its gradients at 64 × 4096, against DAPO's",
             100,
             partial(_lambda_overhead, both_stages=False),
         ),
         Benchmark(
-            "lambda_overhead_both_stages",
+            "lambda_overhead_stages",
             "the same with the group stage, as for a batch in one piece",
             100,
             partial(_lambda_overhead, both_stages=True),

@@ -1,6 +1,6 @@
 """Training steps of a trainer in a process of its own, timed by phase: what `bench` runs in pairs.
 
-    python -m lambda_grpo.bench_steps WORKLOAD SIDE STEPS      # prints one JSON object
+    python -m lambda_grpo.bench_steps WORKLOAD SIDE WARM STEPS     # prints one JSON object
 
 The policy is the built-in one's architecture, somewhat larger and untrained, so that lengths follow from how many
 tokens end a completion.
@@ -20,8 +20,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-WARM_STEPS = 3  # not counted
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,11 @@ SIDES: dict[str, tuple[str, dict[str, Any] | None]] = {  # objective, and what o
 }
 
 
-def run(workload: Workload, side: str, steps: int) -> dict[str, Any]:
-    """Medians over steps of seconds by phase, mean length, and peak memory in MiB."""
+def run(workload: Workload, side: str, warm: int, steps: int) -> dict[str, Any]:
+    """Medians over steps of seconds by phase, mean length, and peak memory in MiB.
+
+    warm: steps before those that count.
+    """
     from trl import GRPOConfig, GRPOTrainer
 
     from lambda_grpo.backends.trl_trainer import LambdaGRPOConfig, LambdaGRPOTrainer
@@ -62,7 +63,7 @@ def run(workload: Workload, side: str, steps: int) -> dict[str, Any]:
             "output_dir": folder, "use_cpu": True, "bf16": False, "gradient_checkpointing": False,
             "per_device_train_batch_size": workload.prompts * workload.num_generations,
             "gradient_accumulation_steps": 1, "num_generations": workload.num_generations,
-            "max_completion_length": workload.max_completion_length, "max_steps": WARM_STEPS + steps,
+            "max_completion_length": workload.max_completion_length, "max_steps": warm + steps,
             "learning_rate": 1e-6, "logging_steps": 1, "save_strategy": "no", "report_to": "none",
             "disable_tqdm": True, "seed": 1,
         }  # fmt: skip
@@ -79,12 +80,12 @@ def run(workload: Workload, side: str, steps: int) -> dict[str, Any]:
         trainer.train()
         lengths = [entry["completions/mean_length"] for entry in trainer.state.log_history if "reward" in entry]
     seconds = {
-        name: statistics.median(step.get(name, 0.0) for step in phases.steps[WARM_STEPS:])
+        name: statistics.median(step.get(name, 0.0) for step in phases.steps[warm:])
         for name in ("step", "generate", "forward", "backward")
     }
     seconds["rest"] = seconds["step"] - seconds["generate"] - seconds["forward"] - seconds["backward"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": seconds, "mean_length": statistics.mean(lengths[WARM_STEPS:]), "peak_mib": peak}
+    return {"seconds": seconds, "mean_length": statistics.mean(lengths[warm:]), "peak_mib": peak}
 
 
 class _Phases:
@@ -160,4 +161,4 @@ def _reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
 if __name__ == "__main__":
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
     warnings.filterwarnings("ignore")
-    print(json.dumps(run(WORKLOADS[sys.argv[1]], sys.argv[2], int(sys.argv[3]))))
+    print(json.dumps(run(WORKLOADS[sys.argv[1]], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))

@@ -210,6 +210,12 @@ def _bench(options: argparse.Namespace, rest: list[str]) -> None:
     )
     for m in found:
         print(f"  {m.name}: {m.what}")
+        for side, seconds in m.seconds.items():
+            if "generate" in seconds and m.name.startswith("step_"):
+                phases = ", ".join(
+                    f"{name} {seconds[name]:.3f}" for name in ("generate", "forward", "backward", "rest")
+                )
+                print(f"      {side}: {seconds['step']:.3f} s ({phases}), peak {seconds['peak_mib']:.0f} MiB")
 
 
 def _import(module: str, extra: str) -> Any:

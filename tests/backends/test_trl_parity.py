@@ -7,11 +7,13 @@ from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
 from tests.backends.trl_setup import TRL_SETTINGS, config, logged, make_trainer, parameters, stock_config
 
+TRLS = {"sampler": "trl", "packing": False}  # the same random numbers and rounding
+
 
 def trajectories(tmp_path, stock, ours):
     peer = make_trainer(stock_config(tmp_path / "stock", **stock), GRPOTrainer)
     peer.train()
-    trainer = make_trainer(config(tmp_path / "ours", sampler="trl", **ours))  # the same random numbers
+    trainer = make_trainer(config(tmp_path / "ours", **TRLS, **ours))
     trainer.train()
     return peer, trainer
 
@@ -80,7 +82,7 @@ def test_gmpo_is_trls_trainer(tmp_path):
     }  # fmt: skip
     peer = make_trainer(config(tmp_path / "stock", GMPOConfig, **shared), GMPOTrainer)
     peer.train()
-    trainer = make_trainer(config(tmp_path / "ours", objective="gmpo", sampler="trl", **shared))
+    trainer = make_trainer(config(tmp_path / "ours", objective="gmpo", **TRLS, **shared))
     trainer.train()
     for key in ("loss", "kl", "clip_ratio/region_mean"):
         assert logged(trainer, key) == pytest.approx(logged(peer, key), rel=1e-5, abs=1e-6)

@@ -114,7 +114,7 @@ def test_a_step_is_one_policy_loss(case, name, tmp_path):
     settings = {**CASES[case], "error_correction": [0.0, 0.0, 0.0]}  # the completions stay as they are given
     trainer = train(tmp_path, name, has_tools="tool" in case, **settings)
     assert len(trainer.errors) == 2
-    assert max(trainer.errors) < 1e-5
+    assert max(trainer.errors) < 5e-5  # two orders of float32 sums
     if "tool" in case:  # a tool's tokens have no length
         assert trainer._generated["train"].lengths.tolist() == [sum(row) for row in trainer.by_policy]
 

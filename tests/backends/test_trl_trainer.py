@@ -171,7 +171,7 @@ COSINE = [0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
 
 def test_weights_are_logged_over_the_generated_batch(tmp_path):
     batches = []
-    args = config(tmp_path, objective="lambda_grpo", lambda_init=9.0, lambda_lr=0.0)
+    args = config(tmp_path, objective="lambda_grpo", lambda_init=9.0, lambda_lr=0.0, sampler="trl")
     trainer = make_trainer(args, on_samples=batches.append)
     trainer.train()
     for batch, low, high, effective in zip(

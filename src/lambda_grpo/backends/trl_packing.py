@@ -23,9 +23,13 @@ class PackingTrainer(GRPOTrainer):
         self._packs = self.args.packing and self._can_pack()
         if self._packs:
             packing.register()
+            packing.keep_freed_memory()
             for model in (self.model, self.ref_model):
                 if model is not None:
-                    self.accelerator.unwrap_model(model).set_attn_implementation(packing.IMPLEMENTATION)
+                    model = self.accelerator.unwrap_model(model)
+                    model.set_attn_implementation(packing.IMPLEMENTATION)
+                    if self.accelerator.mixed_precision == "no":
+                        packing.use_onednn(model)
 
     def _can_pack(self) -> bool:
         config = self.accelerator.unwrap_model(self.model).config
@@ -69,11 +73,17 @@ class PackingTrainer(GRPOTrainer):
                 strict=True,
             )
         ]
-        logps, entropies = (torch.cat(values) for values in zip(*pieces, strict=True))
-        return logps, entropies if compute_entropy else None, None
+        logps = torch.cat([logps for logps, _ in pieces])
+        entropies = (
+            torch.cat([entropies for _, entropies in pieces if entropies is not None]) if compute_entropy else None
+        )
+        return logps, entropies, None
 
-    def _packed_pass(self, model: Any, ids: Tensor, mask: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-        """(B, keep) log-probabilities and entropies of the completions, 0 where there is no token."""
+    def _packed_pass(self, model: Any, ids: Tensor, mask: Tensor, keep: int) -> tuple[Tensor, Tensor | None]:
+        """(B, keep) log-probabilities and entropies of the completions, 0 where there is no token.
+
+        A reference model's head gives no entropies.
+        """
         layout = packing.pack(ids[:, :-keep], mask[:, :-keep], ids[:, -keep:], mask[:, -keep:])
         with self.accelerator.autocast():
             outputs = model(
@@ -84,9 +94,9 @@ class PackingTrainer(GRPOTrainer):
                 fused_lm_head=True,
                 packed_layout=layout,
             )
-        at = (layout.rows, layout.columns)
-        shape, start = (len(ids), keep), layout.prompt_length
-        padded = (
-            values.new_zeros(shape).index_put(at, values[0, start:]) for values in (outputs.log_probs, outputs.entropy)
-        )
-        return next(padded), next(padded)
+
+        def padded(flat: Tensor) -> Tensor:
+            out = flat.new_zeros(len(ids), keep)
+            return out.index_put((layout.rows, layout.columns), flat[0, layout.prompt_length :])
+
+        return padded(outputs.log_probs), None if outputs.entropy is None else padded(outputs.entropy)

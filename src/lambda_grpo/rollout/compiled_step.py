@@ -26,6 +26,7 @@ from torch.nn import functional
 from lambda_grpo.rollout.decoder import Decoder, Layer, Prompts
 
 FLAGS = ("-O3", "-march=native", "-funroll-loops", "-fno-math-errno", "-fPIC", "-shared")
+FEW_ROWS = 8
 POINTER, INT, FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 
 
@@ -150,7 +151,8 @@ class CompiledStep:
         def part(start: int, end: int) -> int:
             return self.library.step(ctypes.byref(self.model), start, end, *rows, t, logits.data_ptr())
 
-        cuts = [n * i // self.threads for i in range(self.threads + 1)]
+        parts = self.threads if n >= FEW_ROWS else 1  # few rows wait for the weights to be read, not for arithmetic
+        cuts = [n * i // parts for i in range(parts + 1)]
         others = [self.pool.submit(part, *cut) for cut in pairwise(cuts[1:])]
         if part(*cuts[:2]) + sum(other.result() for other in others):
             raise MemoryError("no memory for a decoding step")

@@ -1,0 +1,141 @@
+"""The fast sampler and the packed pass in the trainer: what they change, and when they stand back."""
+
+import warnings
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOTrainer
+
+from lambda_grpo import packing
+from lambda_grpo.backends.trl_trainer import LambdaGRPOTrainer
+from lambda_grpo.models import BUILTIN, resolve_model
+from lambda_grpo.training_data import task_dataset, task_reward
+from tests.backends.trl_setup import TASK, config, logged, make_trainer, parameters
+from tests.invariant.injected_run import Injected, reward
+from tests.rollout.models import make_model
+
+
+def trajectory(path, **settings):
+    trainer = make_trainer(config(path, learning_rate=0.001, optim="sgd", **settings), Injected, reward)
+    trainer.steps = []
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"objective": "lambda_grpo"},
+        {"objective": "grpo", "beta": 0.04},
+        {"objective": "gmpo", "num_iterations": 2, "max_steps": 4},
+        {"objective": "dapo", "mask_truncated_completions": True},
+        {"objective": "edge_grpo", "error_correction": [0.0, 0.0, 0.0], "gradient_checkpointing": True},
+        {"objective": "dapo", "temperature": 0.7, "top_entropy_quantile": 0.5},
+    ],
+    ids=["lambda", "kl", "own loss, two iterations", "truncated", "entropies, checkpointing", "temperature, quantile"],
+)
+def test_the_packed_pass_makes_the_same_steps(settings, tmp_path):
+    """On given completions: policy, λ and what is logged."""
+    settings = {**settings, "lambda_init": 0.5, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}
+    packed = trajectory(tmp_path / "packed", packing=True, **settings)
+    padded = trajectory(tmp_path / "padded", packing=False, **settings)
+    assert packed._packs
+    assert not padded._packs
+    for ours, theirs in zip(packed.steps, padded.steps, strict=True):
+        assert (ours["policy"] - theirs["policy"]).norm() < 3e-4 * theirs["policy"].norm()
+        torch.testing.assert_close(ours["lambda"], theirs["lambda"], rtol=1e-3, atol=1e-7)
+    for key in ("loss", "entropy", "grad_norm"):
+        assert logged(packed, key) == pytest.approx(logged(padded, key), rel=1e-3, abs=1e-5)
+
+
+def test_a_batch_without_a_token_that_carries_loss(tmp_path):
+    class Truncated(Injected):
+        def _completion(self, row):
+            return [5, 6, 7]
+
+    trainer = make_trainer(config(tmp_path, mask_truncated_completions=True, max_steps=1), Truncated, reward)
+    trainer.steps = []
+    trainer.train()
+    assert logged(trainer, "loss") == [0.0]
+    assert trainer._packs
+
+
+def test_what_is_saved_loads_in_transformers_as_it_was(tmp_path):
+    trainer = trajectory(tmp_path, max_steps=1)
+    trainer.save_model(str(tmp_path / "model"))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert loaded.config._attn_implementation == "sdpa"
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, trainer.model(ids).logits)
+
+
+@pytest.mark.parametrize("layers", ["onednn", "torch"])
+def test_linear_layers_by_onednn_are_the_same_function(layers, monkeypatch):
+    monkeypatch.setattr(packing.linear, "is_worth_it", lambda: layers == "onednn")
+    model, plain = make_model("llama, biases"), make_model("llama, biases")
+    assert packing.use_onednn(model) == (layers == "onednn")
+    assert not packing.use_onednn(make_model("llama").double())
+    ids = torch.randint(2, 50, (3, 17), generator=torch.Generator().manual_seed(0))
+    for each in (model, plain):
+        each(ids).logits.square().mean().backward()
+    theirs = dict(plain.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad - theirs[name].grad).norm() < 1e-4 * theirs[name].grad.norm() + 1e-7, name
+    assert model.state_dict().keys() == plain.state_dict().keys()
+
+
+def sampled_by(trainer):
+    return "fast" if trainer._fast_sampler is not None else "trl"
+
+
+def test_the_sampler_is_what_is_asked_for(tmp_path):
+    assert sampled_by(make_trainer(config(tmp_path))) == "fast"
+    assert sampled_by(make_trainer(config(tmp_path, sampler="trl"))) == "trl"
+
+
+def test_what_the_sampler_does_not_know_goes_to_trl_and_is_said_once(tmp_path):
+    with pytest.warns(UserWarning, match=r"doesn't know repetition_penalty = 1\.2\. TRL's generation takes its place"):
+        trainer = make_trainer(config(tmp_path, repetition_penalty=1.2, max_steps=1))
+    assert sampled_by(trainer) == "trl"
+    model = AutoModelForCausalLM.from_pretrained(resolve_model(BUILTIN))
+    model.config.model_type = "other"  # only seen when it is to sample
+    trainer = LambdaGRPOTrainer(
+        model=model, reward_funcs=task_reward(TASK), args=config(tmp_path, max_steps=2),
+        train_dataset=task_dataset(TASK), processing_class=AutoTokenizer.from_pretrained(resolve_model(BUILTIN)),
+    )  # fmt: skip
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.train()
+    assert len([w for w in caught if "doesn't know models of type 'other'" in str(w.message)]) == 1
+    assert len(logged(trainer, "reward")) == 2
+
+
+def test_the_fast_sampler_learns_as_trls_does(tmp_path):
+    """The same rewards within what two seeds differ by: nothing of the policy is lost on the way."""
+    rewards = {}
+    for sampler in ("fast", "trl"):
+        trainer = make_trainer(
+            config(tmp_path, sampler=sampler, max_steps=12, learning_rate=3e-4, per_device_train_batch_size=64)
+        )
+        trainer.train()
+        found = logged(trainer, "reward")
+        rewards[sampler] = sum(found[-4:]) / 4 - sum(found[:2]) / 2
+    assert min(rewards.values()) > 0.05
+    assert abs(rewards["fast"] - rewards["trl"]) < 0.2
+
+
+def test_lora_with_both(tmp_path):
+    from peft import LoraConfig
+
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    trainer = make_trainer(config(tmp_path, max_steps=2), peft_config=lora)
+    before = parameters(trainer)
+    trainer.train()
+    changed = {name for name, value in parameters(trainer).items() if not torch.equal(value, before[name])}
+    assert sampled_by(trainer) == "fast"
+    assert trainer._packs
+    assert changed
+    assert all("lora_" in name for name in changed)
+    assert isinstance(trainer, GRPOTrainer)
