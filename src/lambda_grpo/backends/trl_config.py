@@ -77,7 +77,8 @@ class LambdaGRPOConfig(GRPOConfig):
     )
 
     sampler: str = field(
-        default="fast", metadata={"help": "'fast': each prompt read once, finished rows dropped. 'trl': TRL's own."}
+        default="fast",
+        metadata={"help": "'fast', on a CPU: each prompt read once, finished rows dropped. 'trl': TRL's own."},
     )
     packing: bool = field(
         default=True,

@@ -13,16 +13,20 @@ from lambda_grpo.rollout import FastSampler, UnsupportedError
 
 
 class SamplingTrainer(PackingTrainer):
-    """`trl.GRPOTrainer` that samples by `FastSampler` where `args.sampler` is "fast".
+    """`trl.GRPOTrainer` that samples by `FastSampler` on a CPU, where `args.sampler` is "fast".
 
     vLLM and continuous batching are chosen by TRL's own settings and go before it. A model or a setting that the
-    sampler doesn't know goes to TRL's generation, which is said once.
+    sampler doesn't know goes to TRL's generation, which is said once. So does a GPU, silently: there the sampler hasn't
+    been measured.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._fast_sampler: FastSampler | None = None
-        if self.args.sampler == "trl" or self.use_vllm or self.use_transformers_continuous_batching:
+        is_elsewhere = (
+            self.use_vllm or self.use_transformers_continuous_batching or self.accelerator.device.type != "cpu"
+        )
+        if self.args.sampler == "trl" or is_elsewhere:
             return
         try:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
