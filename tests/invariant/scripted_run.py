@@ -63,6 +63,12 @@ def one_third(completion_ids, **_):
     return [float(sum(ids) % 3 == 0) for ids in completion_ids]
 
 
+def scripted(path, reward, **settings):
+    trainer = make_trainer(config(path, num_generations=G, **{"max_steps": 1, **settings}), Scripted, reward)
+    trainer.train()
+    return trainer
+
+
 def main(out, rows):
     torch.set_num_threads(1)
     args = config(
