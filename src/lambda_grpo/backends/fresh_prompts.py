@@ -38,7 +38,7 @@ class FreshPrompts:
                 self.load_state_dict({"epoch": self.epoch + 1, "position": 0})
                 continue
             self.position += 1
-            key = json.dumps(example["prompt"], default=str)
+            key = prompt_key(example["prompt"])
             if key not in seen or self.epoch > last_epoch:
                 seen.add(key)
                 taken.append(example)
@@ -64,3 +64,8 @@ class FreshPrompts:
             order = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))
         for index in order[self.position :].tolist():
             yield self.dataset[index]
+
+
+def prompt_key(prompt: Any) -> str:
+    """A prompt, text or messages, as something that can be in a set."""
+    return json.dumps(prompt, default=str)

@@ -31,6 +31,7 @@ class GeneratedBatch:
     takes_part: (N,) booleans. The other rows are no part of the objective: their weights are 0, and neither a group's
         statistics nor a normaliser sees them.
     entropies, completion_ids, token_mask: (N, T) where the objective needs them.
+    fixed_weights: (N,) or (N, T) f of an objective without λ.
     """
 
     lengths: Tensor
@@ -40,6 +41,7 @@ class GeneratedBatch:
     entropies: Tensor | None = None
     completion_ids: Tensor | None = None
     token_mask: Tensor | None = None
+    fixed_weights: Tensor | None = None
 
     @cached_property
     def part(self) -> GeneratedBatch:

@@ -9,6 +9,7 @@ from torch import Tensor
 from trl import GRPOTrainer
 
 from lambda_grpo import packing
+from lambda_grpo.rollout.decoder import MODEL_TYPES
 
 
 class PackingTrainer(GRPOTrainer):
@@ -36,7 +37,7 @@ class PackingTrainer(GRPOTrainer):
         kinds = getattr(config, "layer_types", None) or []
         return (
             self.accelerator.device.type == "cpu"
-            and config.model_type in ("llama", "qwen2", "qwen3")
+            and config.model_type in MODEL_TYPES
             and config._attn_implementation == "sdpa"
             and config.attention_dropout == 0.0
             and all(kind == "full_attention" for kind in kinds)

@@ -19,7 +19,7 @@ from torch import Tensor
 from trl.rewards import get_soft_overlong_punishment
 from trl.trainer.utils import nanstd
 
-from lambda_grpo.backends.fresh_prompts import FreshPrompts
+from lambda_grpo.backends.fresh_prompts import FreshPrompts, prompt_key
 from lambda_grpo.backends.trl_correction import KINDS, check_columns, corrected
 from lambda_grpo.backends.trl_sampling import SamplingTrainer
 from lambda_grpo.objective import group_advantages
@@ -221,7 +221,7 @@ class RolloutTrainer(SamplingTrainer):
         """(N, F) -> (N,) on the CPU: the weighted sum without the overlong reward; NaN where nothing was scored."""
         used = [i for i in range(rewards.size(1)) if i != self.overlong_reward]
         weighted = (rewards * self.reward_weights.to(rewards.device))[:, used].cpu().double()
-        return torch.where(weighted.isnan().all(1), torch.nan, weighted.nansum(1))
+        return total_reward(weighted)
 
     # -- dynamic sampling --------------------------------------------------------------------------------------------
 
@@ -237,7 +237,9 @@ class RolloutTrainer(SamplingTrainer):
             if not empty:
                 break
             if seen is None:
-                seen = {_key(prompt) for prompt in gather_object([sample.example["prompt"] for sample in samples])}
+                seen = {
+                    prompt_key(prompt) for prompt in gather_object([sample.example["prompt"] for sample in samples])
+                }
             groups = len(empty)
             while groups * size % ranks:  # every rank draws as many
                 groups += 1
@@ -277,8 +279,7 @@ class RolloutTrainer(SamplingTrainer):
 
     def _log_rewards(self, rewards: Tensor) -> None:
         """TRL's metrics of the rewards, of what the policy drew for the batch's own prompts."""
-        metrics, total = self._metrics["train"], (rewards * self.reward_weights.to(rewards.device)).nansum(1)
-        total[rewards.isnan().all(1)] = torch.nan
+        metrics, total = self._metrics["train"], total_reward(rewards * self.reward_weights.to(rewards.device))
         columns = {f"rewards/{name}": rewards[:, i] for i, name in enumerate(self.reward_func_names)}
         for name, values in columns.items():
             metrics[f"{name}/mean"][-1], metrics[f"{name}/std"][-1] = values.nanmean().item(), nanstd(values).item()
@@ -299,8 +300,7 @@ class RolloutTrainer(SamplingTrainer):
         if is_selected or (self.scale_rewards == "batch" and self.rollouts.dynamic_sampling):
             # TRL's mean and std are over rows that sit out, too
             counted = takes_part if is_selected else has_variance(task_rewards, ids)
-            total = (rewards * self.reward_weights.to(rewards.device)).nansum(1)
-            total[rewards.isnan().all(1)] = torch.nan
+            total = total_reward(rewards * self.reward_weights.to(rewards.device))
             counted, ids = counted.to(total.device), ids.to(total.device)
             anew = group_advantages(total[counted], ids[counted], self.scale_rewards)
             advantages = advantages.masked_scatter(counted, anew.to(advantages))
@@ -329,15 +329,23 @@ class RolloutTrainer(SamplingTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or not self.rollouts.dynamic_sampling:
             return
-        path = os.path.join(checkpoint, ROLLOUT_STATE_FILE)
-        if not os.path.exists(path):
-            raise FileNotFoundError(
-                f"{path} is missing: this checkpoint was written without dynamic sampling, or for its model only. "
-                "Start from it as a model instead of resuming from it"
-            )
-        with open(path) as file:
-            self.fresh_prompts.load_state_dict(json.load(file)["fresh_prompts"])
+        state = read_state(
+            checkpoint, ROLLOUT_STATE_FILE, "was written without dynamic sampling, or for its model only"
+        )
+        self.fresh_prompts.load_state_dict(state["fresh_prompts"])
 
 
-def _key(prompt: Any) -> str:
-    return json.dumps(prompt, default=str)
+def total_reward(weighted: Tensor) -> Tensor:
+    """(N, F) weighted rewards by function -> (N,) their sum, NaN where no function could score."""
+    return torch.where(weighted.isnan().all(1), torch.nan, weighted.nansum(1))
+
+
+def read_state(checkpoint: str, name: str, why_missing: str) -> dict[str, Any]:
+    """What a checkpoint holds beside TRL's files. Raises FileNotFoundError where it doesn't, saying why."""
+    path = os.path.join(checkpoint, name)
+    if not os.path.exists(path):
+        raise FileNotFoundError(
+            f"{path} is missing: this checkpoint {why_missing}. Start from it as a model instead of resuming from it"
+        )
+    with open(path) as file:
+        return json.load(file)

@@ -24,6 +24,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ from lambda_grpo.backends.trl_batch import GeneratedBatch
 from lambda_grpo.backends.trl_config import LambdaGRPOConfig
 from lambda_grpo.backends.trl_hooks import check_hooks
 from lambda_grpo.backends.trl_host import check_nothing_weighs_tokens, host_loss
-from lambda_grpo.backends.trl_rollouts import RolloutTrainer
+from lambda_grpo.backends.trl_rollouts import RolloutTrainer, read_state, total_reward
 from lambda_grpo.objective import policy_loss
 
 __all__ = ["LAMBDA_STATE_FILE", "LambdaGRPOConfig", "LambdaGRPOTrainer"]
@@ -124,6 +125,8 @@ class LambdaGRPOTrainer(RolloutTrainer):
         if self.objective.advantage_min is not None:
             output["advantages"] = output["advantages"].clamp(min=self.objective.advantage_min)
         batch = self._gather_batch(output)
+        if not self.objective.learnable:  # once for all micro-batches
+            batch = replace(batch, fixed_weights=batch.weights(self.objective, self._lambda))
         self._generated[self._mode] = batch
         local = len(self._token_mask)
         output["row"] = torch.arange(local) + self.accelerator.process_index * local  # (B,) into that batch
@@ -179,7 +182,8 @@ class LambdaGRPOTrainer(RolloutTrainer):
 
     def _weights(self, batch: GeneratedBatch) -> Tensor:
         """(N,) or (N, T) f of the whole batch at the present λ."""
-        return batch.weights(self.objective, self._lambda)
+        fixed = batch.fixed_weights
+        return batch.weights(self.objective, self._lambda) if fixed is None else fixed
 
     def _report_samples(self, batch: GeneratedBatch) -> None:
         answers = gather_object([example.get("answer") for example in self.examples])
@@ -189,8 +193,7 @@ class LambdaGRPOTrainer(RolloutTrainer):
         rewards = torch.tensor(
             [list(self._logs["rewards"][name])[-count:] for name in self.reward_func_names], dtype=torch.float64
         )
-        reward = (rewards * self.reward_weights.cpu().double()[:, None]).nansum(0)
-        reward[rewards.isnan().all(0)] = math.nan  # no reward function could score it
+        reward = total_reward(rewards.T * self.reward_weights.cpu().double())
         self._on_samples(
             {
                 "prompt": [_text(prompt) for prompt in list(self._logs["prompt"])[-count:]],
@@ -345,14 +348,7 @@ class LambdaGRPOTrainer(RolloutTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or not self.objective.learnable:
             return
-        path = os.path.join(checkpoint, LAMBDA_STATE_FILE)
-        if not os.path.exists(path):
-            raise FileNotFoundError(
-                f"{path} is missing: this checkpoint wasn't written with a learned λ. "
-                "Start from it as a model instead of resuming from it"
-            )
-        with open(path) as file:
-            state = json.load(file)
+        state = read_state(checkpoint, LAMBDA_STATE_FILE, "wasn't written with a learned λ")
         if state["objective"] != self.objective.name:
             raise ValueError(
                 f"{checkpoint} was trained with objective {state['objective']!r}, not {self.objective.name!r}: "
