@@ -7,13 +7,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOTrainer
 
-from lambda_grpo import packing
 from lambda_grpo.backends.trl_trainer import LambdaGRPOTrainer
 from lambda_grpo.models import BUILTIN, resolve_model
 from lambda_grpo.training_data import task_dataset, task_reward
 from tests.backends.trl_setup import TASK, config, logged, make_trainer, parameters
 from tests.invariant.injected_run import Injected, reward
-from tests.rollout.models import make_model
 
 
 def trajectory(path, **settings):
@@ -69,21 +67,6 @@ def test_what_is_saved_loads_in_transformers_as_it_was(tmp_path):
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         torch.testing.assert_close(loaded(ids).logits, trainer.model(ids).logits)
-
-
-@pytest.mark.parametrize("layers", ["onednn", "torch"])
-def test_linear_layers_by_onednn_are_the_same_function(layers, monkeypatch):
-    monkeypatch.setattr(packing.linear, "is_worth_it", lambda: layers == "onednn")
-    model, plain = make_model("llama, biases"), make_model("llama, biases")
-    assert packing.use_onednn(model) == (layers == "onednn")
-    assert not packing.use_onednn(make_model("llama").double())
-    ids = torch.randint(2, 50, (3, 17), generator=torch.Generator().manual_seed(0))
-    for each in (model, plain):
-        each(ids).logits.square().mean().backward()
-    theirs = dict(plain.named_parameters())
-    for name, parameter in model.named_parameters():
-        assert (parameter.grad - theirs[name].grad).norm() < 1e-4 * theirs[name].grad.norm() + 1e-7, name
-    assert model.state_dict().keys() == plain.state_dict().keys()
 
 
 def sampled_by(trainer):

@@ -1,6 +1,8 @@
 """The packed pass against the padded one: log-probabilities, entropies and every gradient."""
 
+import platform
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl.trainer.utils import add_fused_lm_head
 
+from lambda_grpo import compiled as build
 from lambda_grpo import packing
+from lambda_grpo.packing import layers
+from lambda_grpo.packing.compiled_attention import attention
 from tests.rollout.models import MODELS, make_model, with_lora
 
 
@@ -40,24 +45,22 @@ def padded_pass(model, prompt_ids, prompt_mask, completion_ids, completion_mask)
 
 def packed_pass(model, *padded):
     layout = packing.pack(*padded)
-    outputs = model(
-        input_ids=layout.ids, position_ids=layout.positions, attention_mask=torch.zeros(1, 1, 1, 1),
-        shift_labels=layout.labels, fused_lm_head=True, packed_layout=layout,
-    )  # fmt: skip
+    outputs = packing.packed_pass(model, layout)
     found = []
     for values in (outputs.log_probs, outputs.entropy):
         out = torch.zeros(padded[2].shape, dtype=values.dtype)
-        found.append(out.index_put((layout.rows, layout.columns), values[0, layout.prompt_length :]))
+        found.append(out.index_put((layout.rows, layout.columns), values[0]))
     return found
 
 
-def compare(model, padded, rtol, atol):
-    packing.register()
+def compare(model, padded, rtol, atol, compiled):
+    """The padded pass of the model as it is, against the packed one, for which it is prepared."""
     generator, mask = torch.Generator().manual_seed(0), padded[3]
     weights = torch.randn(mask.shape, generator=generator, dtype=model.dtype) * mask
     found = []
-    for implementation, run in (("sdpa", padded_pass), (packing.IMPLEMENTATION, packed_pass)):
-        model.set_attn_implementation(implementation)
+    for run in (padded_pass, packed_pass):
+        if run is packed_pass:
+            packing.prepare(model, compiled=compiled)
         model.zero_grad()
         logps, entropies = run(model, *padded)
         (logps * weights).sum().backward()
@@ -75,35 +78,105 @@ def prepared(model, **settings):
     return model
 
 
+@pytest.fixture(params=["compiled", "torch"])
+def compiled(request):
+    return request.param == "compiled"
+
+
+@pytest.fixture(params=["-march=x86-64", "-march=x86-64-v3"])
+def processor(request, monkeypatch, tmp_path):
+    """Another processor's vectors, of 4 and of 8 numbers."""
+    if platform.machine() != "x86_64" or "avx2" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("not a processor that has both")
+    flags = tuple(request.param if flag.startswith("-march") else flag for flag in build.FLAGS)
+    monkeypatch.setattr(build, "FLAGS", flags)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    build.library.cache_clear()
+    yield
+    build.library.cache_clear()
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_values_and_gradients_are_those_of_the_padded_pass(name):
-    model = prepared(make_model(name))
+def test_values_and_gradients_are_those_of_the_padded_pass(name, compiled):
     for seed in range(3):
-        compare(model, batch(seed), rtol=2e-5, atol=2e-5)  # float32
+        compare(prepared(make_model(name)), batch(seed), rtol=2e-5, atol=2e-5, compiled=compiled)  # float32
 
 
 @settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 30), st.integers(1, 30), st.integers(1, 6))
 def test_any_batch(seed, rows, longest_prompt, longest, prompts):
     """In float64, but for what transformers and TRL's head take to float32: norms, rotations, the softmax."""
-    model = prepared(make_model("qwen3")).double()
-    compare(model, batch(seed, rows, longest_prompt, longest, prompts), rtol=1e-6, atol=1e-6)
+    padded = batch(seed, rows, longest_prompt, longest, prompts)
+    compare(prepared(make_model("qwen3")).double(), padded, rtol=1e-6, atol=1e-6, compiled=True)  # C is for float32
 
 
-def test_temperature():
-    compare(prepared(make_model("llama"), temperature=0.6), batch(7), rtol=2e-5, atol=2e-5)
+@settings(max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 120), st.integers(1, 120), st.integers(1, 6))
+def test_any_batch_in_c(seed, rows, longest_prompt, longest, prompts):
+    padded = batch(seed, rows, longest_prompt, longest, prompts)
+    compare(prepared(make_model("qwen3")), padded, rtol=1e-4, atol=3e-4, compiled=True)
 
 
-def test_lora():
-    compare(with_lora(prepared(make_model("qwen2"))), batch(8), rtol=2e-5, atol=2e-5)
+@pytest.mark.parametrize("name", ["qwen3", "llama, odd sizes", "llama, one key head"])
+def test_other_processors(name, processor):
+    compare(prepared(make_model(name)), batch(3, 9, 70, 70), rtol=1e-4, atol=3e-4, compiled=True)
 
 
-def test_gradient_checkpointing():
+def test_temperature(compiled):
+    compare(prepared(make_model("llama"), temperature=0.6), batch(7), rtol=2e-5, atol=2e-5, compiled=compiled)
+
+
+def test_lora(compiled):
+    compare(with_lora(prepared(make_model("qwen2"))), batch(8), rtol=2e-5, atol=2e-5, compiled=compiled)
+
+
+def test_gradient_checkpointing(compiled):
     """The layers run again in the backward, when nothing but their inputs says that they are packed."""
     model = prepared(make_model("llama"))
     model.train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    compare(model, batch(9), rtol=2e-5, atol=2e-5)
+    compare(model, batch(9), rtol=2e-5, atol=2e-5, compiled=compiled)
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+@pytest.mark.parametrize("name", ["llama, biases", "qwen3", "llama, odd sizes"])
+def test_a_prepared_model_is_the_same_function_of_plain_input(name, onednn, monkeypatch):
+    monkeypatch.setattr(layers, "is_onednn_faster", lambda: onednn)
+    model, plain = prepared(make_model(name)), make_model(name)
+    packing.prepare(model)
+    ids = torch.randint(2, 50, (3, 17), generator=torch.Generator().manual_seed(0))
+    for each in (model, plain):
+        each(ids).logits.square().mean().backward()
+    theirs = dict(plain.named_parameters())
+    for key, parameter in model.named_parameters():
+        assert (parameter.grad - theirs[key].grad).norm() < 1e-4 * theirs[key].grad.norm() + 1e-7, key
+    assert model.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_what_is_not_float32_is_left_to_pytorch():
+    assert layers.use_compiled(make_model("llama"))
+    assert not layers.use_compiled(make_model("llama").double())
+    assert not layers.use_compiled(make_model("llama").bfloat16())
+
+
+def test_the_number_of_threads_changes_nothing():
+    """Sums of C are made in one order, so that a run can be had again on another number of cores."""
+    layout = packing.pack(*batch(1, 12, 40, 60))
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, x = (torch.randn(layout.length, 4, 16, generator=generator, requires_grad=True) for _ in range(4))
+    cos, sin = (torch.randn(layout.length, 16, generator=generator) for _ in range(2))
+    weight = torch.randn(64, generator=generator, requires_grad=True)
+    found = []
+    threads = torch.get_num_threads()
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        out = attention(q, k, v, cos, sin, layout, 0.25).flatten(1)
+        out = layers._Norm.apply(out * x.flatten(1), weight, 1e-6)
+        gradients = torch.autograd.grad(out.square().sum(), (q, k, v, x, weight))
+        found.append([out, *gradients, layers._weight_gradient(out.detach(), x.detach().flatten(1))])
+    torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
 def test_the_row_by_hand():
@@ -117,9 +190,12 @@ def test_the_row_by_hand():
     # prompt bodies [1], [3, 4]; segments 2 10 | 2 13 14 | 5
     assert layout.ids.tolist() == [[1, 3, 4, 2, 10, 2, 13, 14, 5]]
     assert layout.positions.tolist() == [[0, 0, 1, 1, 2, 1, 2, 3, 2]]
-    assert layout.labels.tolist() == [[-100] * 3 + [10, 11, 13, 14, 15, 12]]
+    assert layout.labels.tolist() == [[10, 11, 13, 14, 15, 12]]
     assert (layout.rows.tolist(), layout.columns.tolist()) == ([0, 0, 2, 2, 2, 1], [0, 1, 0, 1, 2, 0])
     assert layout.prompt_length == 3
+    assert (layout.prompt_starts.tolist(), layout.prompt_lengths.tolist()) == ([0, 1], [1, 2])
+    assert (layout.segment_starts.tolist(), layout.segment_lengths.tolist()) == ([3, 5, 8], [2, 3, 1])
+    assert layout.segment_counts.tolist() == [2, 1]
     assert layout.shared.keys.tolist() == [[0, 9], [1, 2]]
     assert layout.shared.queries.tolist() == [[3, 4, 5, 6, 7], [8, 9, 9, 9, 9]]
 

@@ -23,20 +23,19 @@ class PackingTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         self._packs = self.args.packing and self._can_pack()
         if self._packs:
-            packing.register()
             packing.keep_freed_memory()
             for model in (self.model, self.ref_model):
                 if model is not None:
-                    model = self.accelerator.unwrap_model(model)
-                    model.set_attn_implementation(packing.IMPLEMENTATION)
-                    if self.accelerator.mixed_precision == "no":
-                        packing.use_onednn(model)
+                    packing.prepare(
+                        self.accelerator.unwrap_model(model), compiled=self.accelerator.mixed_precision == "no"
+                    )
 
     def _can_pack(self) -> bool:
         config = self.accelerator.unwrap_model(self.model).config
         kinds = getattr(config, "layer_types", None) or []
         return (
             self.accelerator.device.type == "cpu"
+            and not self.args.torch_compile
             and config.model_type in MODEL_TYPES
             and config._attn_implementation == "sdpa"
             and config.attention_dropout == 0.0
@@ -87,17 +86,10 @@ class PackingTrainer(GRPOTrainer):
         """
         layout = packing.pack(ids[:, :-keep], mask[:, :-keep], ids[:, -keep:], mask[:, -keep:])
         with self.accelerator.autocast():
-            outputs = model(
-                input_ids=layout.ids,
-                position_ids=layout.positions,
-                attention_mask=torch.zeros(1, 1, 1, 1),  # made already: transformers leaves a mask of four axes alone
-                shift_labels=layout.labels,
-                fused_lm_head=True,
-                packed_layout=layout,
-            )
+            outputs = packing.packed_pass(model, layout)
 
         def padded(flat: Tensor) -> Tensor:
             out = flat.new_zeros(len(ids), keep)
-            return out.index_put((layout.rows, layout.columns), flat[0, layout.prompt_length :])
+            return out.index_put((layout.rows, layout.columns), flat[0])
 
         return padded(outputs.log_probs), None if outputs.entropy is None else padded(outputs.entropy)

@@ -10,6 +10,7 @@ the next one. Its tokens see their prompt and what stands before them in the seg
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -36,10 +37,11 @@ class Layout:
     """A batch as one flat row of T tokens.
 
     ids, positions: (1, T).
-    labels: (1, T) what each token predicts, −100 for prompts.
+    labels: (1, S) what each token of the segments predicts.
     rows, columns: (S,) of the batch's completions, for the S tokens of the segments, which are the row's last.
-    own: the parts in which a token meets its own prompt's or segment's: each token is a query in one of them.
-    shared: the part in which segments meet their prompts; None where all prompts have a single token.
+    prompt_starts, prompt_lengths: (U,) in the row, without their last tokens.
+    segment_starts, segment_lengths: (B,) in the row, prompt by prompt.
+    segment_counts: (U,) of each prompt.
     """
 
     ids: Tensor
@@ -47,8 +49,11 @@ class Layout:
     labels: Tensor
     rows: Tensor
     columns: Tensor
-    own: list[Part]
-    shared: Part | None
+    prompt_starts: Tensor
+    prompt_lengths: Tensor
+    segment_starts: Tensor
+    segment_lengths: Tensor
+    segment_counts: Tensor
 
     @property
     def length(self) -> int:
@@ -59,6 +64,32 @@ class Layout:
     def prompt_length(self) -> int:
         """Of the row's beginning, which holds prompts."""
         return self.length - len(self.rows)
+
+    @cached_property
+    def own(self) -> list[Part]:
+        """The parts in which a token meets its own prompt's or segment's: each token is a query in one of them."""
+        by_length = self.segment_lengths.argsort(stable=True)
+        groups = [(self.segment_starts[g], self.segment_lengths[g]) for g in by_length.chunk(SEGMENT_GROUPS)]
+        has_body = self.prompt_lengths > 0
+        if has_body.any():
+            groups.insert(0, (self.prompt_starts[has_body], self.prompt_lengths[has_body]))
+        places = [_places(starts, lengths, self.length) for starts, lengths in groups]
+        return [Part(part, part, is_causal=True) for part in places]
+
+    @cached_property
+    def shared(self) -> Part | None:
+        """The part in which segments meet their prompts; None where all prompts have a single token."""
+        has_body = self.prompt_lengths > 0
+        if not has_body.any():
+            return None
+        prompts = torch.arange(len(has_body), device=has_body.device).repeat_interleave(self.segment_counts)
+        of_prompt = torch.zeros_like(self.prompt_lengths).index_add(0, prompts, self.segment_lengths)
+        starts = self.prompt_length + of_prompt.cumsum(0) - of_prompt
+        queries = _places(starts[has_body], of_prompt[has_body], self.length)
+        keys = _places(self.prompt_starts[has_body], self.prompt_lengths[has_body], self.length)
+        is_padding = keys == self.length
+        bias = torch.zeros(keys.shape, device=keys.device).masked_fill(is_padding, -torch.inf)[:, None, None]
+        return Part(queries, keys, is_causal=False, key_bias=bias if is_padding.any() else None)
 
 
 def pack(prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor, completion_mask: Tensor) -> Layout:
@@ -84,31 +115,19 @@ def pack(prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor, comple
     within = torch.arange(segments.size(1), device=device)
     is_segment = within < lengths[:, None]
 
-    ids = torch.cat([prompts[is_body], segments[is_segment]])
     body_positions = (is_token.long().cumsum(1) - 1)[is_body]
     segment_positions = (bodies[number, None] + within)[is_segment]
-    labels = torch.cat([torch.full_like(prompts[is_body], -100), completion_ids[order][is_segment]])
-    rows = order[:, None].expand_as(segments)[is_segment]
-    columns = within.expand_as(segments)[is_segment]
-
-    padding = len(ids)
-    body_starts, segment_starts = bodies.cumsum(0) - bodies, int(bodies.sum()) + lengths.cumsum(0) - lengths
-    with_body = bodies.nonzero()[:, 0]
-    own, shared = [], None
-    if len(with_body) > 0:
-        places = _places(body_starts[with_body], bodies[with_body], padding)
-        own.append(Part(places, places, is_causal=True))
-        of_prompt = torch.zeros_like(bodies).index_add(0, number, lengths)
-        starts = int(bodies.sum()) + of_prompt.cumsum(0) - of_prompt
-        queries = _places(starts[with_body], of_prompt[with_body], padding)
-        bias = torch.zeros(places.shape, device=device).masked_fill(places == padding, -torch.inf)[:, None, None]
-        shared = Part(queries, places, is_causal=False, key_bias=bias if (places == padding).any() else None)
-    by_length = lengths.argsort(stable=True)
-    for group in by_length.chunk(SEGMENT_GROUPS):
-        places = _places(segment_starts[group], lengths[group], padding)
-        own.append(Part(places, places, is_causal=True))
     return Layout(
-        ids[None], torch.cat([body_positions, segment_positions])[None], labels[None], rows, columns, own, shared
+        ids=torch.cat([prompts[is_body], segments[is_segment]])[None],
+        positions=torch.cat([body_positions, segment_positions])[None],
+        labels=completion_ids[order][is_segment][None],
+        rows=order[:, None].expand_as(segments)[is_segment],
+        columns=within.expand_as(segments)[is_segment],
+        prompt_starts=bodies.cumsum(0) - bodies,
+        prompt_lengths=bodies,
+        segment_starts=int(bodies.sum()) + lengths.cumsum(0) - lengths,
+        segment_lengths=lengths,
+        segment_counts=torch.bincount(number, minlength=len(prompts)),
     )
 
 

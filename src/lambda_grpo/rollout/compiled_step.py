@@ -1,37 +1,18 @@
-"""One new token for each row by `step.c`: float32 on a CPU, several times as fast as PyTorch on small models.
-
-It is compiled when it is first used, in a second or two, and kept in the user's cache folder.
-"""
+"""One new token for each row by `compiled/step.c`: float32 on a CPU, several times as fast as PyTorch."""
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from importlib.resources import files
-from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lambda_grpo.compiled import address, library
 from lambda_grpo.rollout.decoder import Decoder, Layer, Prompts
 
-FLAGS = ("-O3", "-march=native", "-funroll-loops", "-fno-math-errno", "-fPIC", "-shared")
-FEW_ROWS = 8
+FEW_ROWS = 8  # wait for the weights to be read, not for arithmetic
 POINTER, INT, FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
-
-
-class CannotCompileError(RuntimeError):
-    """There is no C compiler, or it fails; the message says what it said."""
 
 
 class _Layer(ctypes.Structure):
@@ -63,37 +44,6 @@ class _Model(ctypes.Structure):
     ]  # fmt: skip
 
 
-@functools.cache
-def library() -> ctypes.CDLL:
-    """`step.c`, compiled for this processor. Raises CannotCompileError."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        raise CannotCompileError("there is no C compiler: install gcc or clang, or set CC")
-    source = files("lambda_grpo.rollout").joinpath("step.c").read_text()
-    # what the compiler says of itself and the processor: a cache may be shared between machines
-    macros = _run(compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull)
-    name = hashlib.sha256("\n".join([source, *FLAGS, macros]).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lambda-grpo"
-    path = folder / f"step-{name}.so"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            code, built = Path(scratch) / "step.c", Path(scratch) / "step.so"
-            code.write_text(source)
-            _run(compiler, *FLAGS, "-o", str(built), str(code), "-lm")
-            os.replace(built, path)  # whole or not at all, also where several processes build at once
-    loaded = ctypes.CDLL(str(path))
-    loaded.step.argtypes = [ctypes.POINTER(_Model), INT, INT, POINTER, POINTER, POINTER, POINTER, INT, POINTER]
-    return loaded
-
-
-def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise CannotCompileError(f"{' '.join(command[:2])} … fails: {done.stderr.strip()[:500]}")
-    return done.stdout
-
-
 class CompiledStep:
     """The rows' own keys and values, and the step that adds to them; as `TorchStep`."""
 
@@ -118,18 +68,6 @@ class CompiledStep:
             self._panels(prompts.keys), self._panels(self._padded_places(prompts.values).transpose(3, 4)),
             self._hold(torch.empty(shape)), self._hold(torch.empty(shape)),
         )  # fmt: skip
-        self.threads = torch.get_num_threads()
-        self.pool = ThreadPoolExecutor(max(self.threads - 1, 1))
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """While its threads are at work torch has one: its others would wait for work on the same cores."""
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(self.threads)
-            self.pool.shutdown()
 
     @staticmethod
     def is_for(decoder: Decoder) -> bool:
@@ -146,15 +84,11 @@ class CompiledStep:
         n, vocabulary = len(tokens), len(self.decoder.head)
         x = self.decoder.embedding[tokens]
         logits = torch.empty(n, _up(vocabulary, self.wide))
-        rows = [x.data_ptr(), *(column.data_ptr() for column in (self.slot, self.prompt, self.length))]
-
-        def part(start: int, end: int) -> int:
-            return self.library.step(ctypes.byref(self.model), start, end, *rows, t, logits.data_ptr())
-
-        parts = self.threads if n >= FEW_ROWS else 1  # few rows wait for the weights to be read, not for arithmetic
-        cuts = [n * i // parts for i in range(parts + 1)]
-        others = [self.pool.submit(part, *cut) for cut in pairwise(cuts[1:])]
-        if part(*cuts[:2]) + sum(other.result() for other in others):
+        failed = self.library.step(
+            ctypes.byref(self.model), n, torch.get_num_threads() if n >= FEW_ROWS else 1, address(x),
+            address(self.slot), address(self.prompt), address(self.length), t, address(logits),
+        )  # fmt: skip
+        if failed:
             raise MemoryError("no memory for a decoding step")
         return logits[:, :vocabulary]
 

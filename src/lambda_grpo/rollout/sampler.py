@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,8 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from lambda_grpo.rollout.compiled_step import CannotCompileError, CompiledStep, library
+from lambda_grpo.compiled import is_available
+from lambda_grpo.rollout.compiled_step import CompiledStep
 from lambda_grpo.rollout.decoder import Decoder, UnsupportedError
 from lambda_grpo.rollout.torch_step import TorchStep
 
@@ -86,8 +86,7 @@ class FastSampler:
         prompts = decoder.read([list(ids) for ids in numbers])
         step = _step(decoder)(decoder, prompts, prompt[order].to(device), self.max_new)
         logits = prompts.logits[prompt[order].to(device)]
-        with step.running():
-            tokens, logprobs, ends = self._loop(step, logits)
+        tokens, logprobs, ends = self._loop(step, logits)
         back = order.argsort()
         lengths = ends[back].tolist()
         return Sampled(
@@ -155,20 +154,6 @@ def _warpers(config: GenerationConfig) -> list[Any]:
 
 
 def _step(decoder: Decoder) -> type[TorchStep] | type[CompiledStep]:
-    if not CompiledStep.is_for(decoder):
-        return TorchStep
-    try:
-        library()
-    except CannotCompileError as error:
-        _say_once(f"sampling takes PyTorch instead of compiled code, which is slower: {error}")
-        return TorchStep
-    return CompiledStep
-
-
-_said: set[str] = set()
-
-
-def _say_once(message: str) -> None:
-    if message not in _said:
-        _said.add(message)
-        warnings.warn(message, stacklevel=3)
+    if CompiledStep.is_for(decoder) and is_available("sampling takes PyTorch instead of compiled code"):
+        return CompiledStep
+    return TorchStep

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -33,10 +31,6 @@ class TorchStep:
         places = torch.arange(prompts.keys.size(3), device=prompt.device)
         self.is_outside = places >= prompts.lengths[:, None]  # (U, P)
         self._group(prompt)
-
-    def running(self) -> AbstractContextManager[None]:
-        """What holds while it is at work: nothing."""
-        return nullcontext()
 
     def _group(self, prompt: Tensor) -> None:
         """Give each row a place beside the other rows of its prompt."""

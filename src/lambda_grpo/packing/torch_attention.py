@@ -1,4 +1,4 @@
-"""Attention over a `Layout`, behind transformers' own interface.
+"""Attention over a `Layout` in PyTorch, in any dtype, behind transformers' own interface.
 
 Each part is one call of torch's flash attention on the CPU. What a segment's token sees of its prompt and what of its
 own segment are two softmaxes over parts of its keys; with their log-sum-exps they join to the softmax over all keys. In

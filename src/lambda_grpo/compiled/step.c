@@ -4,21 +4,9 @@
 // come in panels of NR columns, [columns / NR][depth][NR], so that one kernel multiplies by weights and by the prompts'
 // keys and values alike: the rows of a group read their prompt's together.
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
+#include "vectors.h"
 
-// W floats make a vector; a tile of the product, MR rows by NV vectors, stays in registers.
-#if defined(__AVX512F__)
-enum { W = 16, NV = 3, MR = 8 };
-#elif defined(__AVX__)
-enum { W = 8, NV = 2, MR = 6 };
-#else
-enum { W = 4, NV = 2, MR = 6 };
-#endif
-enum { NR = W * NV };
-typedef float vec __attribute__((vector_size(W * 4), aligned(4), may_alias));
-typedef int ivec __attribute__((vector_size(W * 4), aligned(4), may_alias));
+int vector_width(void) { return W; }
 
 typedef struct {  // of one layer; matrices in panels, biases as long as their panels or NULL
     const float *norm, *qkv, *qkv_bias, *q_norm, *k_norm, *out, *out_bias, *mlp_norm, *gate_up, *gate_up_bias, *down,
@@ -36,75 +24,7 @@ typedef struct {
     float *keys, *values;                           // [layer][slot][kv_head], [head_dim][max_new], [max_new][head_dim]
 } Model;
 
-int panel_width(void) { return NR; }
-int vector_width(void) { return W; }
-
-static inline int up(int n, int m) { return (n + m - 1) / m * m; }
-
-static inline vec splat(float x) { return x - (vec){0}; }
-
-static inline float total(vec x) {
-    float sum = 0;
-    for (int j = 0; j < W; j++) sum += x[j];
-    return sum;
-}
-
-// e^x to 2e-7 of its value; 0 below -87
-static inline vec vexp(vec x) {
-    ivec tiny = x < splat(-87.0f);
-    x = (vec)(((ivec)x & ~tiny) | ((ivec)splat(-87.0f) & tiny));
-    vec n = x * splat(1.44269504f);
-    ivec k = __builtin_convertvector(n + (vec)(((ivec)n & 0x80000000) | (ivec)splat(0.5f)), ivec);  // to the nearest
-    vec m = __builtin_convertvector(k, vec);
-    vec r = x - m * splat(0.693145752f) - m * splat(1.42860677e-6f);
-    vec p = splat(1.0f / 5040);
-    p = p * r + splat(1.0f / 720);
-    p = p * r + splat(1.0f / 120);
-    p = p * r + splat(1.0f / 24);
-    p = p * r + splat(1.0f / 6);
-    p = p * r + splat(0.5f);
-    p = p * r + splat(1.0f);
-    p = p * r + splat(1.0f);
-    return (vec)(((ivec)(p * (vec)((k + 127) << 23))) & ~tiny);
-}
-
-// rows x NR of y = x w (+ bias) (+ add), w one panel
-static inline __attribute__((always_inline)) void tile(int rows, const float *x, int ldx, const float *w, int depth,
-                                                       const float *bias, const float *add, float *y, int ldy) {
-    vec sum[MR][NV];
-    for (int i = 0; i < rows; i++)
-        for (int j = 0; j < NV; j++) {
-            sum[i][j] = bias ? *(const vec *)(bias + j * W) : splat(0);
-            if (add) sum[i][j] += *(const vec *)(add + (size_t)i * ldy + j * W);
-        }
-    for (int k = 0; k < depth; k++, w += NR)
-        for (int i = 0; i < rows; i++) {
-            vec v = splat(x[(size_t)i * ldx + k]);
-            for (int j = 0; j < NV; j++) sum[i][j] += v * *(const vec *)(w + j * W);
-        }
-    for (int i = 0; i < rows; i++)
-        for (int j = 0; j < NV; j++) *(vec *)(y + (size_t)i * ldy + j * W) = sum[i][j];
-}
-
-// y [rows][ldy] = x [rows][depth] w (+ bias) (+ add, laid out as y); columns: a multiple of NR
-static void product(int rows, const float *x, int ldx, const float *w, int depth, int columns, const float *bias,
-                    const float *add, float *y, int ldy) {
-    for (int c = 0; c < columns; c += NR, w += (size_t)depth * NR) {
-        const float *b = bias ? bias + c : NULL;
-        int i = 0;
-        for (; i + MR <= rows; i += MR)
-            tile(MR, x + (size_t)i * ldx, ldx, w, depth, b, add ? add + (size_t)i * ldy + c : NULL,
-                 y + (size_t)i * ldy + c, ldy);
-        for (; i + 2 <= rows; i += 2)
-            tile(2, x + (size_t)i * ldx, ldx, w, depth, b, add ? add + (size_t)i * ldy + c : NULL,
-                 y + (size_t)i * ldy + c, ldy);
-        for (; i < rows; i++)
-            tile(1, x + (size_t)i * ldx, ldx, w, depth, b, add ? add + (size_t)i * ldy + c : NULL,
-                 y + (size_t)i * ldy + c, ldy);
-    }
-}
-
-static void rms_norm(int rows, int size, const float *x, int ldx, const float *weight, float epsilon, float *y,
+static inline void rms_norm(int rows, int size, const float *x, int ldx, const float *weight, float epsilon, float *y,
                      int ldy) {
     for (int i = 0; i < rows; i++, x += ldx, y += ldy) {
         vec sums = splat(0);
@@ -115,34 +35,6 @@ static void rms_norm(int rows, int size, const float *x, int ldx, const float *w
         float scale = 1 / sqrtf(squares / size + epsilon);
         for (int j = 0; j < size; j++) y[j] = x[j] * scale * weight[j];
     }
-}
-
-static void rotate(float *x, int size, const float *cos, const float *sin) {
-    for (int j = 0, half = size / 2; j < half; j++) {
-        float a = x[j], b = x[j + half];
-        x[j] = a * cos[j] - b * sin[j];
-        x[j + half] = b * cos[j + half] + a * sin[j + half];
-    }
-}
-
-// softmax of the first n of s in place, zeros up to `width`, a multiple of W
-static void softmax(float *s, int n, int width) {
-    for (int c = n; c < width; c++) s[c] = -INFINITY;
-    vec tops = *(vec *)s, sums = splat(0);
-    for (int c = W; c < width; c += W) {
-        vec x = *(vec *)(s + c);
-        ivec above = x > tops;
-        tops = (vec)(((ivec)x & above) | ((ivec)tops & ~above));
-    }
-    float top = tops[0];
-    for (int j = 1; j < W; j++) top = tops[j] > top ? tops[j] : top;
-    for (int c = 0; c < width; c += W) {
-        vec e = vexp(*(vec *)(s + c) - splat(top));
-        *(vec *)(s + c) = e;
-        sums += e;
-    }
-    float scale = 1 / total(sums);
-    for (int c = 0; c < width; c += W) *(vec *)(s + c) *= splat(scale);
 }
 
 // Attention of a run of rows that share a prompt: `q` [rows][ldq] (rotated and scaled), out [rows][heads * head_dim].
@@ -180,10 +72,9 @@ static void attend(const Model *m, int layer, int rows, const float *q, int ldq,
     }
 }
 
-// Rows `from` .. `to`: token t of each. x [row][hidden] is overwritten; slot, prompt, length: of each row; rows of one
-// prompt stand together. logits [row][up(vocabulary, NR)]. Returns 0, or 1 where memory is short.
-int step(const Model *m, int from, int to, float *x, const long *slot, const long *prompt, const long *lengths, int t,
-         float *logits) {
+// Rows `from` .. `to` of a step.
+static int some_rows(const Model *m, int from, int to, const float *x, const long *slot, const long *prompt,
+                     const long *lengths, int t, float *logits) {
     int n = to - from, H = m->hidden, hd = m->head_dim, C = m->max_new, I = up(m->intermediate, NR);
     int queries = m->heads * hd, keys = m->kv_heads * hd, Q = up(queries + 2 * keys, NR), Hn = up(H, NR);
     float *h = malloc(sizeof(float) * ((size_t)n * (2 * (size_t)Hn + Q + queries + 2 * I) +
@@ -202,8 +93,8 @@ int step(const Model *m, int from, int to, float *x, const long *slot, const lon
             float *z = q + (size_t)i * Q;
             if (w->q_norm) rms_norm(m->heads, hd, z, hd, w->q_norm, m->epsilon, z, hd);
             if (w->k_norm) rms_norm(m->kv_heads, hd, z + queries, hd, w->k_norm, m->epsilon, z + queries, hd);
-            for (int a = 0; a < m->heads + m->kv_heads; a++) rotate(z + a * hd, hd, cos, sin);
-            for (int j = 0; j < queries; j++) z[j] *= m->scale;
+            for (int a = 0; a < m->heads + m->kv_heads; a++)
+                rotate(z + a * hd, z + a * hd, hd, cos, sin, a < m->heads ? m->scale : 1);
             for (int b = 0; b < m->kv_heads; b++) {
                 size_t own = (((size_t)l * m->slots + slot[i]) * m->kv_heads + b) * hd * C;
                 const float *k = z + queries + b * hd, *v = k + keys;
@@ -231,4 +122,15 @@ int step(const Model *m, int from, int to, float *x, const long *slot, const lon
     product(n, h, H, m->head, H, V, NULL, NULL, logits + (size_t)from * V, V);
     free(h);
     return 0;
+}
+
+// Token t of n rows, in `parts` at the same time. x [row][hidden]; slot, prompt, length: of each row; rows of one prompt
+// stand together. logits [row][up(vocabulary, NR)]. Returns 0, or how many parts found no memory.
+int step(const Model *m, int n, int parts, const float *x, const long *slot, const long *prompt, const long *lengths,
+         int t, float *logits) {
+    int failed = 0;
+#pragma omp parallel for schedule(static, 1) reduction(+ : failed) if (parts > 1)
+    for (int p = 0; p < parts; p++)
+        failed += some_rows(m, n * p / parts, n * (p + 1) / parts, x, slot, prompt, lengths, t, logits);
+    return failed;
 }
