@@ -59,6 +59,80 @@ def test_a_batch_without_a_token_that_carries_loss(tmp_path):
     assert trainer._packs
 
 
+class Counted(LambdaGRPOTrainer):
+    """Notes each forward pass: whether it is for old log-probabilities, its result, and how many rows it read."""
+
+    def __init__(self, *args, **kwargs):
+        self.passes, self.rows = [], []
+        super().__init__(*args, **kwargs)
+
+    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+        output = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        self.passes.append((torch.is_grad_enabled(), args[1:3], output[0].detach()))
+        return output
+
+    def _packed_pass(self, model, ids, mask, keep):
+        self.rows.append(int(mask[:, -keep:].any(1).sum()))
+        return super()._packed_pass(model, ids, mask, keep)
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_known"),
+    [
+        ({}, True),
+        ({"temperature": 0.7}, True),
+        ({"top_k": 5}, False),  # drawn from another distribution than the model's
+        ({"sampler": "trl"}, False),
+        ({"error_correction": [1.0, 0.0, 0.0], "reflection_prompt": ","}, False),  # nobody sampled what is corrected
+        ({"gradient_accumulation_steps": 2}, None),  # the policy that drew them is the one that learns from them
+    ],
+    ids=["plain", "temperature", "top k", "TRL's sampler", "corrected", "not needed"],
+)
+def test_old_log_probabilities_are_the_samplers(settings, is_known, tmp_path):
+    settings = {"gradient_accumulation_steps": 1, "steps_per_generation": 2, "max_steps": 2, **settings}
+    trainer = make_trainer(config(tmp_path, beta=0.04, learning_rate=0.0, **settings), Counted)
+    trainer.train()
+    of_samples = [(args, logps) for has_grad, args, logps in trainer.passes if not has_grad]
+    if is_known is None:
+        assert len(of_samples) == 2  # the reference model's, at each generation
+        return
+    assert len(of_samples) == 2
+    assert len(trainer.rows) == (0 if is_known else 2) + 2 + 2  # old ones, the reference's, two steps; 16 rows each
+    (_, old), (_, reference) = of_samples
+    assert old.shape == reference.shape
+    torch.testing.assert_close(old, reference, rtol=1e-4, atol=1e-4)  # the reference is what the policy was
+    assert logged(trainer, "kl") == pytest.approx([0.0, 0.0], abs=1e-6)
+
+
+def test_what_the_reference_says_is_never_the_samplers(tmp_path):
+    """With LoRA the reference is the policy itself without its adapter."""
+    from peft import LoraConfig
+
+    trainer = make_trainer(
+        config(
+            tmp_path, beta=0.04, learning_rate=0.05, gradient_accumulation_steps=1, steps_per_generation=2, max_steps=4
+        ),
+        Counted,
+        peft_config=LoraConfig(target_modules="all-linear"),
+    )
+    trainer.train()
+    *_, (_, old), (_, reference) = [(args, logps) for has_grad, args, logps in trainer.passes if not has_grad]
+    assert (old - reference).abs().max() > 1e-3
+
+
+def test_rows_that_carry_no_loss_are_not_computed(tmp_path):
+    settings = {"objective": "devis_grpo", "select_best_and_worst": 1, "num_generations": 8, "learning_rate": 1e-3}
+    settings |= {"gradient_accumulation_steps": 1, "per_device_train_batch_size": 16, "num_iterations": 2}
+    found = {}
+    for packing in (True, False):
+        trainer = make_trainer(config(tmp_path, packing=packing, max_steps=4, **settings), Counted)
+        trainer.train()
+        assert trainer.rows == ([4, 4] * 2 if packing else [])  # two of each group
+        found[packing] = [logged(trainer, key) for key in ("loss", "grad_norm", "entropy", "reward")]
+    for ours, theirs in zip(found[True], found[False], strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-3, abs=1e-5)
+
+
 def test_what_is_saved_loads_in_transformers_as_it_was(tmp_path):
     trainer = trajectory(tmp_path, max_steps=1)
     trainer.save_model(str(tmp_path / "model"))

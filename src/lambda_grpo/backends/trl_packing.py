@@ -22,6 +22,7 @@ class PackingTrainer(GRPOTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._packs = self.args.packing and self._can_pack()
+        self._unused: tuple[Tensor, Tensor] | None = None  # (B,) rows without loss, and what stands for their logps
         if self._packs:
             packing.keep_freed_memory()
             for model in (self.model, self.ref_model):
@@ -41,6 +42,17 @@ class PackingTrainer(GRPOTrainer):
             and config.attention_dropout == 0.0
             and all(kind == "full_attention" for kind in kinds)
         )
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        if "tool_mask" in inputs:
+            is_unused = (inputs["completion_mask"] * inputs["tool_mask"]).sum(1) == 0
+            zeros = torch.zeros(inputs["completion_ids"].shape, device=is_unused.device)
+            old = inputs.get("old_per_token_logps")
+            self._unused = None if is_unused.all() else (is_unused, zeros if old is None else old)
+        try:
+            return super()._compute_loss(model, inputs)
+        finally:
+            self._unused = None
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -65,6 +77,8 @@ class PackingTrainer(GRPOTrainer):
                 compute_aux_loss,
                 **inputs,
             )
+        if self._unused is not None:
+            attention_mask = attention_mask * ~self._unused[0][:, None]
         pieces = [
             self._packed_pass(model, ids, mask, logits_to_keep)
             for ids, mask in zip(
@@ -74,6 +88,8 @@ class PackingTrainer(GRPOTrainer):
             )
         ]
         logps = torch.cat([logps for logps, _ in pieces])
+        if self._unused is not None:
+            logps = torch.where(self._unused[0][:, None], self._unused[1], logps)
         entropies = (
             torch.cat([entropies for _, entropies in pieces if entropies is not None]) if compute_entropy else None
         )

@@ -65,6 +65,11 @@ class FastSampler:
         self.greedy = not config.do_sample
         self.warpers = LogitsProcessorList([] if self.greedy else _warpers(config))
 
+    @property
+    def keeps_distribution(self) -> bool:
+        """Whether log-probabilities are the model's at this temperature: no token is left out of what is drawn from."""
+        return not self.greedy and all(isinstance(warper, TemperatureLogitsWarper) for warper in self.warpers)
+
     @torch.no_grad()
     def __call__(self, model: Any, prompt_ids: list[list[int]]) -> Sampled:
         """One completion for each prompt; a prompt that is to have several stands there as often.
