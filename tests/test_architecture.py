@@ -28,7 +28,7 @@ ALLOWED = {
     "packing": {"compiled"},
     "backends": {"objective", "lambda_state", "packing", "rollout", "tasks", "runs"},
     "report": {"runs"},
-    "bench": {"objective"},
+    "bench": {"bench_steps", "objective"},
     "bench_study": {"models", "parallel", "recipe", "tasks", "training", "training_data"},
     "parallel": set(),
     "bench_steps": {"backends", "base_policy"},

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambda_grpo import bench, group_advantages, loss_normalizer, response_weights
+from lambda_grpo import bench, bench_steps, group_advantages, loss_normalizer, response_weights
 from lambda_grpo.bench import BENCHMARKS, Benchmark, measure, plain_group_stage
+from tests.rollout.models import make_model
 
 ROWS = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.integers(1, 500), st.integers(0, 3)), min_size=1, max_size=30)
 
@@ -38,7 +39,10 @@ def test_pairs_alternate_and_the_ratio_is_the_peers_time_over_ours():
 
 
 def test_the_names_that_others_rely_on_are_there():
-    names = {"step_short", "step_long", "step_prompt", "generate_short", "generate_long", "lambda_overhead"}
+    names = {
+        "step_short", "step_long", "step_prompt", "generate_short", "generate_long", "lambda_overhead",
+        "study_throughput",
+    }  # fmt: skip
     assert names <= BENCHMARKS.keys()
 
 
@@ -46,12 +50,33 @@ def test_every_step_runs(monkeypatch):
     """Two steps of each workload on each side, in processes of their own; no time is asserted."""
     monkeypatch.setattr(bench, "WARM_STEPS", 0)
     monkeypatch.setattr(bench, "STEPS", 2)
-    found = {name: measure(BENCHMARKS[name], 1) for name in BENCHMARKS if name.startswith(("step_", "generate_"))}
-    found["lambda_overhead"] = measure(BENCHMARKS["lambda_overhead"], 1)
-    for name, measurement in found.items():
+    names = [name for name in BENCHMARKS if name.startswith(("step_", "generate_"))] + ["lambda_overhead"]
+    for name in names:
+        measurement = measure(BENCHMARKS[name], 1)
         assert measurement.pairs == 1
+        assert all(0 < share < 1 for share in measurement.of_matrix_rate.values())
         for seconds in measurement.seconds.values():
             phases = [seconds[phase] for phase in ("generate", "forward", "backward", "rest")]
             assert sum(phases) == pytest.approx(seconds["step"])
             assert min(phases[:3]) > 0
             assert (15 < seconds["mean_length"] < 22) == ("short" in name or name == "lambda_overhead")
+
+
+def test_a_study_and_its_peer_run(monkeypatch):
+    monkeypatch.setattr(bench, "STUDY_STEPS", 2)
+    monkeypatch.setattr(bench, "STUDY_SEEDS", 1)
+    found = measure(BENCHMARKS["study_throughput"], 1)
+    assert found.seconds["ours"]["study"] == pytest.approx(4 * found.seconds["ours"]["run"])
+    assert 0 < found.seconds["ours"]["start"] < found.seconds["ours"]["study"]
+
+
+def test_operations_by_hand():
+    """Two prompts of 3 and 2 tokens, one of them twice; a layer's matrices, token by token and pair by pair."""
+    model = make_model("qwen2")
+    hidden, inner, layers, vocabulary = 48, 80, 3, 61
+    token = layers * 2 * (4 * hidden * 64 + 3 * hidden * inner)  # four heads of 16, three matrices of the MLP
+    pair = layers * 4 * 64
+    pairs = 9 / 2 + 4 / 2 + 2 * (4 * 3 + 16 / 2) + (1 * 2 + 1 / 2)
+    expected = token * (3 + 2 + 4 + 4 + 1) + pair * pairs + 2 * 9 * hidden * vocabulary
+    found = bench_steps.operations(model, [[1, 2, 3], [1, 2, 3], [4, 5]], [[5] * 4, [6] * 4, [7]])
+    assert found == pytest.approx(expected)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from scipy.stats import quantile_test
 
+from lambda_grpo import bench_steps
 from lambda_grpo.objective import group_advantages, loss_normalizer, policy_loss, response_weights
 
 Work = Callable[[], dict[str, float]]  # returns the seconds that it took, by phase
@@ -49,6 +50,8 @@ class Measurement:
 
     ci95: the median's, by order statistics; None where the pairs are too few for one.
     seconds: medians of ours and of the peer, by phase.
+    of_matrix_rate: of ours by phase, the operations that the maths needs a second, as a share of what large products
+        reach on this machine; None where they aren't counted.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Measurement:
     ci95: tuple[float, float] | None
     pairs: int
     seconds: dict[str, dict[str, float]]
+    of_matrix_rate: dict[str, float] | None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,6 +77,10 @@ def measure(benchmark: Benchmark, pairs: int | None = None) -> Measurement:
     runs = _runs(benchmark.make, pairs or benchmark.pairs)
     ratios = sorted(peer[benchmark.phase] / ours[benchmark.phase] for ours, peer in runs)
     interval: Any = quantile_test(ratios, p=0.5).confidence_interval(0.95)
+    seconds = {
+        side: {phase: statistics.median(run[number][phase] for run in runs) for phase in runs[0][number]}
+        for number, side in enumerate(("ours", "peer"))
+    }
     return Measurement(
         name=benchmark.name,
         what=benchmark.what,
@@ -81,11 +89,15 @@ def measure(benchmark: Benchmark, pairs: int | None = None) -> Measurement:
         ratio_max=ratios[-1],
         ci95=None if math.isnan(interval.low + interval.high) else (float(interval.low), float(interval.high)),
         pairs=len(ratios),
-        seconds={
-            side: {phase: statistics.median(run[number][phase] for run in runs) for phase in runs[0][number]}
-            for number, side in enumerate(("ours", "peer"))
-        },
+        seconds=seconds,
+        of_matrix_rate=_of_matrix_rate(seconds["ours"]) if "operations" in seconds["ours"] else None,
     )
+
+
+def _of_matrix_rate(seconds: dict[str, float]) -> dict[str, float]:
+    rate = bench_steps.matrix_rate()
+    passes = {"generate": 1, "forward": 1, "backward": 2}  # sampling reads each token once, as a forward does
+    return {phase: count * seconds["operations"] / seconds[phase] / rate for phase, count in passes.items()}
 
 
 @functools.cache  # a step and its generation come from the same runs
@@ -192,19 +204,43 @@ def _steps(workload: str, ours: str, peer: str) -> tuple[Work, Work]:
     """Training steps of two trainers, each in a process of its own."""
 
     def work(side: str) -> Work:
-        def run() -> dict[str, float]:
-            command = [sys.executable, "-m", "lambda_grpo.bench_steps", workload, side, str(WARM_STEPS), str(STEPS)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode != 0:
-                raise RuntimeError(f"{' '.join(command)} fails: {done.stderr.strip()[-2000:]}")
-            found = json.loads(done.stdout.splitlines()[-1])
-            return {**found["seconds"], "mean_length": found["mean_length"], "peak_mib": found["peak_mib"]}
-
-        return run
+        return lambda: _flat(_process("lambda_grpo.bench_steps", workload, side, WARM_STEPS, STEPS))
 
     return work(ours), work(peer)
 
 
+def _steps_in_this_process(workload: str) -> tuple[Work, Work]:
+    """The same in one process for both, which flatters ours."""
+
+    def work(side: str) -> Work:
+        return lambda: _flat(bench_steps.run(bench_steps.WORKLOADS[workload], side, WARM_STEPS, STEPS))
+
+    return work("dapo"), work(bench_steps.STOCK)
+
+
+def _flat(found: dict[str, Any]) -> dict[str, float]:
+    """Seconds by phase, with what else was found beside them."""
+    return {**found.pop("seconds"), **found}
+
+
+def _study() -> tuple[Work, Work]:
+    """A whole study, and one run of stock TRL; seconds a run."""
+    return (
+        lambda: _process("lambda_grpo.bench_study", "ours", STUDY_STEPS, STUDY_SEEDS),
+        lambda: _process("lambda_grpo.bench_study", "trl", STUDY_STEPS, 1),
+    )
+
+
+def _process(module: str, *words: str | int) -> Any:
+    """What a module prints, as JSON, in its last line."""
+    command = [sys.executable, "-m", module, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} fails: {done.stderr.strip()[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+STUDY_STEPS, STUDY_SEEDS = 60, 10
 WARM_STEPS, STEPS = 3, 10  # of a training in a process of its own
 AGAINST_TRL = {name: partial(_steps, name, "dapo", "trl") for name in ("short", "long", "prompt")}
 WORDS = {
@@ -225,6 +261,22 @@ BENCHMARKS = {
         *(
             Benchmark(f"generate_{name}", f"its generation, {WORDS[name]}", 7, AGAINST_TRL[name], "generate")
             for name in WORDS
+        ),
+        *(
+            Benchmark(
+                f"step_{name}_one_process",
+                f"step_{name}, both in one process",
+                3,
+                partial(_steps_in_this_process, name),
+            )
+            for name in WORDS
+        ),
+        Benchmark(
+            "study_throughput",
+            "a run of a study (4 objectives, 10 seeds, 60 steps, side by side), against one of stock TRL by itself",
+            3,
+            _study,
+            "run",
         ),
         Benchmark(
             "lambda_overhead",

@@ -45,7 +45,7 @@ STOCK = "trl"  # the side that is stock TRL with its dapo loss; any other is an 
 
 
 def run(workload: Workload, side: str, warm: int, steps: int) -> dict[str, Any]:
-    """Medians over steps of seconds by phase, mean length, and peak memory in MiB.
+    """Medians over steps of seconds by phase and of the operations that a step needs, mean length, peak memory in MiB.
 
     warm: steps before those that count.
     """
@@ -82,7 +82,12 @@ def run(workload: Workload, side: str, warm: int, steps: int) -> dict[str, Any]:
     }
     seconds["rest"] = seconds["step"] - seconds["generate"] - seconds["forward"] - seconds["backward"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": seconds, "mean_length": statistics.mean(lengths[warm:]), "peak_mib": peak}
+    return {
+        "seconds": seconds,
+        "operations": statistics.median(step["operations"] for step in phases.steps[warm:]),
+        "mean_length": statistics.mean(lengths[warm:]),
+        "peak_mib": peak,
+    }
 
 
 class _Phases:
@@ -92,7 +97,14 @@ class _Phases:
         self.steps: list[dict[str, float]] = []
         self.now: dict[str, float] = {}
         self.start = 0.0
-        trainer._generate_single_turn = self._timed("generate", trainer._generate_single_turn)
+        generate = self._timed("generate", trainer._generate_single_turn)
+
+        def counted(prompt_ids: list[list[int]], *rest: Any, **settings: Any) -> Any:
+            result = generate(prompt_ids, *rest, **settings)
+            self.now["operations"] = operations(trainer.model, prompt_ids, result[0])
+            return result
+
+        trainer._generate_single_turn = counted
         trainer._compute_loss = self._timed("forward", trainer._compute_loss)
         trainer.accelerator.backward = self._timed("backward", trainer.accelerator.backward)
         step = trainer.training_step
@@ -117,6 +129,40 @@ class _Phases:
             return result
 
         return timed
+
+
+def operations(model: Any, prompt_ids: list[list[int]], completion_ids: list[list[int]]) -> float:
+    """Floating-point operations of a forward over each prompt once and each completion, without padding.
+
+    Sampling needs as many: it reads each token once, too. A backward needs twice as many.
+    """
+    config = model.config
+    matrices = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and ".layers." in name)
+    scores = 2 * config.num_hidden_layers * config.num_attention_heads * model.model.layers[0].self_attn.head_dim
+    different = {tuple(prompt): len(prompt) for prompt in prompt_ids}
+    total = sum(2 * matrices * n + scores * n * n for n in different.values())  # half of n² pairs, two products each
+    for prompt, completion in zip(prompt_ids, completion_ids, strict=True):
+        n = len(completion)
+        total += 2 * n * (matrices + config.hidden_size * config.vocab_size)
+        total += 2 * scores * n * (len(prompt) + n / 2)
+    return total
+
+
+def matrix_rate() -> float:
+    """Floating-point operations a second that this machine reaches in products of large float32 matrices."""
+    import torch
+
+    size = 2048
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    products = [lambda: a @ b]
+    if torch.backends.mkldnn.is_available():  # faster than torch's own choice on some processors
+        products.append(lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""))
+    best = float("inf")
+    for product in products * 8:
+        start = time.perf_counter()
+        product()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
 
 
 def _tokenizer() -> Any:

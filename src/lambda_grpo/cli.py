@@ -216,6 +216,9 @@ def _bench(options: argparse.Namespace, rest: list[str]) -> None:
                     f"{name} {seconds[name]:.3f}" for name in ("generate", "forward", "backward", "rest")
                 )
                 print(f"      {side}: {seconds['step']:.3f} s ({phases}), peak {seconds['peak_mib']:.0f} MiB")
+        if m.of_matrix_rate is not None:
+            shares = ", ".join(f"{phase} {share:.2f}" for phase, share in m.of_matrix_rate.items())
+            print(f"      ours, of the machine's matrix rate: {shares}")
 
 
 def _import(module: str, extra: str) -> Any:

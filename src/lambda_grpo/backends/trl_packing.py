@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,15 @@ from trl import GRPOTrainer
 
 from lambda_grpo import packing
 from lambda_grpo.rollout.decoder import MODEL_TYPES
+
+
+@dataclass(frozen=True)
+class StandIns:
+    """(B,) rows that aren't computed, and the (B, T) log-probabilities and entropies that they have instead."""
+
+    rows: Tensor
+    logps: Tensor
+    entropies: Tensor
 
 
 class PackingTrainer(GRPOTrainer):
@@ -22,7 +32,14 @@ class PackingTrainer(GRPOTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._packs = self.args.packing and self._can_pack()
-        self._unused: tuple[Tensor, Tensor] | None = None  # (B,) rows without loss, and what stands for their logps
+        self._stand_ins: StandIns | None = None
+        # TRL's condition: whether the policy moves between sampling and the loss
+        generate_every = self.args.steps_per_generation * self.num_iterations
+        self._samples_are_old = self.args.gradient_accumulation_steps % generate_every != 0
+        # whether a row without an advantage has no part in the gradient, and what is known of it is the policy's still
+        self._only_advantages_count = not (
+            self._samples_are_old or self.beta or self._entropy_bonus_enabled or self.top_entropy_quantile < 1.0
+        )
         if self._packs:
             packing.keep_freed_memory()
             for model in (self.model, self.ref_model):
@@ -44,15 +61,29 @@ class PackingTrainer(GRPOTrainer):
         )
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
-        if "tool_mask" in inputs:
-            is_unused = (inputs["completion_mask"] * inputs["tool_mask"]).sum(1) == 0
-            zeros = torch.zeros(inputs["completion_ids"].shape, device=is_unused.device)
-            old = inputs.get("old_per_token_logps")
-            self._unused = None if is_unused.all() else (is_unused, zeros if old is None else old)
+        if self._packs:
+            self._stand_ins = self._rows_to_leave_out(inputs)
         try:
             return super()._compute_loss(model, inputs)
         finally:
-            self._unused = None
+            self._stand_ins = None
+
+    def _rows_to_leave_out(self, inputs: dict[str, Any]) -> StandIns | None:
+        shape, device = inputs["completion_ids"].shape, inputs["completion_ids"].device
+        is_left_out = torch.zeros(shape[0], dtype=torch.bool, device=device)
+        logps, entropies = inputs.get("old_per_token_logps"), None
+        if "tool_mask" in inputs:
+            is_left_out |= (inputs["completion_mask"] * inputs["tool_mask"]).sum(1) == 0
+        if "known_logps" in inputs and self._only_advantages_count:
+            is_known = ~inputs["known_logps"].isnan().any(1)
+            is_left_out |= inputs["has_no_advantage"] & is_known
+            logps, entropies = (inputs[name].nan_to_num(0.0) for name in ("known_logps", "known_entropies"))
+        if is_left_out.all():
+            is_left_out[0] = False  # the loss has to have a graph
+        if not is_left_out.any():
+            return None
+        zeros = torch.zeros(shape, device=device)
+        return StandIns(is_left_out, zeros if logps is None else logps, zeros if entropies is None else entropies)
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -77,8 +108,8 @@ class PackingTrainer(GRPOTrainer):
                 compute_aux_loss,
                 **inputs,
             )
-        if self._unused is not None:
-            attention_mask = attention_mask * ~self._unused[0][:, None]
+        if self._stand_ins is not None:
+            attention_mask = attention_mask * ~self._stand_ins.rows[:, None]
         pieces = [
             self._packed_pass(model, ids, mask, logits_to_keep)
             for ids, mask in zip(
@@ -88,11 +119,13 @@ class PackingTrainer(GRPOTrainer):
             )
         ]
         logps = torch.cat([logps for logps, _ in pieces])
-        if self._unused is not None:
-            logps = torch.where(self._unused[0][:, None], self._unused[1], logps)
         entropies = (
             torch.cat([entropies for _, entropies in pieces if entropies is not None]) if compute_entropy else None
         )
+        if self._stand_ins is not None:
+            rows = self._stand_ins.rows[:, None]
+            logps = torch.where(rows, self._stand_ins.logps, logps)
+            entropies = None if entropies is None else torch.where(rows, self._stand_ins.entropies, entropies)
         return logps, entropies, None
 
     def _packed_pass(self, model: Any, ids: Tensor, mask: Tensor, keep: int) -> tuple[Tensor, Tensor | None]:

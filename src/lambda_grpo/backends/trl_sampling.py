@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -20,17 +21,17 @@ class SamplingTrainer(PackingTrainer):
     sampler doesn't know goes to TRL's generation, which is said once. So does a GPU, silently: there the sampler hasn't
     been measured.
 
-    Where TRL computes the log-probabilities of samples under the policy that drew them, which are old when a generated
-    batch makes several steps, those of the sampler are taken.
+    The sampler knows the log-probabilities and entropies of what it draws. They are taken where TRL computes old
+    log-probabilities, and go with the batch as `known_logps` and `known_entropies`: (B, T), NaN in rows that were made
+    in another way.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._fast_sampler: FastSampler | None = None
-        self._known_logps: dict[tuple[int, ...], list[float]] = {}  # of this batch, by (*prompt, -1, *completion)
-        # TRL's condition
-        generate_every = self.args.steps_per_generation * self.num_iterations
-        self._needs_old_logps = self.args.gradient_accumulation_steps % generate_every != 0
+        self._awaits_old_logps = False
+        # log-probabilities and entropies of this batch's samples, by (*prompt, -1, *completion)
+        self._known: dict[tuple[int, ...], tuple[list[float], list[float]]] = {}
         is_elsewhere = (
             self.use_vllm or self.use_transformers_continuous_batching or self.accelerator.device.type != "cpu"
         )
@@ -64,41 +65,54 @@ class SamplingTrainer(PackingTrainer):
                     torch.no_grad(),
                 ):
                     sampled = self._fast_sampler(model, prompt_ids)
-                if self._needs_old_logps and self._fast_sampler.keeps_distribution:
-                    rows = zip(prompt_ids, sampled.ids, sampled.logprobs, strict=True)
-                    self._known_logps.update({(*prompt, -1, *ids): logps for prompt, ids, logps in rows})
+                if self._fast_sampler.keeps_distribution:
+                    known = zip(sampled.logprobs, sampled.entropies, strict=True)
+                    for prompt, ids, values in zip(prompt_ids, sampled.ids, known, strict=True):
+                        self._known[(*prompt, -1, *ids)] = values
                 return sampled.ids, None
             except UnsupportedError as error:
                 self._fall_back(error)
         return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        try:
-            return super()._generate_and_score_completions(inputs)
-        finally:
-            self._known_logps = {}
+        self._awaits_old_logps = self._samples_are_old
+        output = super()._generate_and_score_completions(inputs)
+        if self._known:
+            parts = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+            output["known_logps"], output["known_entropies"] = self._look_up(*(output[part] for part in parts))
+        self._known = {}
+        return output
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *rest: Any, **settings: Any
     ) -> Any:
-        known, self._known_logps = self._known_logps, {}  # the policy's are TRL's first call after generation
-        if known:
-            logps = torch.zeros(len(input_ids), logits_to_keep)
-            for row, ids, mask in zip(logps, input_ids, attention_mask.bool(), strict=True):
-                prompt, completion = (
-                    part[where].tolist()
-                    for part, where in zip(
-                        (ids[:-logits_to_keep], ids[-logits_to_keep:]),
-                        (mask[:-logits_to_keep], mask[-logits_to_keep:]),
-                        strict=True,
-                    )
-                )
-                found = known.get((*prompt, -1, *completion))
-                if found is None:  # text that wasn't sampled is in it
-                    break
-                row[: len(found)] = torch.tensor(found)
-            else:
+        if self._awaits_old_logps:  # the first thing that TRL asks for after generation
+            self._awaits_old_logps = False
+            parts = [part for both in (input_ids, attention_mask) for part in _split(both, logits_to_keep)]
+            logps, _ = self._look_up(parts[0], parts[2], parts[1], parts[3])
+            if not logps.isnan().any():
                 return logps, None, None
-        return super()._get_per_token_logps_and_entropies(
-            model, input_ids, attention_mask, logits_to_keep, *rest, **settings
-        )
+        arguments = (model, input_ids, attention_mask, logits_to_keep, *rest)
+        arguments = (model, input_ids, attention_mask, logits_to_keep, *rest)
+        return super()._get_per_token_logps_and_entropies(*arguments, **settings)
+
+    def _look_up(
+        self, prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor, completion_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(B, T) log-probabilities and entropies of padded rows, 0 behind their ends; NaN where they aren't known."""
+        width = completion_ids.size(1)
+        rows = zip(
+            prompt_ids.tolist(), prompt_mask.sum(1).tolist(), completion_ids.tolist(), completion_mask.sum(1).tolist(),
+            strict=True,
+        )  # fmt: skip
+        unknown = ([math.nan] * width,) * 2
+        found = []
+        for prompt, m, completion, n in rows:
+            known = self._known.get((*prompt[len(prompt) - m :], -1, *completion[:n]), unknown)
+            found.append([[*values, *[0.0] * (width - len(values))] for values in known])
+        logps, entropies = torch.tensor(found).unbind(1)
+        return logps, entropies
+
+
+def _split(rows: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    return rows[:, :-keep], rows[:, -keep:]

@@ -124,6 +124,7 @@ class LambdaGRPOTrainer(RolloutTrainer):
         output = super()._generate_and_score_completions(inputs)
         if self.objective.advantage_min is not None:
             output["advantages"] = output["advantages"].clamp(min=self.objective.advantage_min)
+        output["has_no_advantage"] = output["advantages"] == 0  # (B,)
         batch = self._gather_batch(output)
         if not self.objective.learnable:  # once for all micro-batches
             batch = replace(batch, fixed_weights=batch.weights(self.objective, self._lambda))
@@ -165,6 +166,9 @@ class LambdaGRPOTrainer(RolloutTrainer):
     @torch.no_grad()
     def _entropies(self, output: dict[str, Any]) -> Tensor:
         """(B, T) of the policy that sampled, also for completions that truncation masking hides."""
+        known = output.get("known_entropies")
+        if known is not None and not known.isnan().any():
+            return known
         completion_ids = output["completion_ids"]
         lengths = torch.tensor([len(mask) for mask in self._token_mask], device=completion_ids.device)
         mask = torch.arange(completion_ids.size(1), device=lengths.device) < lengths[:, None]

@@ -129,7 +129,7 @@ static int some_rows(const Model *m, int from, int to, const float *x, const lon
 int step(const Model *m, int n, int parts, const float *x, const long *slot, const long *prompt, const long *lengths,
          int t, float *logits) {
     int failed = 0;
-#pragma omp parallel for schedule(static, 1) reduction(+ : failed) if (parts > 1)
+#pragma omp parallel for schedule(static, 1) reduction(+ : failed)
     for (int p = 0; p < parts; p++)
         failed += some_rows(m, n * p / parts, n * (p + 1) / parts, x, slot, prompt, lengths, t, logits);
     return failed;

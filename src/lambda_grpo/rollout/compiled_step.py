@@ -11,7 +11,6 @@ from torch.nn import functional
 from lambda_grpo.compiled import address, library
 from lambda_grpo.rollout.decoder import Decoder, Layer, Prompts
 
-FEW_ROWS = 8  # wait for the weights to be read, not for arithmetic
 POINTER, INT, FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 
 
@@ -85,7 +84,7 @@ class CompiledStep:
         x = self.decoder.embedding[tokens]
         logits = torch.empty(n, _up(vocabulary, self.wide))
         failed = self.library.step(
-            ctypes.byref(self.model), n, torch.get_num_threads() if n >= FEW_ROWS else 1, address(x),
+            ctypes.byref(self.model), n, min(torch.get_num_threads(), n), address(x),
             address(self.slot), address(self.prompt), address(self.length), t, address(logits),
         )  # fmt: skip
         if failed:

@@ -35,13 +35,15 @@ NEUTRAL = {
 
 @dataclass(frozen=True)
 class Sampled:
-    """Completions in the order of their prompts: token ids, with the one that ends them where they end, and log-probs.
+    """Completions in the order of their prompts: token ids, with the one that ends them where they end.
 
     logprobs: of each token under the distribution that it was drawn from, temperature and truncation included.
+    entropies: of those distributions, in nats.
     """
 
     ids: list[list[int]]
     logprobs: list[list[float]]
+    entropies: list[list[float]]
 
 
 class FastSampler:
@@ -91,25 +93,24 @@ class FastSampler:
         prompts = decoder.read([list(ids) for ids in numbers])
         step = _step(decoder)(decoder, prompts, prompt[order].to(device), self.max_new)
         logits = prompts.logits[prompt[order].to(device)]
-        tokens, logprobs, ends = self._loop(step, logits)
+        *columns, ends = self._loop(step, logits)
         back = order.argsort()
         lengths = ends[back].tolist()
         return Sampled(
-            [row[:length] for row, length in zip(tokens[back].tolist(), lengths, strict=True)],
-            [row[:length] for row, length in zip(logprobs[back].tolist(), lengths, strict=True)],
+            *([row[:length] for row, length in zip(column[back].tolist(), lengths, strict=True)] for column in columns)
         )
 
-    def _loop(self, step: TorchStep | CompiledStep, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(n, max_new) tokens and log-probabilities, and (n,) lengths, all on the CPU."""
+    def _loop(self, step: TorchStep | CompiledStep, logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(n, max_new) tokens, log-probabilities and entropies, and (n,) lengths, all on the CPU."""
         n, device = len(logits), logits.device
         eos = self.eos.to(device)
         tokens = torch.zeros(n, self.max_new, dtype=torch.long, device=device)
-        logprobs = torch.zeros(n, self.max_new, device=device)
+        logprobs, entropies = torch.zeros(2, n, self.max_new, device=device)
         ends = torch.full((n,), self.max_new, device=device)
         rows, is_done = torch.arange(n, device=device), torch.zeros(n, dtype=torch.bool, device=device)
         for t in range(self.max_new):
-            new, logprob = self._choose(logits)
-            tokens[rows, t], logprobs[rows, t] = new, logprob
+            new, logprobs[rows, t], entropies[rows, t] = self._choose(logits)
+            tokens[rows, t] = new
             ends_here = torch.isin(new, eos) & ~is_done
             ends[rows[ends_here]] = t + 1
             is_done = is_done | ends_here
@@ -121,18 +122,19 @@ class FastSampler:
                 step.keep(live)
                 rows, new, is_done = rows[live], new[live], is_done[live]
             logits = step(new, t)
-        return tokens.cpu(), logprobs.cpu(), ends.cpu()
+        return tokens.cpu(), logprobs.cpu(), entropies.cpu(), ends.cpu()
 
-    def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, V) -> (n,) tokens and their log-probabilities."""
+    def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(n, V) -> (n,) tokens, their log-probabilities, and the distributions' entropies."""
         logits = logits.float()
         if len(self.warpers) > 0:
             logits = self.warpers(None, logits)
         log_p = logits.log_softmax(-1)
+        p = log_p.exp()
         # of exponential variates with rates p, −ln u / p, the least is number i with probability p_i
-        race = log_p if self.greedy else log_p.exp() / torch.rand_like(log_p).log_().neg_()
+        race = log_p if self.greedy else p / torch.rand_like(p).log_().neg_()
         chosen = race.argmax(-1)
-        return chosen, log_p.gather(1, chosen[:, None])[:, 0]
+        return chosen, log_p.gather(1, chosen[:, None])[:, 0], torch.special.entr(p).sum(-1)
 
 
 def check_settings(config: GenerationConfig) -> None:
