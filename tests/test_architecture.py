@@ -31,6 +31,7 @@ ALLOWED = {
     "bench": {"bench_steps", "objective"},
     "bench_study": {"models", "parallel", "recipe", "tasks", "training", "training_data"},
     "parallel": set(),
+    "preload": {"training"},
     "bench_steps": {"backends", "base_policy"},
     "recipe": {"backends", "validation"},
     "resume": {"models", "recipe", "runs"},

@@ -8,7 +8,7 @@ import pytest
 
 from lambda_grpo.parallel import Call, Outcome, run_all
 
-IMPORTS = ["tests.parallel_calls"]
+PRELOAD = "tests.parallel_calls"
 
 
 def call(tmp_path, name, *arguments):
@@ -17,7 +17,7 @@ def call(tmp_path, name, *arguments):
 
 def test_each_call_has_a_fresh_process_and_its_own_output(tmp_path):
     calls = [call(tmp_path, "double", x) for x in range(5)]
-    outcomes = sorted(run_all(calls, imports=IMPORTS, processes=2, threads=1), key=lambda outcome: outcome.number)
+    outcomes = sorted(run_all(calls, preload=PRELOAD, processes=2, threads=1), key=lambda outcome: outcome.number)
     assert [outcome.number for outcome in outcomes] == list(range(5))
     assert [outcome.result[:3] for outcome in outcomes] == [(2 * x, 1, 1) for x in range(5)]
     assert len({outcome.result[3] for outcome in outcomes}) == 5
@@ -29,7 +29,7 @@ def test_a_failure_is_told_and_stops_no_other(tmp_path):
         call(tmp_path, "fail", "no such reward"), call(tmp_path, "kill"), call(tmp_path, "double", 4),
         call(tmp_path, "leave"), Call("tests.parallel_calls:nothing", (), tmp_path / "nothing.txt"),
     ]  # fmt: skip
-    outcomes = sorted(run_all(calls, imports=IMPORTS, processes=1), key=lambda outcome: outcome.number)
+    outcomes = sorted(run_all(calls, preload=PRELOAD, processes=1), key=lambda outcome: outcome.number)
     assert outcomes[0] == Outcome(0, failure="ValueError: no such reward")
     assert outcomes[1] == Outcome(1, failure="its process was killed by signal 9")
     assert outcomes[2].result[0] == 8
@@ -41,7 +41,7 @@ def test_a_failure_is_told_and_stops_no_other(tmp_path):
 def test_who_stops_listening_ends_what_is_under_way(tmp_path):
     paths = [tmp_path / f"{number}" for number in range(3)]
     calls = [call(tmp_path, "double", 1), *(call(tmp_path, "sleep", str(path)) for path in paths)]
-    outcomes = run_all(calls, imports=IMPORTS, processes=2)
+    outcomes = run_all(calls, preload=PRELOAD, processes=2)
     next(outcomes)
     while not all(path.exists() and path.read_text() for path in paths[:2]):
         time.sleep(0.05)

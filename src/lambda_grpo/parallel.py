@@ -43,7 +43,7 @@ def cores() -> int:
 
 
 def run_all(
-    calls: Sequence[Call], *, imports: Sequence[str], processes: int | None = None, threads: int = 1
+    calls: Sequence[Call], *, preload: str = "lambda_grpo.preload", processes: int | None = None, threads: int = 1
 ) -> Iterator[Outcome]:
     """Make calls side by side, in their order, and yield each as it ends.
 
@@ -51,13 +51,13 @@ def run_all(
     the calls that are under way are ended.
 
     Args:
-        imports: modules that are imported once, before the first call. None of them may start threads.
+        preload: a module that is imported once, before the first call. It may not start threads.
         processes: at the same time; the number of cores by default.
         threads: of torch in each.
     """
     context: Any = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
     if sys.platform != "win32":
-        context.set_forkserver_preload(list(imports))
+        context.set_forkserver_preload([preload])
     running: set[Any] = set()
     stopping = threading.Event()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from itertools import islice
@@ -42,13 +42,21 @@ METRIC_NAMES = {"completions/mean_length": "completion_length_mean"}
 REPORTERS = {"clearml", "comet_ml", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"}
 
 
-def train(recipe_path: str | None = None, overrides: Sequence[str] = (), *, resume: bool = False) -> Run:
+def train(
+    recipe_path: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    before: Mapping[str, Any] | None = None,
+) -> Run:
     """Train as a recipe says.
 
     Args:
         recipe_path: a recipe file, None for the demonstration.
         overrides: a command line's `--key value` pairs.
         resume: go on from the last good checkpoint in `--output_dir`, with the settings written there.
+        before: what `eval/before.json` of another run of the same policy, task and sampling holds, so that it isn't
+            evaluated again.
 
     Returns:
         The finished run.
@@ -75,7 +83,7 @@ def train(recipe_path: str | None = None, overrides: Sequence[str] = (), *, resu
     run = Run(recipe.training.output_dir)
     if _is_main_process():
         run.check_free()
-    return _Training(recipe, run).start()
+    return _Training(recipe, run).start(before)
 
 
 class _Training:
@@ -127,11 +135,14 @@ class _Training:
             return task, None
         return task, load_task(settings.task, "test", size=settings.eval_size, seed=settings.task_seed)
 
-    def start(self) -> Run:
+    def start(self, before: Mapping[str, Any] | None) -> Run:
         trainer = self._trainer()
         if trainer.is_world_process_zero():
             Run.create(self.run.path, self._config())
-        self._evaluate(trainer, "before")
+        if before is None:
+            self._evaluate(trainer, "before")
+        elif trainer.is_world_process_zero():
+            self.run.log_evaluation("before", before)
         trainer.train()
         return self._finish(trainer)
 
