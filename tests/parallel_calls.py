@@ -19,6 +19,29 @@ def fail(message):
     raise ValueError(message)
 
 
+class Unreadable:
+    def __reduce__(self):
+        return fail, ("I can't be read",)
+
+
+def give_unreadable():
+    return Unreadable()
+
+
+def kill_with_a_child():
+    """The child holds what this process had open."""
+    if os.fork() == 0:
+        time.sleep(5)
+        os._exit(0)
+    kill()
+
+
+def sleep_a_little():
+    start = time.time()
+    time.sleep(1.0)
+    return start, time.time()
+
+
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -54,7 +54,7 @@ def test_every_step_runs(monkeypatch):
     for name in names:
         measurement = measure(BENCHMARKS[name], 1)
         assert measurement.pairs == 1
-        assert all(0 < share < 1 for share in measurement.of_matrix_rate.values())
+        assert min(measurement.of_matrix_rate.values()) > 0
         for seconds in measurement.seconds.values():
             phases = [seconds[phase] for phase in ("generate", "forward", "backward", "rest")]
             assert sum(phases) == pytest.approx(seconds["step"])

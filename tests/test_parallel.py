@@ -1,14 +1,14 @@
 """Calls in processes of their own: real ones, some of which fail or are killed."""
 
-import os
 import time
+from pathlib import Path
 
-import psutil
 import pytest
 
-from lambda_grpo.parallel import Call, Outcome, run_all
+from lambda_grpo.parallel import START_METHOD, Call, run_all
 
 PRELOAD = "tests.parallel_calls"
+pytestmark = pytest.mark.skipif(START_METHOD != "forkserver", reason="the calls of these tests are Linux's")
 
 
 def call(tmp_path, name, *arguments):
@@ -28,13 +28,15 @@ def test_a_failure_is_told_and_stops_no_other(tmp_path):
     calls = [
         call(tmp_path, "fail", "no such reward"), call(tmp_path, "kill"), call(tmp_path, "double", 4),
         call(tmp_path, "leave"), Call("tests.parallel_calls:nothing", (), tmp_path / "nothing.txt"),
+        call(tmp_path, "give_unreadable"), call(tmp_path, "kill_with_a_child"), call(tmp_path, "double", 5),
     ]  # fmt: skip
-    outcomes = sorted(run_all(calls, preload=PRELOAD, processes=1), key=lambda outcome: outcome.number)
-    assert outcomes[0] == Outcome(0, failure="ValueError: no such reward")
-    assert outcomes[1] == Outcome(1, failure="its process was killed by signal 9")
-    assert outcomes[2].result[0] == 8
-    assert outcomes[3] == Outcome(3, failure="its process ended with exit code 3")
-    assert "nothing" in outcomes[4].failure
+    outcomes = sorted(run_all(calls, preload=PRELOAD, processes=2), key=lambda outcome: outcome.number)
+    assert [outcome.failure for outcome in outcomes] == [
+        "ValueError: no such reward", "its process was killed by signal 9", None, "its process ended with exit code 3",
+        "AttributeError: module 'tests.parallel_calls' has no attribute 'nothing'",
+        "its result can't be read: ValueError: I can't be read", "its process was killed by signal 9", None,
+    ]  # fmt: skip
+    assert [outcomes[2].result[0], outcomes[7].result[0]] == [8, 10]
     assert "Traceback" in calls[0].output.read_text()
 
 
@@ -47,12 +49,12 @@ def test_who_stops_listening_ends_what_is_under_way(tmp_path):
         time.sleep(0.05)
     processes = [int(path.read_text()) for path in paths[:2]]
     outcomes.close()
-    assert not any(psutil.pid_exists(process) for process in processes)
+    assert not any(Path(f"/proc/{process}").exists() for process in processes)
     assert not paths[2].exists()
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the number of cores can't be narrowed here")
-def test_as_many_at_once_as_there_are_cores(tmp_path):
-    from lambda_grpo.parallel import cores
-
-    assert cores() == len(os.sched_getaffinity(0))
+def test_no_more_at_once_than_asked_for(tmp_path):
+    outcomes = list(run_all([call(tmp_path, "sleep_a_little")] * 5, preload=PRELOAD, processes=2))
+    times = [outcome.result for outcome in outcomes]
+    at_once = [sum(start <= moment < end for start, end in times) for moment, _ in times]
+    assert max(at_once) == 2

@@ -4,8 +4,10 @@ import shutil
 
 import pytest
 
+from lambda_grpo import training
 from lambda_grpo.backends.trl_trainer import LambdaGRPOTrainer
 from lambda_grpo.cli import main
+from lambda_grpo.errors import UserError
 from lambda_grpo.runs import Run
 
 SETTINGS = [
@@ -130,3 +132,31 @@ def test_resume_without_a_good_checkpoint(tmp_path, capsys):
     (tmp_path / "run" / "config.json").write_text('{"recipe": {"use_cpu": true, "bf16": false}}')
     assert main(["train", "--output_dir", str(tmp_path / "run"), "--resume"]) == 2
     assert "holds no complete checkpoint" in capsys.readouterr().err
+
+
+def test_an_evaluation_that_is_known_is_not_made_again(finished, tmp_path, monkeypatch):
+    known = {**finished.evaluation("before"), "accuracy": 0.125}  # as no evaluation would find it
+    made = []
+    monkeypatch.setattr(training, "evaluate", lambda *a, real=training.evaluate, **k: made.append(1) or real(*a, **k))
+    run = training.train(None, ["--output_dir", str(tmp_path / "new"), *SETTINGS], before=known)
+    assert run.evaluation("before") == known
+    assert run.evaluation("after")["n"] == 8
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--eval_size", "9"], "`before` is of another evaluation: its n is 8, not 9"),
+        (["--task", "chain_sum"], "its task is arithmetic, not chain_sum"),
+        (["--temperature", "0.5"], "its sampling is .*'temperature': 1.0"),
+        (["--eval_size", "0"], "a run without held-out examples has no evaluation"),
+    ],
+)
+def test_an_evaluation_of_something_else_is_refused(finished, tmp_path, settings, message):
+    known = finished.evaluation("before")
+    with pytest.raises(UserError, match=message):
+        training.train(None, ["--output_dir", str(tmp_path / "new"), *SETTINGS, *settings], before=known)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(UserError, match="leave `before` out"):
+        training.train(None, ["--output_dir", str(finished.path)], resume=True, before=known)

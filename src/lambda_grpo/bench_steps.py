@@ -101,7 +101,7 @@ class _Phases:
 
         def counted(prompt_ids: list[list[int]], *rest: Any, **settings: Any) -> Any:
             result = generate(prompt_ids, *rest, **settings)
-            self.now["operations"] = operations(trainer.model, prompt_ids, result[0])
+            self.now["operations"] = self.now.get("operations", 0.0) + operations(trainer.model, prompt_ids, result[0])
             return result
 
         trainer._generate_single_turn = counted
@@ -191,7 +191,7 @@ def _prompts(workload: Workload) -> Any:
 
 
 def _reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
-    return [float(sum(ids) % 2) for ids in completion_ids]
+    return [sum(ids) % 997 / 997 for ids in completion_ids]  # no two alike, so that every row is trained on
 
 
 if __name__ == "__main__":

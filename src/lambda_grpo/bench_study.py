@@ -20,8 +20,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from lambda_grpo.parallel import Call, cores, run_all
 
 OBJECTIVES = ("grpo", "dapo", "dr_grpo", "lambda_grpo")
@@ -42,15 +40,16 @@ def study(steps: int, seeds: int, processes: int, threads: int) -> dict[str, Any
         start = time.perf_counter()
         outcomes = list(run_all(calls, processes=processes, threads=threads))
         seconds = time.perf_counter() - start
-    for outcome in outcomes:
-        if outcome.failure is not None:
-            raise RuntimeError(f"run {outcome.number} of the study fails: {outcome.failure}")
-    starts = [outcome.result for outcome in sorted(outcomes, key=lambda outcome: outcome.number)]
+        for outcome in outcomes:
+            if outcome.failure is not None:
+                output = calls[outcome.number].output.read_text()[-2000:]
+                raise RuntimeError(f"run {outcome.number} of the study fails: {outcome.failure}\n{output}")
+    starts = [outcome.result - outcome.started for outcome in sorted(outcomes, key=lambda outcome: outcome.number)]
     return {"run": seconds / len(calls), "study": seconds, "start": statistics.median(starts[processes:] or starts)}
 
 
 def train_one(output_dir: str, objective: str, seed: int, steps: int) -> float:
-    """A run of `lambda-grpo train`. Returns the seconds from its process's start until it begins, all checked.
+    """A run of `lambda-grpo train`. Returns when it began, all checked, in seconds of `time.time()`.
 
     Every run begins with the same policy: how it does before training is found by the first ones.
     """
@@ -63,7 +62,7 @@ def train_one(output_dir: str, objective: str, seed: int, steps: int) -> float:
         [word for key, value in keys.items() for word in (f"--{key}", str(value))],
         before=None if known is None else json.loads(known.read_text()),
     )
-    return Path(output_dir, "config.json").stat().st_mtime - psutil.Process().create_time()
+    return Path(output_dir, "config.json").stat().st_mtime
 
 
 def stock(steps: int) -> dict[str, Any]:

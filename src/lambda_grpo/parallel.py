@@ -6,23 +6,17 @@ import importlib
 import multiprocessing
 import os
 import sys
-import threading
+import time
 import traceback
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of call `number`: its result, or how it failed, in words."""
-
-    number: int
-    result: Any = None
-    failure: str | None = None
+# Where a process can fork one that has imported torch. On a Mac that isn't safe.
+START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
 
 @dataclass(frozen=True)
@@ -35,6 +29,19 @@ class Call:
     function: str
     arguments: tuple[Any, ...]
     output: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of call `number`: its result, or how it failed, in words.
+
+    started: when its process was asked for, in seconds of `time.time()`.
+    """
+
+    number: int
+    started: float
+    result: Any = None
+    failure: str | None = None
 
 
 def cores() -> int:
@@ -51,46 +58,60 @@ def run_all(
     the calls that are under way are ended.
 
     Args:
-        preload: a module that is imported once, before the first call. It may not start threads.
+        preload: a module that is imported once, before the first call of this program. It may not start threads.
         processes: at the same time; the number of cores by default.
         threads: of torch in each.
     """
-    context: Any = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
-    if sys.platform != "win32":
+    context: Any = multiprocessing.get_context(START_METHOD)
+    if START_METHOD == "forkserver":
         context.set_forkserver_preload([preload])
-    running: set[Any] = set()
-    stopping = threading.Event()
+    waiting = deque(enumerate(calls))
+    running: dict[int, tuple[float, Any, Connection]] = {}
 
-    def run(number: int, call: Call) -> Outcome:
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_child, args=(call, threads, sender))
-        process.start()
-        running.add(process)
-        if stopping.is_set():  # since before it was there to be ended
-            process.terminate()
-        sender.close()
-        try:
-            outcome = Outcome(number, **receiver.recv())
-        except EOFError:  # it ended without a word
-            process.join()
-            code = process.exitcode or 0
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            outcome = Outcome(number, failure=f"its process {how}")
-        process.join()
-        running.discard(process)
-        return outcome
+    def start() -> None:
+        while waiting and len(running) < (processes or cores()):
+            number, call = waiting.popleft()
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_child, args=(call, threads, sender))
+            started = time.time()
+            process.start()
+            sender.close()
+            running[number] = (started, process, receiver)
 
-    pool = ThreadPoolExecutor(processes or cores())
     try:
-        futures = [pool.submit(run, number, call) for number, call in enumerate(calls)]
-        for future in as_completed(futures):
-            yield future.result()
+        start()
+        while running:
+            # a process that is killed may leave children, which hold its end of the pipe open
+            ready = wait([one for _, process, receiver in running.values() for one in (process.sentinel, receiver)])
+            ended = []
+            for number, (started, process, receiver) in list(running.items()):
+                if process.sentinel in ready or receiver in ready:
+                    ended.append(Outcome(number, started, **_received(process, receiver)))
+                    del running[number]
+            start()  # before whoever listens takes their time
+            yield from ended
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        stopping.set()
-        for process in list(running):
+        for _, process, _ in running.values():
             process.terminate()
-        pool.shutdown()
+        for _, process, _ in running.values():
+            process.join()
+
+
+def _received(process: Any, receiver: Connection) -> dict[str, Any]:
+    """What a process has said, or how it ended."""
+    try:
+        said = receiver.recv() if receiver.poll() else None
+    except EOFError:
+        said = None
+    except Exception as error:  # whatever unpickling raises, or a message that was cut short
+        said = {"failure": f"its result can't be read: {type(error).__name__}: {error}"}
+    process.join()
+    receiver.close()
+    if said is not None:
+        return said
+    code = process.exitcode
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    return {"failure": f"its process {how}"}
 
 
 def _child(call: Call, threads: int, sender: Connection) -> None:

@@ -55,8 +55,7 @@ def train(
         recipe_path: a recipe file, None for the demonstration.
         overrides: a command line's `--key value` pairs.
         resume: go on from the last good checkpoint in `--output_dir`, with the settings written there.
-        before: what `eval/before.json` of another run of the same policy, task and sampling holds, so that it isn't
-            evaluated again.
+        before: what `eval/before.json` of another run of the same policy holds, so that it isn't evaluated again.
 
     Returns:
         The finished run.
@@ -68,6 +67,8 @@ def train(
     if resume:
         if recipe_path is not None:
             raise UserError("--resume takes the settings from the run directory: leave the recipe out")
+        if before is not None:
+            raise UserError("a run that goes on has its evaluation before training already: leave `before` out")
         if output_dir is None:
             raise UserError("--resume needs --output_dir DIR, the run to go on with")
         run = Run.open(output_dir)
@@ -136,6 +137,8 @@ class _Training:
         return task, load_task(settings.task, "test", size=settings.eval_size, seed=settings.task_seed)
 
     def start(self, before: Mapping[str, Any] | None) -> Run:
+        if before is not None:
+            self._check_is_ours(before)
         trainer = self._trainer()
         if trainer.is_world_process_zero():
             Run.create(self.run.path, self._config())
@@ -217,23 +220,36 @@ class _Training:
         self.first_group = groups[-1] + 1
         self.run.log_completions(self.trainer.state.global_step + 1, {**columns, "group": groups})
 
+    def _check_is_ours(self, evaluation: Mapping[str, Any]) -> None:
+        """Raise UserError if an evaluation was made in another way than this run's own will be."""
+        if self.held_out is None:
+            raise UserError("a run without held-out examples has no evaluation: leave `before` out, or set eval_size")
+        ours = {"task": self.held_out.name, "n": len(self.held_out), "sampling": asdict(self._sampling())}
+        for name, value in ours.items():
+            if evaluation.get(name) != value:
+                raise UserError(f"`before` is of another evaluation: its {name} is {evaluation.get(name)}, not {value}")
+
+    def _sampling(self) -> Sampling:
+        """As the training samples."""
+        config = self.recipe.training
+        return Sampling(
+            config.max_completion_length,
+            config.temperature,
+            config.top_p,
+            config.top_k,
+            config.min_p,
+            config.repetition_penalty,
+        )
+
     def _evaluate(self, trainer: LambdaGRPOTrainer, name: str) -> None:
         if self.held_out is None:
             return
-        config = self.recipe.training
         evaluation = evaluate(
             trainer.accelerator.unwrap_model(trainer.model),
             trainer.processing_class,
             self.held_out,
-            Sampling(  # as the training samples
-                config.max_completion_length,
-                config.temperature,
-                config.top_p,
-                config.top_k,
-                config.min_p,
-                config.repetition_penalty,
-            ),
-            batch_size=config.per_device_eval_batch_size,
+            self._sampling(),
+            batch_size=self.recipe.training.per_device_eval_batch_size,
         )
         if trainer.is_world_process_zero():
             self.run.log_evaluation(name, evaluation.to_dict())

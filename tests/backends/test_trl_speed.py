@@ -196,3 +196,109 @@ def test_lora_with_both(tmp_path):
     assert changed
     assert all("lora_" in name for name in changed)
     assert isinstance(trainer, GRPOTrainer)
+
+
+class Easy:
+    """Right for every second prompt whatever is answered, so that half of the groups teach nothing."""
+
+    __name__ = "easy"
+
+    def __call__(self, prompts, completion_ids, **_):
+        return [
+            1.0 if sum(map(ord, p)) % 2 else float(sum(ids) % 2) for p, ids in zip(prompts, completion_ids, strict=True)
+        ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "skips"),
+    [
+        ({}, True),
+        ({"objective": "grpo_lambda", "gradient_accumulation_steps": 4, "per_device_train_batch_size": 8}, True),
+        ({"objective": "gspo", "num_generations": 4}, True),
+        ({"beta": 0.04}, False),  # the KL term is theirs, too
+        ({"entropy_coef": 0.01}, False),
+        ({"num_iterations": 2}, False),  # by then it is another policy
+        ({"top_p": 0.9}, False),  # what is known is of another distribution
+        ({"sampler": "trl"}, False),
+    ],
+    ids=[
+        "dapo",
+        "own loss, accumulated",
+        "sequences",
+        "kl",
+        "entropy bonus",
+        "two iterations",
+        "top p",
+        "TRL's sampler",
+    ],
+)
+def test_rows_without_an_advantage_are_known_from_sampling(settings, skips, tmp_path):
+    """Policy, λ and what is logged are those of the pass over all rows."""
+    found = {}
+    for packing in (True, False):
+        trainer = make_trainer(
+            config(
+                tmp_path, **{"objective": "dapo", "packing": packing, "learning_rate": 1e-4, "max_steps": 4, **settings}
+            ),
+            Counted,
+            Easy(),
+        )
+        trainer.train()
+        found[packing] = [
+            torch.cat([value.flatten() for value in parameters(trainer).values()]),
+            *(logged(trainer, key) for key in ("loss", "grad_norm", "entropy", "clip_ratio/region_mean", "reward")),
+            logged(trainer, "frac_reward_zero_std"),
+        ]
+        if packing:
+            rows = trainer.args.per_device_train_batch_size
+            assert (min(trainer.rows) < rows) == skips
+            assert all(0 < count <= rows for count in trainer.rows)
+    (ours, *our_logs), (theirs, *their_logs) = found[True], found[False]
+    assert (ours - theirs).norm() < 1e-5 * theirs.norm()
+    for mine, other in zip(our_logs, their_logs, strict=True):
+        assert mine == pytest.approx(other, rel=2e-3, abs=1e-5, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"per_device_train_batch_size": 1, "beta": 0.04}], ids=["whole", "one by one"]
+)
+def test_truncated_rows_beside_rows_that_are_not_computed(settings, tmp_path):
+    """All wrong, some too long: what is left to compute has no token."""
+    settings = {"mask_truncated_completions": True, "max_completion_length": 12, "max_steps": 2, **settings}
+    trainer = make_trainer(
+        config(tmp_path, gradient_accumulation_steps=16, **settings), Counted, lambda prompts, **_: [0.0] * len(prompts)
+    )
+    trainer.train()
+    assert min(logged(trainer, "completions/clipped_ratio")) > 0
+    assert logged(trainer, "loss") == pytest.approx([0.0, 0.0], abs=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"bf16": True}, {"model_init_kwargs": {"dtype": "bfloat16"}}])
+def test_in_another_precision_nothing_is_known_from_sampling(settings, tmp_path):
+    settings = {"gradient_accumulation_steps": 1, "steps_per_generation": 2, "max_steps": 2, **settings}
+    trainer = Counted(
+        model=resolve_model(BUILTIN), reward_funcs=task_reward(TASK), train_dataset=task_dataset(TASK),
+        args=config(tmp_path, learning_rate=0.0, **settings),
+    )  # fmt: skip
+    trainer.train()
+    assert [has_grad for has_grad, *_ in trainer.passes] == [False, True, True]
+    assert len(trainer.rows) == 4  # computed, two batches of 16 together
+
+
+def test_a_model_of_another_trainer_is_packed_too(tmp_path):
+    first = make_trainer(config(tmp_path, max_steps=1))
+    second = LambdaGRPOTrainer(
+        model=first.model, reward_funcs=task_reward(TASK), args=config(tmp_path, max_steps=1),
+        train_dataset=task_dataset(TASK), processing_class=first.processing_class,
+    )  # fmt: skip
+    assert second._packs
+    second.train()
+    assert logged(second, "entropy")[0] > 0
+
+
+def test_a_batch_in_which_no_row_has_an_advantage(tmp_path):
+    trainer = make_trainer(config(tmp_path, max_steps=2), Counted, lambda prompts, **_: [1.0] * len(prompts))
+    trainer.train()
+    assert logged(trainer, "loss") == logged(trainer, "grad_norm") == [0.0, 0.0]
+    assert set(trainer.rows) == {1}  # there has to be a loss to differentiate
+    assert min(logged(trainer, "entropy")) > 0

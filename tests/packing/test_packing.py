@@ -1,5 +1,6 @@
 """The packed pass against the padded one: log-probabilities, entropies and every gradient."""
 
+import copy
 import platform
 import random
 from pathlib import Path
@@ -91,9 +92,9 @@ def processor(request, monkeypatch, tmp_path):
     flags = tuple(request.param if flag.startswith("-march") else flag for flag in build.FLAGS)
     monkeypatch.setattr(build, "FLAGS", flags)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    build.library.cache_clear()
+    build._library.cache_clear()
     yield
-    build.library.cache_clear()
+    build._library.cache_clear()
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -120,6 +121,32 @@ def test_any_batch_in_c(seed, rows, longest_prompt, longest, prompts):
 @pytest.mark.parametrize("name", ["qwen3", "llama, odd sizes", "llama, one key head"])
 def test_other_processors(name, processor):
     compare(prepared(make_model(name)), batch(3, 9, 70, 70), rtol=1e-4, atol=3e-4, compiled=True)
+
+
+@pytest.mark.parametrize("head_dim", [2, 20, 50, 100])
+def test_heads_that_fill_no_vector(head_dim, processor):
+    compare(prepared(make_model("qwen3", head_dim=head_dim)), batch(5), rtol=1e-4, atol=3e-4, compiled=True)
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_bfloat16(autocast):
+    """As near to float32's values as the padded pass in bfloat16 is."""
+    padded, found = batch(11), {}
+    mask = padded[3].bool()
+    for name, run in (("float32", padded_pass), ("padded", padded_pass), ("packed", packed_pass)):
+        model = prepared(make_model("qwen3", initializer_range=0.05))
+        if name != "float32" and not autocast:
+            model = model.bfloat16()
+        if name == "packed":
+            packing.prepare(model)
+        with torch.autocast("cpu", enabled=autocast and name != "float32"):
+            logps, _ = run(model, *padded)
+        logps[mask].sum().backward()
+        grads = torch.cat([p.grad.float().flatten() for p in model.parameters() if p.grad is not None])
+        found[name] = (logps.detach().float()[mask], grads)
+    for exact, theirs, ours in zip(found["float32"], found["padded"], found["packed"], strict=True):
+        assert (ours - exact).norm() < 2 * (theirs - exact).norm()
+        assert (ours - exact).norm() < 0.1 * exact.norm()
 
 
 def test_temperature(compiled):
@@ -205,3 +232,41 @@ def test_a_group_costs_its_prompt_once():
     completions = torch.randint(2, 40, (16, 5))
     layout = packing.pack(prompt, torch.ones_like(prompt), completions, torch.ones_like(completions))
     assert layout.length == 299 + 16 * 5
+
+
+def test_swiglu_far_from_zero():
+    gate = torch.linspace(-300, 300, 1203).repeat(3)
+    up = torch.randn(gate.shape, generator=torch.Generator().manual_seed(0))
+    mine, theirs = ([t.clone().requires_grad_() for t in (gate, up)] for _ in range(2))
+    ours, reference = layers._SwiGLU.apply(*mine), torch.nn.functional.silu(theirs[0]) * theirs[1]
+    torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-30)
+    for a, b in zip(torch.autograd.grad(ours.sum(), mine), torch.autograd.grad(reference.sum(), theirs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", ["bfloat16", "double", "autocast"])
+def test_a_prepared_model_may_be_cast(change):
+    model, plain = prepared(make_model("qwen3")), make_model("qwen3")
+    packing.prepare(model)
+    ids = torch.randint(2, 50, (3, 17), generator=torch.Generator().manual_seed(0))
+    if change != "autocast":
+        model, plain = getattr(model, change)(), getattr(plain, change)()
+    with torch.autocast("cpu", enabled=change == "autocast"):
+        torch.testing.assert_close(model(ids).logits, plain(ids).logits)
+
+
+def test_a_prepared_model_can_be_prepared_again_saved_and_copied(tmp_path):
+    model, padded = prepared(make_model("llama")), batch(4)
+    packing.prepare(model)
+    expected = packed_pass(model, *padded)[0]
+    packing.prepare(model)
+    torch.testing.assert_close(packed_pass(model, *padded)[0], expected)
+    plain = make_model("llama")
+    packing.prepare(plain)
+    torch.save(plain, tmp_path / "model.pt")
+    ids = torch.randint(2, 50, (3, 17))
+    for other in (torch.load(tmp_path / "model.pt", weights_only=False), copy.deepcopy(plain)):
+        torch.testing.assert_close(other(ids).logits, plain(ids).logits)
+        with torch.no_grad():
+            other.model.layers[0].mlp.down_proj.weight.zero_()
+        assert not torch.equal(other(ids).logits, plain(ids).logits)  # its layers are its own

@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from lambda_grpo import compiled
-from lambda_grpo.compiled import CannotCompileError, library
+from lambda_grpo.compiled import CannotCompileError, _library, library
 from lambda_grpo.rollout import FastSampler, UnsupportedError, sampler
 from lambda_grpo.rollout.compiled_step import CompiledStep
 from lambda_grpo.rollout.decoder import Decoder
@@ -247,7 +247,7 @@ def test_without_a_compiler_it_says_so_once_and_goes_on(monkeypatch, tmp_path):
     failing.chmod(0o755)
     for compiler, message in ((str(failing), "no such instruction"), ("no-such-compiler", "there is no C compiler")):
         monkeypatch.setenv("CC", compiler)
-        library.cache_clear()
+        _library.cache_clear()
         with pytest.raises(CannotCompileError, match=message):
             library()
         with warnings.catch_warnings(record=True) as caught:
@@ -255,19 +255,19 @@ def test_without_a_compiler_it_says_so_once_and_goes_on(monkeypatch, tmp_path):
             for _ in range(2):
                 assert FastSampler(generation())(model, prompts).ids == expected
         assert len([w for w in caught if message in str(w.message)]) == 1
-    library.cache_clear()
+    _library.cache_clear()
 
 
 def test_the_library_is_built_once_and_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    library.cache_clear()
+    _library.cache_clear()
     library()
     (built,) = (tmp_path / "lambda-grpo").iterdir()
     changed = built.stat().st_mtime_ns
-    library.cache_clear()
+    _library.cache_clear()
     library()
     assert built.stat().st_mtime_ns == changed
-    library.cache_clear()
+    _library.cache_clear()
 
 
 def test_bfloat16_takes_pytorch():

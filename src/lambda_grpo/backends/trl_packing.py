@@ -55,7 +55,7 @@ class PackingTrainer(GRPOTrainer):
             self.accelerator.device.type == "cpu"
             and not self.args.torch_compile
             and config.model_type in MODEL_TYPES
-            and config._attn_implementation == "sdpa"
+            and config._attn_implementation in ("sdpa", packing.IMPLEMENTATION)  # the latter: another trainer's model
             and config.attention_dropout == 0.0
             and all(kind == "full_attention" for kind in kinds)
         )
@@ -74,12 +74,14 @@ class PackingTrainer(GRPOTrainer):
         logps, entropies = inputs.get("old_per_token_logps"), None
         if "tool_mask" in inputs:
             is_left_out |= (inputs["completion_mask"] * inputs["tool_mask"]).sum(1) == 0
-        if "known_logps" in inputs and self._only_advantages_count:
+        if self._only_advantages_count and {"known_logps", "has_no_advantage"} <= inputs.keys():
             is_known = ~inputs["known_logps"].isnan().any(1)
             is_left_out |= inputs["has_no_advantage"] & is_known
             logps, entropies = (inputs[name].nan_to_num(0.0) for name in ("known_logps", "known_entropies"))
-        if is_left_out.all():
-            is_left_out[0] = False  # the loss has to have a graph
+        has_tokens = inputs["completion_mask"].any(1)
+        is_left_out &= has_tokens  # the others cost nothing
+        if (is_left_out == has_tokens).all():
+            is_left_out[has_tokens.int().argmax()] = False  # the loss has to have a graph
         if not is_left_out.any():
             return None
         zeros = torch.zeros(shape, device=device)
@@ -133,6 +135,9 @@ class PackingTrainer(GRPOTrainer):
 
         A reference model's head gives no entropies.
         """
+        if not mask[:, -keep:].any():
+            zeros = torch.zeros(len(ids), keep, device=ids.device)
+            return zeros, zeros
         layout = packing.pack(ids[:, :-keep], mask[:, :-keep], ids[:, -keep:], mask[:, -keep:])
         with self.accelerator.autocast():
             outputs = packing.packed_pass(model, layout)

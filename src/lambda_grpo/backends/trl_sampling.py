@@ -65,7 +65,9 @@ class SamplingTrainer(PackingTrainer):
                     torch.no_grad(),
                 ):
                     sampled = self._fast_sampler(model, prompt_ids)
-                if self._fast_sampler.keeps_distribution:
+                # in mixed precision the loss would have other values of the same policy
+                is_exact = self.accelerator.mixed_precision == "no" and model.dtype == torch.float32
+                if is_exact and self._fast_sampler.keeps_distribution:
                     known = zip(sampled.logprobs, sampled.entropies, strict=True)
                     for prompt, ids, values in zip(prompt_ids, sampled.ids, known, strict=True):
                         self._known[(*prompt, -1, *ids)] = values
@@ -108,7 +110,8 @@ class SamplingTrainer(PackingTrainer):
         unknown = ([math.nan] * width,) * 2
         found = []
         for prompt, m, completion, n in rows:
-            known = self._known.get((*prompt[len(prompt) - m :], -1, *completion[:n]), unknown)
+            key = (*prompt[len(prompt) - m :], -1, *completion[:n])
+            known = self._known.get(key, unknown) if n > 0 else ([], [])  # n = 0: masked whole, and never read
             found.append([[*values, *[0.0] * (width - len(values))] for values in known])
         logps, entropies = torch.tensor(found).unbind(1)
         return logps, entropies

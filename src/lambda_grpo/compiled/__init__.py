@@ -1,6 +1,6 @@
 """C for what PyTorch is slow at on a CPU, compiled when it is first used and kept in the user's cache folder.
 
-Threads are those of OpenMP in torch, `torch.set_num_threads`: the compiled files find it already loaded.
+It has as many threads as torch, `torch.set_num_threads`, and where torch's OpenMP is the system's the same ones.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import warnings
 from importlib.resources import files
 from pathlib import Path
 
-import torch  # noqa: F401  its OpenMP is to be there first
+import torch
 from torch import Tensor
 
 SOURCES = ("vectors.h", "attention.c", "layers.c", "step.c")
 FLAGS = ("-O3", "-march=native", "-funroll-loops", "-fno-math-errno", "-fPIC", "-shared")
 OPENMP = ("-fopenmp",)
-TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_long, "f": ctypes.c_float}
+TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_int64, "f": ctypes.c_float}
 ARGUMENTS = {
     "attention": "ppppppp",
+    "set_threads": "i",
     "weight_gradient": "lpipip",
     "norm_forward": "lippfpp",
     "norm_backward": "liipppppp",
@@ -38,34 +39,54 @@ class CannotCompileError(RuntimeError):
     """There is no C compiler, or it fails; the message says what it said."""
 
 
-@functools.cache
 def library() -> ctypes.CDLL:
-    """The compiled files, for this processor. Raises CannotCompileError."""
+    """The compiled files, for this processor, with as many threads as torch has. Raises CannotCompileError."""
+    loaded = _library()
+    if isinstance(loaded, CannotCompileError):
+        raise loaded
+    loaded.set_threads(torch.get_num_threads())
+    return loaded
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | CannotCompileError:
+    try:
+        loaded = ctypes.CDLL(str(_built()))
+    except (CannotCompileError, OSError, RuntimeError) as error:  # OSError: no place to write, RuntimeError: no home
+        return error if isinstance(error, CannotCompileError) else CannotCompileError(str(error))
+    for function, arguments in ARGUMENTS.items():
+        getattr(loaded, function).argtypes = [TYPES[letter] for letter in arguments]
+    return loaded
+
+
+def _built() -> Path:
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         raise CannotCompileError("there is no C compiler: install gcc or clang, or set CC")
     sources = {name: files("lambda_grpo.compiled").joinpath(name).read_text() for name in SOURCES}
     # what the compiler says of itself and the processor: a cache may be shared between machines
     macros = _run(compiler, *FLAGS, "-dM", "-E", "-x", "c", os.devnull)
-    name = hashlib.sha256("\n".join([*sources.values(), *FLAGS, *OPENMP, macros]).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lambda-grpo"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return _compiled(compiler, [*FLAGS, *OPENMP], sources, macros, folder)
+    except CannotCompileError:  # a compiler without OpenMP, as Apple's: one thread
+        return _compiled(compiler, [*FLAGS], sources, macros, folder)
+
+
+def _compiled(compiler: str, flags: list[str], sources: dict[str, str], macros: str, folder: Path) -> Path:
+    name = hashlib.sha256("\n".join([*sources.values(), *flags, macros]).encode()).hexdigest()[:16]
     path = folder / f"compiled-{name}.so"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            for file, text in sources.items():
-                (Path(scratch) / file).write_text(text)
-            built = Path(scratch) / "built.so"
-            code = [str(Path(scratch) / file) for file in SOURCES if file.endswith(".c")]
-            try:
-                _run(compiler, *FLAGS, *OPENMP, "-o", str(built), *code, "-lm")
-            except CannotCompileError:  # a compiler without OpenMP, as Apple's: one thread
-                _run(compiler, *FLAGS, "-o", str(built), *code, "-lm")
-            os.replace(built, path)  # whole or not at all, also where several processes build at once
-    loaded = ctypes.CDLL(str(path))
-    for function, arguments in ARGUMENTS.items():
-        getattr(loaded, function).argtypes = [TYPES[letter] for letter in arguments]
-    return loaded
+    if path.exists():
+        return path
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        for file, text in sources.items():
+            (Path(scratch) / file).write_text(text)
+        built = Path(scratch) / "built.so"
+        code = [str(Path(scratch) / file) for file in SOURCES if file.endswith(".c")]
+        _run(compiler, *flags, "-o", str(built), *code, "-lm")
+        os.replace(built, path)  # whole or not at all, also where several processes build at once
+    return path
 
 
 def is_available(what_instead: str) -> bool:
@@ -76,6 +97,11 @@ def is_available(what_instead: str) -> bool:
         _say_once(f"{what_instead}, which is slower: {error}")
         return False
     return True
+
+
+def up(n: int, multiple: int) -> int:
+    """The least multiple that isn't below n."""
+    return (n + multiple - 1) // multiple * multiple
 
 
 def address(values: Tensor) -> ctypes.c_void_p:

@@ -9,8 +9,8 @@
 enum { BLOCK = 32 };  // queries whose scores are in memory together
 
 typedef struct {  // starts and lengths in the flat row; segments of prompt u: first[u] .. first[u + 1]
-    long prompts;
-    const long *prompt_start, *prompt_length, *first, *start, *length;
+    int64_t prompts;
+    const int64_t *prompt_start, *prompt_length, *first, *start, *length;
     int heads, kv_heads, head_dim;
     float scale;
     const float *q, *k, *v, *cos, *sin;  // [token][heads][head_dim], [token][kv_heads][head_dim], [token][head_dim]
@@ -18,7 +18,7 @@ typedef struct {  // starts and lengths in the flat row; segments of prompt u: f
 
 typedef struct {  // keys and values of a run of tokens; `by_key`: panels of keys, [keys / NR][head_dim][NR]; `by_dim`:
                   // [head_dim / NR][keys][NR]; dk, dv [keys][up(head_dim, NR)]
-    long start;
+    int64_t start;
     int keys, room;
     float *k_by_key, *k_by_dim, *v_by_key, *v_by_dim, *dk, *dv;
 } Run;
@@ -54,7 +54,7 @@ static size_t run_room(int keys, int d, int gradient) {
 }
 
 // Fills a run from the row; `at` has run_room() floats, `scratch` [keys][head_dim].
-static void fill(const Row *r, int head, long start, int keys, int gradient, Run *run, float *at, float *scratch) {
+static void fill(const Row *r, int head, int64_t start, int keys, int gradient, Run *run, float *at, float *scratch) {
     int d = r->head_dim;
     size_t ld = (size_t)r->kv_heads * d, size = run_room(keys, d, 0) / 2;
     const float *k = r->k + start * ld + head * d, *v = r->v + start * ld + head * d;
@@ -72,7 +72,7 @@ static void fill(const Row *r, int head, long start, int keys, int gradient, Run
 
 // Rotates and scales n queries of a head from `token` on, and makes their scores: over the prompt's keys, if there is
 // one, then over their own run's, as far as they see. Returns the scores' row length.
-static int make_scores(const Row *r, int head, long token, int n, const Run *prompt, const Run *own, float *q,
+static int make_scores(const Row *r, int head, int64_t token, int n, const Run *prompt, const Run *own, float *q,
                        float *s) {
     int d = r->head_dim, before = prompt ? prompt->room : 0, seen = (int)(token - own->start) + n, ld = before + up(seen, NR);
     for (int i = 0; i < n; i++)
@@ -103,7 +103,7 @@ static void forward_run(const Row *r, int kv, const Run *prompt, const Run *own,
     for (int a = kv * shared; a < (kv + 1) * shared; a++)
         for (int from = 0, n; from < own->keys; from += n) {
             n = own->keys - from < BLOCK ? own->keys - from : BLOCK;
-            long token = own->start + from;
+            int64_t token = own->start + from;
             int ld = make_scores(r, a, token, n, prompt, own, q, s);
             for (int i = 0; i < n; i++) lse[(token + i) * r->heads + a] = softmax(s + (size_t)i * ld, ld, ld);
             over_keys(n, s, ld, prompt, prompt ? prompt->v_by_dim : NULL, own, own->v_by_dim, from + n, wide, y);
@@ -120,7 +120,7 @@ static void backward_run(const Row *r, int kv, const Run *prompt, const Run *own
     for (int a = kv * shared; a < (kv + 1) * shared; a++)
         for (int from = 0, n; from < own->keys; from += n) {
             n = own->keys - from < BLOCK ? own->keys - from : BLOCK;
-            long token = own->start + from;
+            int64_t token = own->start + from;
             size_t ldg = (size_t)r->heads * d, at = token * ldg + (size_t)a * d;
             int ld = make_scores(r, a, token, n, prompt, own, q, s), seen = from + n;
             if (prompt) product(n, g + at, (int)ldg, prompt->v_by_key, d, before, NULL, NULL, dp, ld);
@@ -167,9 +167,9 @@ static void give_back(const Row *r, int kv, const Run *run, float *dk, float *dv
 }
 
 // One prompt and head of keys. The gradient where dq isn't NULL. Returns 0, or 1: no memory.
-static int unit(const Row *r, long u, int kv, float *out, float *lse, const float *g, float *dq, float *dk, float *dv) {
+static int unit(const Row *r, int64_t u, int kv, float *out, float *lse, const float *g, float *dq, float *dk, float *dv) {
     int d = r->head_dim, wide = up(d, NR), P = (int)r->prompt_length[u], longest = 1, gradient = dq != NULL;
-    for (long i = r->first[u]; i < r->first[u + 1]; i++)
+    for (int64_t i = r->first[u]; i < r->first[u + 1]; i++)
         longest = r->length[i] > longest ? (int)r->length[i] : longest;
     size_t of_prompt = run_room(P, d, gradient), of_segment = run_room(longest, d, gradient);
     size_t scores = (size_t)BLOCK * (up(P, NR) + up(longest > P ? longest : P, NR)) + NR;
@@ -181,7 +181,7 @@ static int unit(const Row *r, long u, int kv, float *out, float *lse, const floa
     Run prompt, own;
     fill(r, kv, r->prompt_start[u], P, gradient, &prompt, memory, q);
     if (!gradient) forward_run(r, kv, NULL, &prompt, q, s, y, out, lse);
-    for (long i = r->first[u]; i < r->first[u + 1]; i++) {
+    for (int64_t i = r->first[u]; i < r->first[u + 1]; i++) {
         fill(r, kv, r->start[i], (int)r->length[i], gradient, &own, own_room, q);
         if (!gradient) {
             forward_run(r, kv, P ? &prompt : NULL, &own, q, s, y, out, lse);
@@ -201,8 +201,8 @@ static int unit(const Row *r, long u, int kv, float *out, float *lse, const floa
 // out as q, lse [token][heads]; g, dq as q; dk, dv as k. Returns 0, or how many units found no memory.
 int attention(const Row *r, float *out, float *lse, const float *g, float *dq, float *dk, float *dv) {
     int failed = 0;
-#pragma omp parallel for collapse(2) schedule(dynamic) reduction(+ : failed)
-    for (long u = 0; u < r->prompts; u++)
+#pragma omp parallel for num_threads(team) collapse(2) schedule(dynamic) reduction(+ : failed)
+    for (int64_t u = 0; u < r->prompts; u++)
         for (int kv = 0; kv < r->kv_heads; kv++) failed += unit(r, u, kv, out, lse, g, dq, dk, dv);
     return failed;
 }

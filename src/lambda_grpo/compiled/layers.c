@@ -2,19 +2,22 @@
 
 #include "vectors.h"
 
+int team = 1;
+void set_threads(int threads) { team = threads; }
+
 int panel_width(void) { return NR; }
 int panel_height(void) { return MR; }
 
 enum { DEPTH = 128 };  // rows of x and g that a block of a weight's gradient adds up: its panels stay in the cache
 
 // dw [columns of g, up to MR][ldw] = gᵀ x; g [rows][n], x [rows][k]; ldw = up(k, NR). Returns 0, or 1: no memory.
-int weight_gradient(long rows, const float *g, int n, const float *x, int k, float *dw) {
+int weight_gradient(int64_t rows, const float *g, int n, const float *x, int k, float *dw) {
     int panels = (k + NR - 1) / NR;
     size_t ldw = (size_t)panels * NR;
     float *packed = malloc(sizeof(float) * DEPTH * ldw);  // [panel][row][NR]
     if (!packed) return 1;
-#pragma omp parallel
-    for (long t = 0; t < rows; t += DEPTH) {
+#pragma omp parallel num_threads(team)
+    for (int64_t t = 0; t < rows; t += DEPTH) {
         int depth = rows - t < DEPTH ? (int)(rows - t) : DEPTH;
 #pragma omp for
         for (int p = 0; p < panels; p++) {
@@ -42,9 +45,9 @@ int weight_gradient(long rows, const float *g, int n, const float *x, int k, flo
 }
 
 // y = x r w, with r = 1 / sqrt(mean x² + epsilon) kept for the gradient
-void norm_forward(long rows, int size, const float *x, const float *w, float epsilon, float *y, float *r) {
-#pragma omp parallel for
-    for (long i = 0; i < rows; i++) {
+void norm_forward(int64_t rows, int size, const float *x, const float *w, float epsilon, float *y, float *r) {
+#pragma omp parallel for num_threads(team)
+    for (int64_t i = 0; i < rows; i++) {
         const float *xi = x + i * size;
         float *yi = y + i * size, squares = 0;
 #pragma omp simd reduction(+ : squares)
@@ -56,13 +59,13 @@ void norm_forward(long rows, int size, const float *x, const float *w, float eps
 
 // dx = r (g w - x r^2 mean(g w x)); dw [ceil(rows / together)][size]: sums of g x r over `together` rows each, so that
 // the whole sum doesn't depend on the threads
-void norm_backward(long rows, int size, int together, const float *g, const float *x, const float *w, const float *r,
+void norm_backward(int64_t rows, int size, int together, const float *g, const float *x, const float *w, const float *r,
                    float *dx, float *dw) {
-#pragma omp parallel for
-    for (long start = 0; start < rows; start += together) {
+#pragma omp parallel for num_threads(team)
+    for (int64_t start = 0; start < rows; start += together) {
         float *own = dw + start / together * size;
         memset(own, 0, sizeof(float) * size);
-        for (long i = start; i < rows && i < start + together; i++) {
+        for (int64_t i = start; i < rows && i < start + together; i++) {
             const float *gi = g + i * size, *xi = x + i * size;
             float *di = dx + i * size, dot = 0, scale = r[i];
 #pragma omp simd reduction(+ : dot)
@@ -77,23 +80,23 @@ void norm_backward(long rows, int size, int together, const float *g, const floa
 }
 
 // y = gate sigmoid(gate) up
-void swiglu_forward(long size, const float *gate, const float *up, float *y) {
-#pragma omp parallel for
-    for (long i = 0; i < size / W; i++) {
+void swiglu_forward(int64_t size, const float *gate, const float *up, float *y) {
+#pragma omp parallel for num_threads(team)
+    for (int64_t i = 0; i < size / W; i++) {
         vec a = ((const vec *)gate)[i];
         ((vec *)y)[i] = a / (splat(1) + vexp(-a)) * ((const vec *)up)[i];
     }
-    for (long i = size / W * W; i < size; i++) y[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
+    for (int64_t i = size / W * W; i < size; i++) y[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
 }
 
-void swiglu_backward(long size, const float *g, const float *gate, const float *up, float *dgate, float *dup) {
-#pragma omp parallel for
-    for (long i = 0; i < size / W; i++) {
+void swiglu_backward(int64_t size, const float *g, const float *gate, const float *up, float *dgate, float *dup) {
+#pragma omp parallel for num_threads(team)
+    for (int64_t i = 0; i < size / W; i++) {
         vec a = ((const vec *)gate)[i], gi = ((const vec *)g)[i], s = splat(1) / (splat(1) + vexp(-a));
         ((vec *)dup)[i] = gi * a * s;
         ((vec *)dgate)[i] = gi * ((const vec *)up)[i] * s * (splat(1) + a * (splat(1) - s));
     }
-    for (long i = size / W * W; i < size; i++) {
+    for (int64_t i = size / W * W; i < size; i++) {
         float s = 1 / (1 + expf(-gate[i]));
         dup[i] = g[i] * gate[i] * s;
         dgate[i] = g[i] * up[i] * s * (1 + gate[i] * (1 - s));

@@ -8,7 +8,7 @@
 
 int vector_width(void) { return W; }
 
-typedef struct {  // of one layer; matrices in panels, biases as long as their panels or NULL
+typedef struct {  // of one layer; matrices in panels, biases as int64_t as their panels or NULL
     const float *norm, *qkv, *qkv_bias, *q_norm, *k_norm, *out, *out_bias, *mlp_norm, *gate_up, *gate_up_bias, *down,
         *down_bias;
 } Layer;
@@ -38,7 +38,7 @@ static inline void rms_norm(int rows, int size, const float *x, int ldx, const f
 }
 
 // Attention of a run of rows that share a prompt: `q` [rows][ldq] (rotated and scaled), out [rows][heads * head_dim].
-static void attend(const Model *m, int layer, int rows, const float *q, int ldq, const long *slot, long prompt,
+static void attend(const Model *m, int layer, int rows, const float *q, int ldq, const int64_t *slot, int64_t prompt,
                    int length, int t, float *s, float *out) {
     int hd = m->head_dim, kv = m->kv_heads, shared = m->heads / kv, P = m->prompt_width, C = m->max_new;
     int used = up(length, NR), ld = P + C, ldo = m->heads * hd, wide = up(hd, NR);
@@ -73,8 +73,8 @@ static void attend(const Model *m, int layer, int rows, const float *q, int ldq,
 }
 
 // Rows `from` .. `to` of a step.
-static int some_rows(const Model *m, int from, int to, const float *x, const long *slot, const long *prompt,
-                     const long *lengths, int t, float *logits) {
+static int some_rows(const Model *m, int from, int to, const float *x, const int64_t *slot, const int64_t *prompt,
+                     const int64_t *lengths, int t, float *logits) {
     int n = to - from, H = m->hidden, hd = m->head_dim, C = m->max_new, I = up(m->intermediate, NR);
     int queries = m->heads * hd, keys = m->kv_heads * hd, Q = up(queries + 2 * keys, NR), Hn = up(H, NR);
     float *h = malloc(sizeof(float) * ((size_t)n * (2 * (size_t)Hn + Q + queries + 2 * I) +
@@ -126,10 +126,10 @@ static int some_rows(const Model *m, int from, int to, const float *x, const lon
 
 // Token t of n rows, in `parts` at the same time. x [row][hidden]; slot, prompt, length: of each row; rows of one prompt
 // stand together. logits [row][up(vocabulary, NR)]. Returns 0, or how many parts found no memory.
-int step(const Model *m, int n, int parts, const float *x, const long *slot, const long *prompt, const long *lengths,
+int step(const Model *m, int n, int parts, const float *x, const int64_t *slot, const int64_t *prompt, const int64_t *lengths,
          int t, float *logits) {
     int failed = 0;
-#pragma omp parallel for schedule(static, 1) reduction(+ : failed)
+#pragma omp parallel for num_threads(team) schedule(static, 1) reduction(+ : failed)
     for (int p = 0; p < parts; p++)
         failed += some_rows(m, n * p / parts, n * (p + 1) / parts, x, slot, prompt, lengths, t, logits);
     return failed;

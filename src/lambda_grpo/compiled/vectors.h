@@ -3,6 +3,7 @@
 #pragma once
 
 #include <math.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,6 +19,8 @@ enum { NR = W * NV };
 typedef float vec __attribute__((vector_size(W * 4), aligned(4), may_alias));
 typedef int ivec __attribute__((vector_size(W * 4), aligned(4), may_alias));
 
+extern int team;  // threads that work together
+
 static inline int up(int n, int m) { return (n + m - 1) / m * m; }
 
 static inline vec splat(float x) { return x - (vec){0}; }
@@ -28,10 +31,10 @@ static inline float total(vec x) {
     return sum;
 }
 
-// e^x to 2e-7 of its value; 0 below -87
+// e^x to 2e-7 of its value; 0 below -87, and above 88 what it is there
 static inline vec vexp(vec x) {
-    ivec tiny = x < splat(-87.0f);
-    x = (vec)(((ivec)x & ~tiny) | ((ivec)splat(-87.0f) & tiny));
+    ivec tiny = x < splat(-87.0f), huge = x > splat(88.0f);
+    x = (vec)(((ivec)x & ~(tiny | huge)) | ((ivec)splat(-87.0f) & tiny) | ((ivec)splat(88.0f) & huge));
     vec n = x * splat(1.44269504f);
     ivec k = __builtin_convertvector(n + (vec)(((ivec)n & 0x80000000) | (ivec)splat(0.5f)), ivec);  // to the nearest
     vec m = __builtin_convertvector(k, vec);

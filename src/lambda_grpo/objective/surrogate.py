@@ -52,7 +52,10 @@ class Tokens:
 
 
 class Surrogate(Protocol):
-    """How a method turns ratios and advantages into what is maximised."""
+    """How a method turns ratios and advantages into what is maximised.
+
+    Where the advantage is 0, so are its value and its gradient: trainers may leave such rows out.
+    """
 
     def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Surrogate, (B, T) or (B, 1), and whether a clip holds its ratio back, of the same shape."""

@@ -57,7 +57,7 @@ class _Row(ctypes.Structure):
     """`Row` of `compiled/attention.c`."""
 
     _fields_ = [
-        ("prompts", ctypes.c_long),
+        ("prompts", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("prompt_start", "prompt_length", "first", "start", "length")),
         *((name, ctypes.c_int) for name in ("heads", "kv_heads", "head_dim")),
         ("scale", ctypes.c_float),

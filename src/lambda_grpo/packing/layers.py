@@ -1,7 +1,7 @@
 """A decoder's linear layers, norms and SwiGLU in fewer passes over memory, in float32 on a CPU.
 
 Their values and gradients are those of torch and transformers, to rounding. A norm and a SwiGLU are one call of C
-(`compiled/training.c`) where PyTorch has five to eight operations, and keep one tensor less each for the backward.
+(`compiled/layers.c`) where PyTorch has five to eight operations, and keep one tensor less each for the backward.
 
 torch multiplies float32 matrices by MKL, which is slow on processors that aren't Intel's: on a core of an AMD EPYC it
 has about 100 GFLOP/s, oneDNN, which is in torch's CPU builds too, 230. There products are oneDNN's, and the gradients
@@ -10,15 +10,15 @@ of weights, for which oneDNN would transpose both factors first, C's.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lambda_grpo.compiled import address, library
+from lambda_grpo.compiled import address, library, up
 from lambda_grpo.compiled import is_available as is_compiled_available
 from lambda_grpo.packing.compiled_attention import attention
 from lambda_grpo.packing.layout import Layout
@@ -57,14 +57,24 @@ def is_onednn_faster() -> bool:
 
 
 def _replace_forward(layer: nn.Module, forward: Any) -> None:
-    layer.forward = MethodType(forward, layer)
+    layer.forward = partial(forward, layer)
+
+
+def _is_for_c(x: Tensor, weight: Tensor) -> bool:
+    """Whether a layer is still what it was when its forward was replaced: models are moved and cast."""
+    is_float = x.dtype == weight.dtype == torch.float32
+    return is_float and x.device.type == weight.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 def _linear(self: nn.Linear, x: Tensor) -> Tensor:
+    if not _is_for_c(x, self.weight):
+        return nn.Linear.forward(self, x)
     return _Linear.apply(x, self.weight, self.bias)
 
 
 def _norm(self: Any, x: Tensor) -> Tensor:
+    if not _is_for_c(x, self.weight):
+        return type(self).forward(self, x)
     return _Norm.apply(x, self.weight, self.variance_epsilon)
 
 
@@ -78,7 +88,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """As that of transformers' Llama, Qwen2 and Qwen3."""
     layout: Layout | None = kwargs.get("packed_layout")
-    if layout is None:
+    if layout is None or not _is_for_c(hidden_states, position_embeddings[0]):
         return type(self).forward(self, hidden_states, position_embeddings, attention_mask, *rest, **kwargs)
     q, k, v = (
         project(hidden_states).view(hidden_states.size(1), -1, self.head_dim)
@@ -91,13 +101,16 @@ def _attention(
 
 
 def _mlp(self: Any, x: Tensor) -> Tensor:
-    return self.down_proj(_SwiGLU.apply(self.gate_proj(x), self.up_proj(x)))
+    gate, up_ = self.gate_proj(x), self.up_proj(x)
+    if not _is_for_c(gate, up_):
+        return self.down_proj(self.act_fn(gate) * up_)
+    return self.down_proj(_SwiGLU.apply(gate, up_))
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         ctx.has_bias = bias is not None
         return _product(x, weight, bias)
 
@@ -122,7 +135,7 @@ def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """(…, n), (…, k) -> (n, k), summed over the rows."""
     grad, x = grad.contiguous(), x.contiguous()
     n, k = grad.size(-1), x.size(-1)
-    out = grad.new_empty(_up(n, library().panel_height()), _up(k, library().panel_width()))
+    out = grad.new_empty(up(n, library().panel_height()), up(k, library().panel_width()))
     if library().weight_gradient(x.numel() // k, address(grad), n, address(x), k, address(out)):
         raise MemoryError("no memory for a weight's gradient")
     return out[:n, :k]
@@ -173,7 +186,3 @@ class _SwiGLU(torch.autograd.Function):
             gate.numel(), address(grad), address(gate), address(up), address(d_gate), address(d_up)
         )
         return d_gate, d_up
-
-
-def _up(n: int, multiple: int) -> int:
-    return (n + multiple - 1) // multiple * multiple

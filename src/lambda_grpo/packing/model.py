@@ -15,13 +15,16 @@ from lambda_grpo.packing.layout import Layout
 def prepare(model: Any, *, compiled: bool = True) -> None:
     """Teach a causal model with TRL's fused head, or PEFT around one, to read a layout. Otherwise it stays as it was.
 
+    Once is enough, and twice does no harm.
+
     Args:
         compiled: whether layers may compute in C, where they can. They do so without a layout too.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     torch_attention.register()
     base.set_attn_implementation(torch_attention.IMPLEMENTATION)
-    base.base_model.register_forward_hook(_drop_prompts, with_kwargs=True)
+    if _drop_prompts not in base.base_model._forward_hooks.values():
+        base.base_model.register_forward_hook(_drop_prompts, with_kwargs=True)
     if compiled:
         use_compiled(model)
 

@@ -42,7 +42,9 @@ def attention(
     repeats = query.size(1) // key.size(1)
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    flat = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
+    # autocast leaves rotated queries and keys in float32, and would cast what sdpa is given
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else value.dtype
+    flat = [tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value)]
     return _PackedAttention.apply(*flat, layout, kwargs["scaling"])[None], None
 
 
@@ -58,7 +60,7 @@ class _PackedAttention(torch.autograd.Function):
         if layout.shared is not None:
             shared, shared_lse = _flat([_part_forward(layout.shared, q, k, v, scale)], [layout.shared.queries], layout)
             joined = torch.logaddexp(lse, shared_lse)
-            out = out * (lse - joined).exp() + shared * (shared_lse - joined).exp()
+            out = (out * (lse - joined).exp() + shared * (shared_lse - joined).exp()).to(q.dtype)
             lse = joined
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.layout, ctx.scale = layout, scale

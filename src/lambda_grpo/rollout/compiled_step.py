@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lambda_grpo.compiled import address, library
+from lambda_grpo.compiled import address, library, up
 from lambda_grpo.rollout.decoder import Decoder, Layer, Prompts
 
 POINTER, INT, FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
@@ -53,14 +53,14 @@ class CompiledStep:
         self.wide, self.vector = self.library.panel_width(), self.library.vector_width()
         self.decoder, self.prompt, self.slot = decoder, prompt, torch.arange(len(prompt))
         self.length = prompts.lengths[prompt]
-        room = _up(max_new, self.vector)
+        room = up(max_new, self.vector)
         shape = (len(decoder.layers), len(prompt), decoder.kv_heads, decoder.head_dim, room)
         cos, sin = decoder.rotation(int(prompts.lengths.max()) + max_new)
         self._held: list[Tensor] = []  # what the C code points to
         layers = (_Layer * len(decoder.layers))(*(self._layer(layer) for layer in decoder.layers))
         self.model = _Model(
             len(decoder.layers), decoder.hidden, decoder.heads, decoder.kv_heads, decoder.head_dim,
-            decoder.intermediate, len(decoder.head), len(prompts.lengths), _up(prompts.keys.size(3), self.wide),
+            decoder.intermediate, len(decoder.head), len(prompts.lengths), up(prompts.keys.size(3), self.wide),
             len(prompt), room, decoder.epsilon, decoder.head_dim**-0.5, layers,
             self._hold(decoder.final_norm), self._panels(decoder.head), self._hold(cos), self._hold(sin),
             # keys as [head_dim][place], values as [place][head_dim], both in panels; places padded for both
@@ -82,7 +82,7 @@ class CompiledStep:
         """(n,) token t of each row -> (n, V) logits of the next one."""
         n, vocabulary = len(tokens), len(self.decoder.head)
         x = self.decoder.embedding[tokens]
-        logits = torch.empty(n, _up(vocabulary, self.wide))
+        logits = torch.empty(n, up(vocabulary, self.wide))
         failed = self.library.step(
             ctypes.byref(self.model), n, min(torch.get_num_threads(), n), address(x),
             address(self.slot), address(self.prompt), address(self.length), t, address(logits),
@@ -128,7 +128,3 @@ class CompiledStep:
         half = joined.detach().view(2, -1, *joined.shape[1:])
         room = (0, 0) * (half.dim() - 2) + (0, -half.size(1) % self.wide)
         return functional.pad(half, room).flatten(0, 1)
-
-
-def _up(n: int, multiple: int) -> int:
-    return (n + multiple - 1) // multiple * multiple
