@@ -32,6 +32,7 @@ ALLOWED = {
     "bench_study": {"models", "parallel", "recipe", "tasks", "training", "training_data"},
     "parallel": set(),
     "preload": {"training"},
+    "bench_decode": {"bench_steps", "rollout"},
     "bench_steps": {"backends", "base_policy"},
     "recipe": {"backends", "validation"},
     "resume": {"models", "recipe", "runs"},

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambda_grpo import bench, bench_steps, group_advantages, loss_normalizer, response_weights
+from lambda_grpo import bench, bench_decode, bench_steps, group_advantages, loss_normalizer, response_weights
 from lambda_grpo.bench import BENCHMARKS, Benchmark, measure, plain_group_stage
 from tests.rollout.models import make_model
 
@@ -80,3 +80,9 @@ def test_operations_by_hand():
     expected = token * (3 + 2 + 4 + 4 + 1) + pair * pairs + 2 * 9 * hidden * vocabulary
     found = bench_steps.operations(model, [[1, 2, 3], [1, 2, 3], [4, 5]], [[5] * 4, [6] * 4, [7]])
     assert found == pytest.approx(expected)
+
+
+def test_a_decoding_step_is_measured():
+    one, four = (bench_decode.measure(rows) for rows in (1, 4))
+    assert one["milliseconds"] > 0
+    assert four["gflops"] * four["milliseconds"] == pytest.approx(4 * one["gflops"] * one["milliseconds"])
