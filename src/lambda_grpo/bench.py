@@ -6,6 +6,7 @@ Training steps run in fresh processes, a pair of them for each ratio: in one pro
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -213,7 +214,11 @@ def _steps_in_this_process(workload: str) -> tuple[Work, Work]:
     """The same in one process for both, which flatters ours."""
 
     def work(side: str) -> Work:
-        return lambda: _flat(bench_steps.run(bench_steps.WORKLOADS[workload], side, WARM_STEPS, STEPS))
+        def run() -> dict[str, float]:
+            with contextlib.redirect_stdout(sys.stderr):  # the trainers print their logs
+                return _flat(bench_steps.run(bench_steps.WORKLOADS[workload], side, WARM_STEPS, STEPS))
+
+        return run
 
     return work("dapo"), work(bench_steps.STOCK)
 
