@@ -8,6 +8,7 @@ tokens end a completion.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -148,6 +149,7 @@ def operations(model: Any, prompt_ids: list[list[int]], completion_ids: list[lis
     return total
 
 
+@functools.cache  # of this machine, not of a workload
 def matrix_rate() -> float:
     """Floating-point operations a second that this machine reaches in products of large float32 matrices."""
     import torch

@@ -16,7 +16,7 @@ from lambda_grpo.errors import UserError
 
 TRAIN_HELP = """\
 Train a policy with any objective of the GRPO family. Without arguments: the
-demonstration, which takes a few minutes on two CPU cores.
+demonstration, which takes less than a minute on two CPU cores.
 
   lambda-grpo train
   lambda-grpo train recipes/grpo.yaml --max_steps 100 --output_dir runs/mine

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +9,7 @@ import torch
 from scipy.stats import binomtest
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from lambda_grpo.errors import warn_once
 from lambda_grpo.rollout import FastSampler, UnsupportedError
 from lambda_grpo.tasks import Task, grade
 
@@ -132,7 +131,7 @@ def _sample(
             sampled = FastSampler(config)(model, tokenizer(prompts)["input_ids"]).ids
             return [(ids, ids[-1] in ends) for ids in sampled]
         except UnsupportedError as error:
-            _say_once(f"the fast sampler doesn't know {error}. Evaluation takes model.generate instead")
+            warn_once(f"the fast sampler doesn't know {error}. Evaluation takes model.generate instead")
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(model.device)
     model.generation_config = config  # generate fills what a configuration leaves open from the model's own
     try:
@@ -144,8 +143,3 @@ def _sample(
         end = next((t for t, token in enumerate(row) if token in ends), None)
         rows.append((row, False) if end is None else (row[: end + 1], True))
     return rows
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    warnings.warn(message, stacklevel=4)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
-from lambda_grpo import compiled
 from lambda_grpo.compiled import CannotCompileError, _library, library
+from lambda_grpo.errors import warn_once
 from lambda_grpo.rollout import FastSampler, UnsupportedError, sampler
 from lambda_grpo.rollout.compiled_step import CompiledStep
 from lambda_grpo.rollout.decoder import Decoder
@@ -238,7 +238,7 @@ def test_what_it_does_not_know_is_named():
 
 def test_without_a_compiler_it_says_so_once_and_goes_on(monkeypatch, tmp_path):
     monkeypatch.undo()
-    compiled._say_once.cache_clear()
+    warn_once.cache_clear()
     model, prompts = make_model("llama"), some_prompts(7, 3)
     expected = FastSampler(generation())(model, prompts).ids
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -12,12 +12,13 @@ import os
 import shutil
 import subprocess
 import tempfile
-import warnings
 from importlib.resources import files
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from lambda_grpo.errors import warn_once
 
 SOURCES = ("vectors.h", "attention.c", "layers.c", "step.c")
 FLAGS = ("-O3", "-march=native", "-funroll-loops", "-fno-math-errno", "-fPIC", "-shared")
@@ -94,7 +95,7 @@ def is_available(what_instead: str) -> bool:
     try:
         library()
     except CannotCompileError as error:
-        _say_once(f"{what_instead}, which is slower: {error}")
+        warn_once(f"{what_instead}, which is slower: {error}")
         return False
     return True
 
@@ -114,8 +115,3 @@ def _run(*command: str) -> str:
     if done.returncode != 0:
         raise CannotCompileError(f"{' '.join(command[:2])} … fails: {done.stderr.strip()[:500]}")
     return done.stdout
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    warnings.warn(message, stacklevel=4)

@@ -141,27 +141,17 @@ static void backward_run(const Row *r, int kv, const Run *prompt, const Run *own
             if (prompt) add_transposed(prompt->keys, dp, ld, in_panels, n, wide, prompt->dk);
             add_transposed(seen, dp + before, ld, in_panels, n, wide, own->dk);
             over_keys(n, dp, ld, prompt, prompt ? prompt->k_by_dim : NULL, own, own->k_by_dim, seen, wide, y);
-            for (int i = 0; i < n; i++) {  // back through scale and rotation
-                const float *cos = r->cos + (token + i) * d, *sin = r->sin + (token + i) * d;
-                float *x = y + (size_t)i * wide, *to = dq + at + i * ldg;
-                for (int j = 0, half = d / 2; j < half; j++) {
-                    to[j] = r->scale * (x[j] * cos[j] + x[j + half] * sin[j + half]);
-                    to[j + half] = r->scale * (x[j + half] * cos[j + half] - x[j] * sin[j]);
-                }
-            }
+            for (int i = 0; i < n; i++)
+                rotate_back(dq + at + i * ldg, y + (size_t)i * wide, d, r->cos + (token + i) * d,
+                            r->sin + (token + i) * d, r->scale);
         }
 }
 
 static void give_back(const Row *r, int kv, const Run *run, float *dk, float *dv) {
-    int d = r->head_dim, wide = up(d, NR), half = d / 2;
+    int d = r->head_dim, wide = up(d, NR);
     for (int i = 0; i < run->keys; i++) {
-        const float *cos = r->cos + (run->start + i) * d, *sin = r->sin + (run->start + i) * d;
-        const float *x = run->dk + (size_t)i * wide;
-        float *to = dk + ((run->start + i) * r->kv_heads + kv) * d;
-        for (int j = 0; j < half; j++) {
-            to[j] = x[j] * cos[j] + x[j + half] * sin[j + half];
-            to[j + half] = x[j + half] * cos[j + half] - x[j] * sin[j];
-        }
+        rotate_back(dk + ((run->start + i) * r->kv_heads + kv) * d, run->dk + (size_t)i * wide, d,
+                    r->cos + (run->start + i) * d, r->sin + (run->start + i) * d, 1);
         memcpy(dv + ((run->start + i) * r->kv_heads + kv) * d, run->dv + (size_t)i * wide, sizeof(float) * d);
     }
 }

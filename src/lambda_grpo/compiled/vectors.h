@@ -93,6 +93,14 @@ static inline void rotate(float *to, const float *x, int size, const float *cos,
     }
 }
 
+// The transpose of `rotate`: a gradient's way back.
+static inline void rotate_back(float *to, const float *x, int size, const float *cos, const float *sin, float factor) {
+    for (int j = 0, half = size / 2; j < half; j++) {
+        to[j] = factor * (x[j] * cos[j] + x[j + half] * sin[j + half]);
+        to[j + half] = factor * (x[j + half] * cos[j + half] - x[j] * sin[j]);
+    }
+}
+
 // softmax of the first n of s in place, zeros up to `width`, a multiple of W; returns the log of the sum of exponentials
 static inline float softmax(float *s, int n, int width) {
     for (int c = n; c < width; c++) s[c] = -INFINITY;
