@@ -30,7 +30,7 @@ def measure(rows: int) -> dict[str, Any]:
     model = bench_steps._model(bench_steps.WORKLOADS["short"])
     decoder = Decoder(model)
     with torch.no_grad():
-        prompts = decoder.read([[5] * PROMPT_LENGTH] * PROMPTS)
+        prompts = [[5] * PROMPT_LENGTH] * PROMPTS
         step = CompiledStep(decoder, prompts, (torch.arange(rows) % PROMPTS).sort().values, PLACES)
         tokens, seconds = torch.full((rows,), 7), []
         for t in range(PLACES):

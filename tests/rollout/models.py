@@ -40,6 +40,7 @@ MODELS = {
             original_max_position_embeddings=64,
         ),
     ),
+    "qwen2, wide heads": (Qwen2ForCausalLM, Qwen2Config, {"head_dim": 80}),
     "qwen2, yarn": (
         Qwen2ForCausalLM, Qwen2Config, rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=64),
     ),

@@ -182,16 +182,16 @@ def test_the_same_seed_gives_the_same_samples():
 def test_a_prompt_is_read_once_and_finished_rows_are_dropped(step, monkeypatch):
     model, read, stepped = make_model("llama"), [], []
 
-    def counted(self, prompts):
+    def counted(self, prompts, *rest):
         read.append(len(prompts))
-        return original_read(self, prompts)
+        return original_read(self, prompts, *rest)
 
     def counted_step(self, tokens, t):
         stepped.append(len(tokens))
         return original_step(self, tokens, t)
 
-    original_read, original_step = Decoder.read, STEPS[step].__call__
-    monkeypatch.setattr(Decoder, "read", counted)
+    original_read, original_step = STEPS[step]._read, STEPS[step].__call__
+    monkeypatch.setattr(STEPS[step], "_read", counted)
     monkeypatch.setattr(STEPS[step], "__call__", counted_step)
     config = generation(do_sample=True, top_k=0, eos_token_id=list(range(1, 12)), max_new_tokens=60)
     torch.manual_seed(0)

@@ -95,7 +95,6 @@ class SamplingTrainer(PackingTrainer):
             if not logps.isnan().any():
                 return logps, None, None
         arguments = (model, input_ids, attention_mask, logits_to_keep, *rest)
-        arguments = (model, input_ids, attention_mask, logits_to_keep, *rest)
         return super()._get_per_token_logps_and_entropies(*arguments, **settings)
 
     def _look_up(

@@ -20,16 +20,18 @@ from torch import Tensor
 
 from lambda_grpo.errors import warn_once
 
-SOURCES = ("vectors.h", "attention.c", "layers.c", "step.c")
+SOURCES = ("vectors.h", "decoder.h", "attention.c", "choose.c", "layers.c", "prompts.c", "step.c")
 FLAGS = ("-O3", "-march=native", "-funroll-loops", "-fno-math-errno", "-fPIC", "-shared")
 OPENMP = ("-fopenmp",)
 TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_int64, "f": ctypes.c_float}
 ARGUMENTS = {
     "attention": "ppppppp",
+    "choose": "lilppppp",
     "set_threads": "i",
     "weight_gradient": "lpipip",
     "norm_forward": "lippfpp",
     "norm_backward": "liipppppp",
+    "read_prompts": "pipppp",
     "swiglu_forward": "lppp",
     "step": "piippppip",
     "swiglu_backward": "lppppp",

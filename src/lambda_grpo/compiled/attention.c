@@ -23,28 +23,12 @@ typedef struct {  // keys and values of a run of tokens; `by_key`: panels of key
     float *k_by_key, *k_by_dim, *v_by_key, *v_by_dim, *dk, *dv;
 } Run;
 
-// [n][size] in rows of `ld`, as panels of its columns, [size / NR][n][NR]
-static void panels(int n, int size, const float *x, size_t ld, float *to) {
-    for (int c = 0; c < size; c += NR)
-        for (int i = 0; i < n; i++)
-            for (int j = 0; j < NR; j++) *to++ = c + j < size ? x[i * ld + c + j] : 0;
-}
-
-// the same of its transpose, [n / NR][size][NR]
-static void panels_of_rows(int n, int size, const float *x, size_t ld, float *to) {
-    for (int c = 0; c < n; c += NR)
-        for (int j = 0; j < size; j++)
-            for (int i = 0; i < NR; i++) *to++ = c + i < n ? x[(c + i) * ld + j] : 0;
-}
-
 // y [n][columns] += xᵀ w; x [depth][ldx], w in panels
 static void add_transposed(int n, const float *x, int ldx, const float *w, int depth, int columns, float *y) {
     for (int c = 0; c < columns; c += NR, w += (size_t)depth * NR)
-        for (int i = 0, m; i < n; i += m) {
+        for (int i = 0; i < n; i += MR) {
             float *to = y + (size_t)i * columns + c;
-            if ((m = n - i) >= MR) tile(m = MR, x + i, 1, ldx, w, depth, NULL, to, to, columns);
-            else if (m >= 2) tile(m = 2, x + i, 1, ldx, w, depth, NULL, to, to, columns);
-            else tile(1, x + i, 1, ldx, w, depth, NULL, to, to, columns);
+            strip(n - i < MR ? n - i : MR, x + i, 1, ldx, w, depth, NULL, to, to, columns);
         }
 }
 

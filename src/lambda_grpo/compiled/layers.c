@@ -47,14 +47,7 @@ int weight_gradient(int64_t rows, const float *g, int n, const float *x, int k, 
 // y = x r w, with r = 1 / sqrt(mean x² + epsilon) kept for the gradient
 void norm_forward(int64_t rows, int size, const float *x, const float *w, float epsilon, float *y, float *r) {
 #pragma omp parallel for num_threads(team)
-    for (int64_t i = 0; i < rows; i++) {
-        const float *xi = x + i * size;
-        float *yi = y + i * size, squares = 0;
-#pragma omp simd reduction(+ : squares)
-        for (int j = 0; j < size; j++) squares += xi[j] * xi[j];
-        float scale = r[i] = 1 / sqrtf(squares / size + epsilon);
-        for (int j = 0; j < size; j++) yi[j] = w[j] * (xi[j] * scale);
-    }
+    for (int64_t i = 0; i < rows; i++) r[i] = rms_norm_of(size, x + i * size, w, epsilon, y + i * size);
 }
 
 // dx = r (g w - x r^2 mean(g w x)); dw [ceil(rows / together)][size]: sums of g x r over `together` rows each, so that

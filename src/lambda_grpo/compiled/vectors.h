@@ -6,6 +6,12 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+static inline int own_thread(void) { return omp_get_thread_num(); }
+#else
+static inline int own_thread(void) { return 0; }
+#endif
 
 // W floats make a vector; a tile of the product, MR rows by NV vectors, stays in registers.
 #if defined(__AVX512F__)
@@ -29,6 +35,18 @@ static inline float total(vec x) {
     float sum = 0;
     for (int j = 0; j < W; j++) sum += x[j];
     return sum;
+}
+
+// y = x r w, with r = 1 / sqrt(mean x² + epsilon), which is returned; y may be x
+static inline float rms_norm_of(int size, const float *x, const float *w, float epsilon, float *y) {
+    vec sums = splat(0);
+    int j = 0;
+    for (; j + W <= size; j += W) sums += *(const vec *)(x + j) * *(const vec *)(x + j);
+    float squares = total(sums);
+    for (; j < size; j++) squares += x[j] * x[j];
+    float r = 1 / sqrtf(squares / size + epsilon);
+    for (j = 0; j < size; j++) y[j] = w[j] * (x[j] * r);
+    return r;
 }
 
 // e^x to 2e-7 of its value; 0 below -87, and above 88 what it is there
@@ -69,19 +87,38 @@ static inline __attribute__((always_inline)) void tile(int rows, const float *x,
         for (int j = 0; j < NV; j++) *(vec *)(y + i * ldy + j * W) = sum[i][j];
 }
 
+// a tile of as many rows, at most MR
+static inline void strip(int rows, const float *x, size_t ldx, size_t step, const float *w, int depth, const float *bias,
+                         const float *add, float *y, size_t ldy) {
+    switch (rows) {
+#define ROWS(m) \
+    case m: tile(m <= MR ? m : MR, x, ldx, step, w, depth, bias, add, y, ldy); break;
+        ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7) ROWS(8)
+#undef ROWS
+    }
+}
+
 // y [rows][ldy] = x [rows][depth] w (+ bias) (+ add, laid out as y); columns: a multiple of NR
 static inline void product(int rows, const float *x, int ldx, const float *w, int depth, int columns, const float *bias,
-                    const float *add, float *y, int ldy) {
-    for (int c = 0; c < columns; c += NR, w += (size_t)depth * NR) {
-        const float *b = bias ? bias + c : NULL, *xi = x, *a = add ? add + c : NULL;
-        float *yi = y + c;
-        for (int i = 0, m; i < rows; i += m, xi += (size_t)m * ldx, yi += (size_t)m * ldy) {
-            if ((m = rows - i) >= MR) tile(m = MR, xi, ldx, 1, w, depth, b, a, yi, ldy);
-            else if (m >= 2) tile(m = 2, xi, ldx, 1, w, depth, b, a, yi, ldy);
-            else tile(1, xi, ldx, 1, w, depth, b, a, yi, ldy);
-            if (a) a += (size_t)m * ldy;
-        }
-    }
+                           const float *add, float *y, int ldy) {
+    for (int c = 0; c < columns; c += NR, w += (size_t)depth * NR)
+        for (int i = 0; i < rows; i += MR)
+            strip(rows - i < MR ? rows - i : MR, x + (size_t)i * ldx, ldx, 1, w, depth, bias ? bias + c : NULL,
+                  add ? add + (size_t)i * ldy + c : NULL, y + (size_t)i * ldy + c, ldy);
+}
+
+// [n][size] in rows of `ld`, as panels of its columns, [size / NR][n][NR]
+static inline void panels(int n, int size, const float *x, size_t ld, float *to) {
+    for (int c = 0; c < size; c += NR)
+        for (int i = 0; i < n; i++)
+            for (int j = 0; j < NR; j++) *to++ = c + j < size ? x[i * ld + c + j] : 0;
+}
+
+// the same of its transpose, [n / NR][size][NR]
+static inline void panels_of_rows(int n, int size, const float *x, size_t ld, float *to) {
+    for (int c = 0; c < n; c += NR)
+        for (int j = 0; j < size; j++)
+            for (int i = 0; i < NR; i++) *to++ = c + i < n ? x[(c + i) * ld + j] : 0;
 }
 
 // to = x rotated by its position (arXiv 2104.09864), times a factor

@@ -1,4 +1,4 @@
-"""One new token for each row by `compiled/step.c`: float32 on a CPU, several times as fast as PyTorch."""
+"""Prompts, and one new token for each row, by `compiled/`: float32 on a CPU, several times as fast as PyTorch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lambda_grpo.compiled import address, library, up
-from lambda_grpo.rollout.decoder import Decoder, Layer, Prompts
+from lambda_grpo.rollout.decoder import Decoder, Layer
 
 POINTER, INT, FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 
@@ -44,29 +44,43 @@ class _Model(ctypes.Structure):
 
 
 class CompiledStep:
-    """The rows' own keys and values, and the step that adds to them; as `TorchStep`."""
+    """As `TorchStep`."""
 
     worth_dropping = 0.0  # finished rows cost nothing to drop: nothing is moved
 
-    def __init__(self, decoder: Decoder, prompts: Prompts, prompt: Tensor, max_new: int):
+    def __init__(self, decoder: Decoder, prompts: list[list[int]], prompt: Tensor, max_new: int):
         self.library = library()
         self.wide, self.vector = self.library.panel_width(), self.library.vector_width()
         self.decoder, self.prompt, self.slot = decoder, prompt, torch.arange(len(prompt))
-        self.length = prompts.lengths[prompt]
-        room = up(max_new, self.vector)
-        shape = (len(decoder.layers), len(prompt), decoder.kv_heads, decoder.head_dim, room)
-        cos, sin = decoder.rotation(int(prompts.lengths.max()) + max_new)
+        lengths = torch.tensor([len(ids) for ids in prompts])
+        self.length = lengths[prompt]
+        width, room = up(int(lengths.max()), self.wide), up(max_new, self.vector)
+        layers, kv_heads, head_dim = len(decoder.layers), decoder.kv_heads, decoder.head_dim
+        of_prompts = (layers, len(prompts), kv_heads, width)
+        of_rows = (layers, len(prompt), kv_heads, room, head_dim)
+        cos, sin = decoder.rotation(int(lengths.max()) + max_new)
         self._held: list[Tensor] = []  # what the C code points to
-        layers = (_Layer * len(decoder.layers))(*(self._layer(layer) for layer in decoder.layers))
         self.model = _Model(
-            len(decoder.layers), decoder.hidden, decoder.heads, decoder.kv_heads, decoder.head_dim,
-            decoder.intermediate, len(decoder.head), len(prompts.lengths), up(prompts.keys.size(3), self.wide),
-            len(prompt), room, decoder.epsilon, decoder.head_dim**-0.5, layers,
+            layers, decoder.hidden, decoder.heads, kv_heads, head_dim, decoder.intermediate, len(decoder.head),
+            len(prompts), width, len(prompt), room, decoder.epsilon, head_dim**-0.5,
+            (_Layer * layers)(*(self._layer(layer) for layer in decoder.layers)),
             self._hold(decoder.final_norm), self._panels(decoder.head), self._hold(cos), self._hold(sin),
-            # keys as [head_dim][place], values as [place][head_dim], both in panels; places padded for both
-            self._panels(prompts.keys), self._panels(self._padded_places(prompts.values).transpose(3, 4)),
-            self._hold(torch.empty(shape)), self._hold(torch.empty(shape)),
+            self._hold(torch.empty(*of_prompts, head_dim)),
+            self._hold(torch.empty(*of_prompts, up(head_dim, self.wide))),
+            self._hold(torch.empty(of_rows)), self._hold(torch.empty(of_rows)),
         )  # fmt: skip
+        self.prompt_logits = self._read(prompts, lengths)
+
+    def _read(self, prompts: list[list[int]], lengths: Tensor) -> Tensor:
+        x = self.decoder.embedding[torch.tensor([token for ids in prompts for token in ids])]
+        start = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+        position = torch.arange(len(x)) - start[:-1].repeat_interleave(lengths)
+        logits = torch.empty(len(prompts), up(len(self.decoder.head), self.wide))
+        if self.library.read_prompts(
+            ctypes.byref(self.model), len(x), address(start), address(position), address(x), address(logits)
+        ):
+            raise MemoryError("no memory for reading the prompts")
+        return logits[:, : len(self.decoder.head)]
 
     @staticmethod
     def is_for(decoder: Decoder) -> bool:
@@ -103,9 +117,6 @@ class CompiledStep:
         *batch, columns, depth = matrix.shape
         padded = functional.pad(matrix.detach(), (0, 0, 0, -columns % self.wide))
         return self._hold(padded.reshape(*batch, -1, self.wide, depth).transpose(-1, -2))
-
-    def _padded_places(self, values: Tensor) -> Tensor:
-        return functional.pad(values, (0, 0, 0, -values.size(3) % self.wide))
 
     def _bias(self, bias: Tensor | None) -> int | None:
         if bias is None:

@@ -1,7 +1,7 @@
-"""A Hugging Face decoder's weights as a sampler needs them, and its reading of the prompts.
+"""A Hugging Face decoder's weights as a sampler needs them.
 
-Qwen2, Qwen3 and Llama share one layer: RMS norm, rotary attention with grouped keys, SwiGLU. Prompts go through the
-model's own forward; only single new tokens take the paths of `torch_step` and `compiled_step`.
+Qwen2, Qwen3 and Llama share one layer: RMS norm, rotary attention with grouped keys, SwiGLU. `torch_step` and
+`compiled_step` compute it.
 """
 
 from __future__ import annotations
@@ -38,21 +38,6 @@ class Layer:
     down_bias: Tensor | None
 
 
-@dataclass(frozen=True)
-class Prompts:
-    """What the model has read: U different prompts, each on the left of P places.
-
-    lengths: (U,).
-    keys, values: (layers, U, kv_heads, P, head_dim), keys rotated.
-    logits: (U, V) after the last token.
-    """
-
-    lengths: Tensor
-    keys: Tensor
-    values: Tensor
-    logits: Tensor
-
-
 class Decoder:
     """The weights of a model at this moment: make it anew when they have changed.
 
@@ -84,24 +69,6 @@ class Decoder:
         ids = torch.arange(positions, device=self.device)[None]
         cos, sin = self.base.model.rotary_emb(self.embedding[:1, :1], ids)
         return cos[0], sin[0]
-
-    def read(self, prompts: list[list[int]]) -> Prompts:
-        """One forward over the prompts."""
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
-        width = int(lengths.max())
-        ids = torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, prompt in zip(ids, prompts, strict=True):
-            row[: len(prompt)] = torch.tensor(prompt)
-        # on the right no mask is needed but causality: nothing looks at what stands behind a prompt
-        output = self.base.model(input_ids=ids.to(self.device), use_cache=True)
-        last = output.last_hidden_state[torch.arange(len(prompts), device=self.device), lengths - 1]
-        caches = output.past_key_values.layers
-        return Prompts(
-            lengths,
-            torch.stack([cache.keys for cache in caches]),
-            torch.stack([cache.values for cache in caches]),
-            self.base.get_output_embeddings()(last),
-        )
 
 
 def check_supported(model: Any) -> None:

@@ -15,7 +15,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from lambda_grpo.compiled import is_available
+from lambda_grpo.rollout.choice import choose, is_compiled
 from lambda_grpo.rollout.compiled_step import CompiledStep
 from lambda_grpo.rollout.decoder import Decoder, UnsupportedError
 from lambda_grpo.rollout.torch_step import TorchStep
@@ -90,10 +90,9 @@ class FastSampler:
         prompt = torch.tensor([numbers.setdefault(tuple(ids), len(numbers)) for ids in prompt_ids])
         order = prompt.argsort(stable=True)  # rows of a prompt together
         device = decoder.device
-        prompts = decoder.read([list(ids) for ids in numbers])
-        step = _step(decoder)(decoder, prompts, prompt[order].to(device), self.max_new)
-        logits = prompts.logits[prompt[order].to(device)]
-        *columns, ends = self._loop(step, logits)
+        prompt_of_row = prompt[order].to(device)
+        step = _step(decoder)(decoder, [list(ids) for ids in numbers], prompt_of_row, self.max_new)
+        *columns, ends = self._loop(step, step.prompt_logits[prompt_of_row])
         back = order.argsort()
         lengths = ends[back].tolist()
         return Sampled(
@@ -103,17 +102,15 @@ class FastSampler:
     def _loop(self, step: TorchStep | CompiledStep, logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(n, max_new) tokens, log-probabilities and entropies, and (n,) lengths, all on the CPU."""
         n, device = len(logits), logits.device
-        eos = self.eos.to(device)
-        tokens = torch.zeros(n, self.max_new, dtype=torch.long, device=device)
-        logprobs, entropies = torch.zeros(2, n, self.max_new, device=device)
-        ends = torch.full((n,), self.max_new, device=device)
+        is_end = torch.isin(torch.arange(logits.size(1), device=device), self.eos.to(device))
         rows, is_done = torch.arange(n, device=device), torch.zeros(n, dtype=torch.bool, device=device)
+        drawn: list[tuple[Tensor, ...]] = []
         for t in range(self.max_new):
-            new, logprobs[rows, t], entropies[rows, t] = self._choose(logits)
-            tokens[rows, t] = new
-            ends_here = torch.isin(new, eos) & ~is_done
-            ends[rows[ends_here]] = t + 1
-            is_done = is_done | ends_here
+            if len(self.warpers) > 0:
+                logits = self.warpers(None, logits)
+            new, logprobs, entropies = choose(logits, self.greedy)
+            drawn.append((rows, new, logprobs, entropies))
+            is_done = is_done | is_end[new]
             done = int(is_done.sum())
             if done == len(rows) or t == self.max_new - 1:
                 break
@@ -122,19 +119,14 @@ class FastSampler:
                 step.keep(live)
                 rows, new, is_done = rows[live], new[live], is_done[live]
             logits = step(new, t)
-        return tokens.cpu(), logprobs.cpu(), entropies.cpu(), ends.cpu()
-
-    def _choose(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(n, V) -> (n,) tokens, their log-probabilities, and the distributions' entropies."""
-        logits = logits.float()
-        if len(self.warpers) > 0:
-            logits = self.warpers(None, logits)
-        log_p = logits.log_softmax(-1)
-        p = log_p.exp()
-        # of exponential variates with rates p, −ln u / p, the least is number i with probability p_i
-        race = log_p if self.greedy else p / torch.rand_like(p).log_().neg_()
-        chosen = race.argmax(-1)
-        return chosen, log_p.gather(1, chosen[:, None])[:, 0], torch.special.entr(p).sum(-1)
+        counts = torch.tensor([len(rows) for rows, *_ in drawn])
+        row, *values = (torch.cat(parts).cpu() for parts in zip(*drawn, strict=True))
+        place = row, torch.arange(len(drawn)).repeat_interleave(counts)
+        tokens, logprobs, entropies = (
+            torch.zeros(n, self.max_new, dtype=parts.dtype).index_put_(place, parts) for parts in values
+        )
+        ends = is_end.cpu()[tokens]
+        return tokens, logprobs, entropies, torch.where(ends.any(1), ends.int().argmax(1) + 1, len(drawn))
 
 
 def check_settings(config: GenerationConfig) -> None:
@@ -161,6 +153,6 @@ def _warpers(config: GenerationConfig) -> list[Any]:
 
 
 def _step(decoder: Decoder) -> type[TorchStep] | type[CompiledStep]:
-    if CompiledStep.is_for(decoder) and is_available("sampling takes PyTorch instead of compiled code"):
+    if CompiledStep.is_for(decoder) and is_compiled():
         return CompiledStep
     return TorchStep

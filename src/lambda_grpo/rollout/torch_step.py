@@ -1,4 +1,4 @@
-"""One new token for each row, in PyTorch: on any device, in any floating dtype."""
+"""Prompts, and one new token for each row, in PyTorch: on any device, in any floating dtype."""
 
 from __future__ import annotations
 
@@ -6,31 +6,48 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lambda_grpo.rollout.decoder import Decoder, Prompts
+from lambda_grpo.rollout.decoder import Decoder
 
 
 class TorchStep:
-    """The rows' own keys and values, and the step that adds to them.
+    """Reads the prompts by the model's own forward, and has the rows' own keys and values, to which each step adds.
 
     Rows of one prompt share its keys and values: their queries meet them in one product.
 
     Args:
+        prompts: U different ones, token ids.
         prompt: (n,) the prompt of each row, rows of one prompt together.
         max_new: greatest number of tokens.
+
+    Attributes:
+        prompt_logits: (U, V) after the prompts' last tokens.
     """
 
     worth_dropping = 0.25  # of the rows: fewer finished ones are carried along rather than cleared away
 
-    def __init__(self, decoder: Decoder, prompts: Prompts, prompt: Tensor, max_new: int):
-        self.decoder, self.lengths = decoder, prompts.lengths
-        self.cos, self.sin = decoder.rotation(int(prompts.lengths.max()) + max_new)
+    def __init__(self, decoder: Decoder, prompts: list[list[int]], prompt: Tensor, max_new: int):
+        self.decoder = decoder
+        self.lengths = torch.tensor([len(ids) for ids in prompts], device=decoder.device)
+        places = torch.arange(int(self.lengths.max()), device=decoder.device)
+        self.is_outside = places >= self.lengths[:, None]  # (U, P)
+        self.cos, self.sin = decoder.rotation(len(places) + max_new)
+        # (layers, U, kv_heads, P, head_dim), keys rotated
+        self.prompt_keys, self.prompt_values, self.prompt_logits = self._read(prompts)
         shape = (len(decoder.layers), len(prompt), decoder.kv_heads, max_new, decoder.head_dim)
-        self.keys = prompts.keys.new_zeros(shape)
-        self.values = prompts.values.new_zeros(shape)
-        self.prompt_keys, self.prompt_values = prompts.keys, prompts.values
-        places = torch.arange(prompts.keys.size(3), device=prompt.device)
-        self.is_outside = places >= prompts.lengths[:, None]  # (U, P)
+        self.keys, self.values = self.prompt_keys.new_zeros(2, *shape)
         self._group(prompt)
+
+    def _read(self, prompts: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        ids = torch.zeros(self.is_outside.shape, dtype=torch.long)
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[: len(prompt)] = torch.tensor(prompt)
+        base = self.decoder.base
+        # on the right no mask is needed but causality: nothing looks at what stands behind a prompt
+        output = base.model(input_ids=ids.to(self.decoder.device), use_cache=True)
+        last = output.last_hidden_state[torch.arange(len(prompts), device=self.decoder.device), self.lengths - 1]
+        caches = output.past_key_values.layers
+        keys, values = (torch.stack([getattr(cache, name) for cache in caches]) for name in ("keys", "values"))
+        return keys, values, base.get_output_embeddings()(last)
 
     def _group(self, prompt: Tensor) -> None:
         """Give each row a place beside the other rows of its prompt."""

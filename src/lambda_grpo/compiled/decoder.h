@@ -1,0 +1,85 @@
+// A Llama-like model in float32 as sampling needs it, but for its attention.
+//
+// Matrices come in panels of NR columns, [columns / NR][depth][NR], so that one kernel multiplies by weights and by the
+// prompts' keys and values alike.
+
+#pragma once
+
+#include "vectors.h"
+
+typedef struct {  // of one layer; matrices in panels, biases as long as their panels or NULL
+    const float *norm, *qkv, *qkv_bias, *q_norm, *k_norm, *out, *out_bias, *mlp_norm, *gate_up, *gate_up_bias, *down,
+        *down_bias;
+} Layer;
+
+typedef struct {
+    int layers, hidden, heads, kv_heads, head_dim, intermediate, vocabulary;
+    int prompts, prompt_width, slots, max_new;  // prompt_width and max_new: multiples of NR and W
+    float epsilon, scale;
+    const Layer *layer;
+    const float *final_norm, *head, *cos, *sin;  // cos, sin: [position][head_dim]
+    float *prompt_keys, *prompt_values;          // [layer][prompt][kv_head], room for prompt_width places; in it panels
+                                                 // as long as the prompt, [places / NR][head_dim][NR] and
+                                                 // [head_dim / NR][places][NR]
+    float *keys, *values;  // [layer][slot][kv_head], [max_new / W][head_dim][W] and [max_new][head_dim]
+} Model;
+
+// Floats in a row of: hidden states, queries with keys and values, queries alone, gate or up.
+static inline int wide_hidden(const Model *m) { return up(m->hidden, NR); }
+static inline int wide_qkv(const Model *m) { return up((m->heads + 2 * m->kv_heads) * m->head_dim, NR); }
+static inline int wide_queries(const Model *m) { return m->heads * m->head_dim; }
+static inline int wide_mlp(const Model *m) { return up(m->intermediate, NR); }
+
+static inline float *keys_of_prompt(const Model *m, int layer, int64_t prompt, int kv_head) {
+    size_t before = ((size_t)layer * m->prompts + prompt) * m->kv_heads + kv_head;
+    return m->prompt_keys + before * m->prompt_width * m->head_dim;
+}
+static inline float *values_of_prompt(const Model *m, int layer, int64_t prompt, int kv_head) {
+    size_t before = ((size_t)layer * m->prompts + prompt) * m->kv_heads + kv_head;
+    return m->prompt_values + before * m->prompt_width * up(m->head_dim, NR);
+}
+static inline size_t own(const Model *m, int layer, int64_t slot, int kv_head) {  // of keys and of values
+    return (((size_t)layer * m->slots + slot) * m->kv_heads + kv_head) * m->head_dim * m->max_new;
+}
+
+static inline void rms_norm(int rows, int size, const float *x, int ldx, const float *weight, float epsilon, float *y,
+                            int ldy) {
+    for (int i = 0; i < rows; i++) rms_norm_of(size, x + (size_t)i * ldx, weight, epsilon, y + (size_t)i * ldy);
+}
+
+// A layer up to its attention: n residuals r -> queries (rotated, scaled), keys (rotated), values: q [n][wide_qkv].
+// Token i stands at position[i] + t. h: [n][hidden], for use on the way.
+static inline void project(const Model *m, const Layer *w, int n, const float *r, const int64_t *position, int t, float *h,
+                    float *q) {
+    int hd = m->head_dim, Q = wide_qkv(m), queries = wide_queries(m);
+    rms_norm(n, m->hidden, r, wide_hidden(m), w->norm, m->epsilon, h, m->hidden);
+    product(n, h, m->hidden, w->qkv, m->hidden, Q, w->qkv_bias, NULL, q, Q);
+    for (int i = 0; i < n; i++, q += Q) {
+        const float *cos = m->cos + (position[i] + t) * hd, *sin = m->sin + (position[i] + t) * hd;
+        if (w->q_norm) rms_norm(m->heads, hd, q, hd, w->q_norm, m->epsilon, q, hd);
+        if (w->k_norm) rms_norm(m->kv_heads, hd, q + queries, hd, w->k_norm, m->epsilon, q + queries, hd);
+        for (int a = 0; a < m->heads + m->kv_heads; a++)
+            rotate(q + a * hd, q + a * hd, hd, cos, sin, a < m->heads ? m->scale : 1);
+    }
+}
+
+// A layer from its attention on: n outputs o of the heads, added to r by way of `out`, then the MLP.
+// h, g: [n][hidden], [n][2 wide_mlp], for use on the way.
+static inline void transform(const Model *m, const Layer *w, int n, const float *o, float *r, float *h, float *g) {
+    int H = m->hidden, Hn = wide_hidden(m), I = wide_mlp(m);
+    product(n, o, wide_queries(m), w->out, wide_queries(m), Hn, w->out_bias, r, r, Hn);
+    rms_norm(n, H, r, Hn, w->mlp_norm, m->epsilon, h, H);
+    product(n, h, H, w->gate_up, H, 2 * I, w->gate_up_bias, NULL, g, 2 * I);
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < I; j += W) {
+            vec *gate = (vec *)(g + (size_t)i * 2 * I + j);
+            *gate = *gate / (splat(1) + vexp(-*gate)) * *(vec *)(g + (size_t)i * 2 * I + I + j);
+        }
+    product(n, g, 2 * I, w->down, m->intermediate, Hn, w->down_bias, r, r, Hn);
+}
+
+static inline void predict(const Model *m, int n, const float *r, float *h, float *logits) {
+    int V = up(m->vocabulary, NR);
+    rms_norm(n, m->hidden, r, wide_hidden(m), m->final_norm, m->epsilon, h, m->hidden);
+    product(n, h, m->hidden, m->head, m->hidden, V, NULL, NULL, logits, V);
+}
