@@ -165,10 +165,10 @@ def test_gradient_checkpointing(compiled):
     compare(model, batch(9), rtol=2e-5, atol=2e-5, compiled=compiled)
 
 
-@pytest.mark.parametrize("onednn", [True, False])
+@pytest.mark.parametrize("is_slow", [True, False])
 @pytest.mark.parametrize("name", ["llama, biases", "qwen3", "llama, odd sizes"])
-def test_a_prepared_model_is_the_same_function_of_plain_input(name, onednn, monkeypatch):
-    monkeypatch.setattr(layers, "is_onednn_faster", lambda: onednn)
+def test_a_prepared_model_is_the_same_function_of_plain_input(name, is_slow, monkeypatch):
+    monkeypatch.setattr(layers, "is_mkl_slow", lambda: is_slow)
     model, plain = prepared(make_model(name)), make_model(name)
     packing.prepare(model)
     ids = torch.randint(2, 50, (3, 17), generator=torch.Generator().manual_seed(0))

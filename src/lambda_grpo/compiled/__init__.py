@@ -28,6 +28,7 @@ ARGUMENTS = {
     "attention": "ppppppp",
     "choose": "lilppppp",
     "set_threads": "i",
+    "linear": "lpipiipp",
     "weight_gradient": "lpipip",
     "norm_forward": "lippfpp",
     "norm_backward": "liipppppp",

@@ -8,6 +8,39 @@ void set_threads(int threads) { team = threads; }
 int panel_width(void) { return NR; }
 int panel_height(void) { return MR; }
 
+enum { TOGETHER = 64 };  // rows, at most, that meet a panel of weights while it is in the cache
+
+// y [rows][n] = x [rows][k] w (+ bias); w: [n][k], or [k][n] if `by_depth`. Returns 0, or 1: no memory.
+int linear(int64_t rows, const float *x, int k, const float *w, int n, int by_depth, const float *bias, float *y) {
+    int whole = n / NR * NR, rest = n - whole;
+    int together = rows < (int64_t)team * TOGETHER ? up((int)(rows + team - 1) / team, MR) : TOGETHER;
+    float *packed = malloc(sizeof(float) * ((size_t)up(n, NR) * (k + 1) + (size_t)team * TOGETHER * NR));
+    if (!packed) return 1;
+    float *last_bias = packed + (size_t)up(n, NR) * k, *behind = last_bias + NR;
+    if (bias) memcpy(last_bias, bias + whole, sizeof(float) * rest);
+#pragma omp parallel num_threads(team)
+    {
+#pragma omp for
+        for (int c = 0; c < n; c += NR) {
+            int width = n - c < NR ? n - c : NR;
+            if (by_depth) panels(k, width, w + c, n, packed + (size_t)c * k);
+            else panels_of_rows(width, k, w + (size_t)c * k, k, packed + (size_t)c * k);
+        }
+#pragma omp for
+        for (int64_t from = 0; from < rows; from += together) {
+            int m = rows - from < together ? (int)(rows - from) : together;
+            const float *xi = x + from * k;
+            float *yi = y + from * n, *part = behind + (size_t)own_thread() * TOGETHER * NR;
+            product(m, xi, k, packed, k, whole, bias, NULL, yi, n);
+            if (rest) product(m, xi, k, packed + (size_t)whole * k, k, NR, bias ? last_bias : NULL, NULL, part, NR);
+            for (int i = 0; rest && i < m; i++)
+                memcpy(yi + (size_t)i * n + whole, part + (size_t)i * NR, sizeof(float) * rest);
+        }
+    }
+    free(packed);
+    return 0;
+}
+
 enum { DEPTH = 128 };  // rows of x and g that a block of a weight's gradient adds up: its panels stay in the cache
 
 // dw [columns of g, up to MR][ldw] = gᵀ x; g [rows][n], x [rows][k]; ldw = up(k, NR). Returns 0, or 1: no memory.

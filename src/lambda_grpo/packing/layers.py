@@ -4,8 +4,8 @@ Their values and gradients are those of torch and transformers, to rounding. A n
 (`compiled/layers.c`) where PyTorch has five to eight operations, and keep one tensor less each for the backward.
 
 torch multiplies float32 matrices by MKL, which is slow on processors that aren't Intel's: on a core of an AMD EPYC it
-has about 100 GFLOP/s, oneDNN, which is in torch's CPU builds too, 230. There products are oneDNN's, and the gradients
-of weights, for which oneDNN would transpose both factors first, C's.
+has about 100 GFLOP/s. There products are C's, too. oneDNN, which is in torch's CPU builds, is as fast, but compiles code
+for each number of rows that it meets, and keeps it: 256 KiB for each of a thousand products.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def use_compiled(model: nn.Module) -> bool:
         return False
     if not is_compiled_available("training takes PyTorch's own layers instead of compiled ones"):
         return False
-    onednn = is_onednn_faster()
+    is_slow = is_mkl_slow()
     for layer in model.modules():
-        if type(layer) is nn.Linear and onednn:
+        if type(layer) is nn.Linear and is_slow:
             _replace_forward(layer, _linear)
         elif type(layer).__name__.endswith("RMSNorm") and hasattr(layer, "variance_epsilon"):
             _replace_forward(layer, _norm)
@@ -49,11 +49,11 @@ def use_compiled(model: nn.Module) -> bool:
     return True
 
 
-def is_onednn_faster() -> bool:
+def is_mkl_slow() -> bool:
     """Whether torch has MKL on a processor that isn't Intel's. No trial: a run's rounding is to stay the same."""
     cpu = Path("/proc/cpuinfo")
     vendor = cpu.read_text() if cpu.exists() else "GenuineIntel"  # elsewhere: unknown, so torch's own
-    return torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and "GenuineIntel" not in vendor
+    return torch.backends.mkl.is_available() and "GenuineIntel" not in vendor
 
 
 def _replace_forward(layer: nn.Module, forward: Any) -> None:
@@ -112,7 +112,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         ctx.has_bias = bias is not None
-        return _product(x, weight, bias)
+        return _product(x, weight, len(weight), bias)
 
     @staticmethod
     @once_differentiable
@@ -120,15 +120,21 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
-            _product(grad, weight.t()) if needs_x else None,
+            _product(grad, weight, weight.size(1), by_depth=True) if needs_x else None,
             _weight_gradient(grad, x) if needs_weight else None,
             grad.flatten(0, -2).sum(0) if ctx.has_bias and needs_bias else None,
         )
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """X Wᵀ + b."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def _product(x: Tensor, weight: Tensor, n: int, bias: Tensor | None = None, *, by_depth: bool = False) -> Tensor:
+    """(…, k) -> (…, n): X Wᵀ + b with W (n, k), or X W with W (k, n) `by_depth`."""
+    x, weight = x.contiguous(), weight.contiguous()
+    k = x.size(-1)
+    out = x.new_empty(*x.shape[:-1], n)
+    bias_at = None if bias is None else address(bias.contiguous())
+    if library().linear(x.numel() // k, address(x), k, address(weight), n, by_depth, bias_at, address(out)):
+        raise MemoryError("no memory for a linear layer")
+    return out
 
 
 def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
