@@ -4,8 +4,8 @@ Their values and gradients are those of torch and transformers, to rounding. A n
 (`compiled/layers.c`) where PyTorch has five to eight operations, and keep one tensor less each for the backward.
 
 torch multiplies float32 matrices by MKL, which is slow on processors that aren't Intel's: on a core of an AMD EPYC it
-has about 100 GFLOP/s. There products are C's, too. oneDNN, which is in torch's CPU builds, is as fast, but compiles code
-for each number of rows that it meets, and keeps it: 256 KiB for each of a thousand products.
+has about 100 GFLOP/s. There products are C's, too. oneDNN, which is in torch's CPU builds, is as fast, but compiles
+code for each number of rows that it meets, and keeps it: 256 KiB for each of a thousand products.
 """
 
 from __future__ import annotations
