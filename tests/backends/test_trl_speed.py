@@ -12,6 +12,7 @@ from lambda_grpo.models import BUILTIN, resolve_model
 from lambda_grpo.training_data import task_dataset, task_reward
 from tests.backends.trl_setup import TASK, config, logged, make_trainer, parameters
 from tests.invariant.injected_run import Injected, reward
+from tests.invariant.skipping_run import easy
 
 
 def trajectory(path, **settings):
@@ -198,23 +199,13 @@ def test_lora_with_both(tmp_path):
     assert isinstance(trainer, GRPOTrainer)
 
 
-class Easy:
-    """Right for every second prompt whatever is answered, so that half of the groups teach nothing."""
-
-    __name__ = "easy"
-
-    def __call__(self, prompts, completion_ids, **_):
-        return [
-            1.0 if sum(map(ord, p)) % 2 else float(sum(ids) % 2) for p, ids in zip(prompts, completion_ids, strict=True)
-        ]
-
-
 @pytest.mark.parametrize(
     ("settings", "skips"),
     [
         ({}, True),
         ({"objective": "grpo_lambda", "gradient_accumulation_steps": 4, "per_device_train_batch_size": 8}, True),
         ({"objective": "gspo", "num_generations": 4}, True),
+        ({"temperature": 0.7}, True),
         ({"beta": 0.04}, False),  # the KL term is theirs, too
         ({"entropy_coef": 0.01}, False),
         ({"num_iterations": 2}, False),  # by then it is another policy
@@ -225,6 +216,7 @@ class Easy:
         "dapo",
         "own loss, accumulated",
         "sequences",
+        "temperature",
         "kl",
         "entropy bonus",
         "two iterations",
@@ -241,7 +233,7 @@ def test_rows_without_an_advantage_are_known_from_sampling(settings, skips, tmp_
                 tmp_path, **{"objective": "dapo", "packing": packing, "learning_rate": 1e-4, "max_steps": 4, **settings}
             ),
             Counted,
-            Easy(),
+            easy,
         )
         trainer.train()
         found[packing] = [

@@ -84,3 +84,17 @@ def test_every_rank_draws_and_corrects_the_same(tmp_path):
             assert (ours - theirs).norm() < 1e-4 * theirs.norm()
     assert found[3]["logged"]["reward"] == one["logged"]["reward"]
     assert all(extra % 3 == 0 for extra in found[3]["logged"]["dynamic_sampling/extra_groups"])
+
+
+@pytest.mark.timeout(900)
+def test_every_rank_leaves_out_rows_that_teach_nothing(tmp_path):
+    """Four processes of six rows, so that groups of eight straddle them: against all rows, without packing."""
+    torchrun(4, "skipping_run", tmp_path)
+    found = torch.load(tmp_path / "found.pt")
+    assert found[False]["rows"] == 0  # not packed
+    assert 0 < found[True]["rows"] < 3 * 2 * 4 * 6  # steps, micro-batches, processes, rows
+    for ours, theirs in zip(found[True]["gradients"], found[False]["gradients"], strict=True):
+        assert theirs.norm() > 0
+        assert (ours - theirs).norm() < 1e-4 * theirs.norm()
+    for ours, theirs in zip(found[True]["logged"], found[False]["logged"], strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-3, abs=1e-5)

@@ -157,11 +157,12 @@ def test_lora(compiled):
     compare(with_lora(prepared(make_model("qwen2"))), batch(8), rtol=2e-5, atol=2e-5, compiled=compiled)
 
 
-def test_gradient_checkpointing(compiled):
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing(compiled, reentrant):
     """The layers run again in the backward, when nothing but their inputs says that they are packed."""
     model = prepared(make_model("llama"))
     model.train()
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
     compare(model, batch(9), rtol=2e-5, atol=2e-5, compiled=compiled)
 
 
@@ -178,6 +179,18 @@ def test_a_prepared_model_is_the_same_function_of_plain_input(name, is_slow, mon
     for key, parameter in model.named_parameters():
         assert (parameter.grad - theirs[key].grad).norm() < 1e-4 * theirs[key].grad.norm() + 1e-7, key
     assert model.state_dict().keys() == plain.state_dict().keys()
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 300), st.integers(1, 130), st.integers(1, 130), st.booleans())
+def test_a_product_is_torchs(seed, rows, k, n, has_bias):
+    draw = torch.Generator().manual_seed(seed)
+    x, weight, bias = (torch.randn(shape, generator=draw) for shape in ((rows, k), (n, k), (n,)))
+    expected = torch.nn.functional.linear(x.double(), weight.double(), bias.double() if has_bias else None)
+    found = layers._product(x, weight, n, bias if has_bias else None)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
+    back = layers._product(found, weight, k, by_depth=True)
+    torch.testing.assert_close(back.double(), found.double() @ weight.double(), rtol=1e-5, atol=1e-3)
 
 
 def test_what_is_not_float32_is_left_to_pytorch():
@@ -200,7 +213,15 @@ def test_the_number_of_threads_changes_nothing():
         out = attention(q, k, v, cos, sin, layout, 0.25).flatten(1)
         out = layers._Norm.apply(out * x.flatten(1), weight, 1e-6)
         gradients = torch.autograd.grad(out.square().sum(), (q, k, v, x, weight))
-        found.append([out, *gradients, layers._weight_gradient(out.detach(), x.detach().flatten(1))])
+        flat = out.detach()
+        found.append(
+            [
+                out,
+                *gradients,
+                layers._weight_gradient(flat, x.detach().flatten(1)),
+                layers._product(flat, flat, len(flat)),
+            ]
+        )
     torch.set_num_threads(threads)
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
