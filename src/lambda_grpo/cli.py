@@ -10,6 +10,8 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lambda_grpo.errors import UserError
@@ -55,6 +57,35 @@ are the demonstration's: on the CPU. The keys that lambda-grpo adds:
 model_name_or_path is builtin, a directory or a hub id."""
 
 
+COMPARE_HELP = """\
+Compare objectives side by side, with several seeds and paired statistics.
+
+  lambda-grpo compare --objectives grpo,dapo,dr_grpo,lambda_grpo --seeds 10
+  lambda-grpo compare study.yaml --output_dir studies/mine
+
+The same command goes on with an interrupted study: what is finished stays. A
+study is a recipe (see lambda-grpo train --help), whose keys all runs share,
+and these:
+
+  objectives        two or more, or in a file a mapping: a name of your own to
+                    the recipe keys of that arm (grpo, dapo, dr_grpo,
+                    lambda_grpo)
+  against           the one that the others are compared with (the first)
+  tasks             one or more; --task NAME,NAME (the recipe's)
+  seeds             how many, or a list (5)
+  learning_rates    three or more; each objective gets its best one (a third
+                    of the recipe's, the recipe's, three times the recipe's)
+  tuning_seeds      other seeds, on which the learning rate is chosen (2)
+  endpoint          accuracy, completion_length_mean or entropy: what the
+                    objectives are compared in (accuracy)
+  target_accuracy   how many tokens it takes to reach it is reported (0.9)
+  keep_checkpoints  of finished runs (false)
+
+On the command line --seeds and --tuning_seeds are numbers, lists are A,B,C, and
+--key value sets any key of the recipe. It leaves results.json, report.html and
+figures/ in --output_dir, beside the runs."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program. Returns its exit code: 0 done, 2 the input is wrong, 1 anything else (by a traceback)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -64,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")
     try:
         options, rest = _parser().parse_known_args(arguments)
-        if rest and options.command != "train":
+        if rest and options.command not in ("train", "compare"):
             raise UserError(f"unknown argument {rest[0]!r}, see lambda-grpo {options.command} --help")
         options.run(options, rest)
     except UserError as error:
@@ -74,6 +105,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("lambda-grpo: stopped", file=sys.stderr)
         return 1
     return 0
+
+
+def _list(text: str) -> list[str]:
+    return text.split(",")
+
+
+STUDY_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "objectives": _list, "against": str, "task": _list, "seeds": int, "tuning_seeds": int, "learning_rates": _list,
+    "endpoint": str, "target_accuracy": float,
+}  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):
@@ -102,6 +143,20 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     train.add_argument("--resume", action="store_true", help=argparse.SUPPRESS)
 
+    compare = add(
+        "compare",
+        _compare,
+        "objectives side by side, with error bars",
+        usage="lambda-grpo compare [STUDY.yaml] [--objectives A,B,…] [--seeds N] [--task NAME] [--key value …]",
+        description=COMPARE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+    compare.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+    for name, kind in STUDY_OPTIONS.items():
+        compare.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
+    compare.add_argument("--output_dir", help=argparse.SUPPRESS)
+
     evaluate = add("eval", _eval, "accuracy of a model on a task, with its interval")
     evaluate.add_argument("--model", required=True, help="model directory, run directory, hub id, or builtin")
     evaluate.add_argument("--task", required=True, help="arithmetic, a reasoning-gym data set, or module:attribute")
@@ -112,8 +167,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--seed", type=int, default=0, help="of the sampling (0)")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
-    report = add("report", _report, "write a run's report.html again")
-    report.add_argument("run_directory", metavar="RUN")
+    report = add("report", _report, "write the report.html of a run or a study again")
+    report.add_argument("directory", metavar="DIR", help="of a run, or of a study")
 
     bench = add("bench", _bench, "speed, as ratios against a peer")
     bench.add_argument("names", nargs="*", metavar="NAME", help="what to measure (all): see the table's first column")
@@ -133,6 +188,37 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
     _print_table(f"{summary.objective}, {summary.steps} steps", ("", "before", "after"), summary.rows)
     print("\n".join(summary.verdict))
     print(f"\nReport: {run.path / 'report.html'}")
+
+
+def _compare(options: argparse.Namespace, rest: list[str]) -> None:
+    path = rest.pop(0) if rest and not rest[0].startswith("-") else None
+    comparison = _import("lambda_grpo.comparison", "trl,report")
+    report = _import("lambda_grpo.report", "report")
+    given = {name: value for name in STUDY_OPTIONS if (value := getattr(options, name)) is not None}
+    if "task" in given:
+        given["tasks"] = given.pop("task")
+    study = comparison.read_study(path, given, rest)
+    directory = Path(options.output_dir or f"studies/{datetime.now():%Y-%m-%d-%H%M%S}")
+    print(study.describe(), file=sys.stderr)
+    results = comparison.compare(study, directory)
+    page = report.write_study_report(results, directory)
+    _print_table(
+        f"{study.endpoint}, against {study.against}",
+        ("", "task", "difference", "95 % interval", "p (Holm)", "n"),
+        [
+            (
+                row["objective"],
+                row["task"],
+                f"{row['difference']:+.4g}",
+                "–" if row["ci95"] is None else "{:+.4g} – {:+.4g}".format(*row["ci95"]),
+                "–" if row["p_holm"] is None else f"{row['p_holm']:.3g}",
+                str(row["n"]),
+            )
+            for row in results["comparisons"]
+        ],
+    )
+    print("\n".join(results["verdict"]))
+    print(f"\nReport: {page}")
 
 
 def _eval(options: argparse.Namespace, rest: list[str]) -> None:
@@ -176,8 +262,13 @@ def _eval(options: argparse.Namespace, rest: list[str]) -> None:
 def _report(options: argparse.Namespace, rest: list[str]) -> None:
     from lambda_grpo.runs import Run
 
-    run = Run.open(options.run_directory)
-    print(f"Report: {_import('lambda_grpo.report', 'report').write_report(run)}")
+    report = _import("lambda_grpo.report", "report")
+    directory = Path(options.directory)
+    if (directory / "results.json").is_file():
+        page = report.write_study_report(json.loads((directory / "results.json").read_text()), directory)
+    else:
+        page = report.write_report(Run.open(directory))
+    print(f"Report: {page}")
 
 
 def _bench(options: argparse.Namespace, rest: list[str]) -> None:

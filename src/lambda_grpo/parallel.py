@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 # Where a process can fork one that has imported torch. On a Mac that isn't safe.
@@ -54,8 +55,8 @@ def run_all(
 ) -> Iterator[Outcome]:
     """Make calls side by side, in their order, and yield each as it ends.
 
-    A call that raises, or whose process is killed, is an outcome; the others go on. When the iteration is given up,
-    the calls that are under way are ended.
+    A call that raises, or whose process is killed, is an outcome; the others go on. When the iteration is given up, or
+    this program is killed, the calls that are under way are ended.
 
     Args:
         preload: a module that is imported once, before the first call of this program. It may not start threads.
@@ -71,12 +72,12 @@ def run_all(
     def start() -> None:
         while waiting and len(running) < (processes or cores()):
             number, call = waiting.popleft()
-            receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=_child, args=(call, threads, sender))
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_child, args=(call, threads, theirs))
             started = time.time()
             process.start()
-            sender.close()
-            running[number] = (started, process, receiver)
+            theirs.close()
+            running[number] = (started, process, ours)
 
     try:
         start()
@@ -114,7 +115,8 @@ def _received(process: Any, receiver: Connection) -> dict[str, Any]:
     return {"failure": f"its process {how}"}
 
 
-def _child(call: Call, threads: int, sender: Connection) -> None:
+def _child(call: Call, threads: int, connection: Connection) -> None:
+    Thread(target=_end_with_the_program, args=(connection,), daemon=True).start()
     call.output.parent.mkdir(parents=True, exist_ok=True)
     with open(call.output, "a") as output:
         os.dup2(output.fileno(), 1)  # of libraries written in C too
@@ -124,7 +126,15 @@ def _child(call: Call, threads: int, sender: Connection) -> None:
     torch.set_num_threads(threads)
     module, _, name = call.function.partition(":")
     try:
-        sender.send({"result": getattr(importlib.import_module(module), name)(*call.arguments)})
+        connection.send({"result": getattr(importlib.import_module(module), name)(*call.arguments)})
     except Exception as error:
         traceback.print_exc()
-        sender.send({"failure": f"{type(error).__name__}: {error}"})
+        connection.send({"failure": f"{type(error).__name__}: {error}"})
+
+
+def _end_with_the_program(connection: Connection) -> None:
+    """Nothing is ever said on this way: it ends when the program at its other end does, by a kill too."""
+    try:
+        connection.recv()
+    except (EOFError, OSError):
+        os._exit(1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import difflib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
@@ -112,6 +113,14 @@ def read_recipe(path: str | os.PathLike[str] | None, _built_on: tuple[Path, ...]
     if base != DEMO and Path(below).resolve() in built_on:
         raise UserError(f"the recipe {path} is built on itself: its base {base} leads back to it")
     return {**read_recipe(below, built_on), **keys}
+
+
+def write_recipe(path: Path, keys: Mapping[str, Any]) -> Path:
+    """A recipe file that `read_recipe` reads these keys from."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = json.loads(json.dumps(keys, default=str))  # TRL's enumerations, say
+    path.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return path
 
 
 def _environment(keys: dict[str, Any]) -> dict[str, str]:

@@ -92,14 +92,11 @@ class Run:
         self._write_json("config.json", config)
 
     def write_text(self, name: str, content: str) -> Path:
-        """Write a file at once or not at all: a kill never leaves half of it."""
-        path = self.path / name
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(content, encoding="utf-8")
-        return partial.replace(path)
+        """Write a file of the directory at once or not at all."""
+        return write_text(self.path / name, content)
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        self.write_text(name, json.dumps(content, indent=2, default=str) + "\n")
+        write_json(self.path / name, content)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -129,6 +126,23 @@ class Run:
         """Complete checkpoints, oldest first. One whose writing was cut short doesn't count."""
         found = [path for path in self.path.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
         return sorted(filter(_is_complete, found), key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write a file at once or not at all: a kill never leaves half of it. Several processes may write the same."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(content)
+    return partial.replace(path)
+
+
+def write_text(path: Path, content: str) -> Path:
+    """The same of text."""
+    return write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """The same of what JSON can hold; anything else as its text."""
+    return write_text(path, json.dumps(content, indent=2, default=str) + "\n")
 
 
 def provenance() -> dict[str, Any]:

@@ -1,27 +1,32 @@
-"""report.html: one self-contained page of a run, that opens offline."""
+"""report.html: one self-contained page of a run or of a study, that opens offline."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
-
 from lambda_grpo.report.charts import run_charts
+from lambda_grpo.report.page import render
+from lambda_grpo.report.study import write_study_report
 from lambda_grpo.report.summary import Summary, summarise
 from lambda_grpo.runs import Run
 
-__all__ = ["Summary", "summarise", "write_report"]
+__all__ = ["Summary", "summarise", "write_report", "write_study_report"]
 
 SAMPLE_GROUPS = 2  # groups shown from the first and from the last generation
 
 
 def write_report(run: Run) -> Path:
     """Write RUN/report.html from what the run directory holds, and return its path."""
-    # autoescape: prompts and completions are whatever the model wrote
-    environment = Environment(loader=PackageLoader("lambda_grpo.report", "."), autoescape=True, trim_blocks=True)
-    page = environment.get_template("run.html.j2").render(
-        summary=summarise(run), charts=run_charts(run), samples=_samples(run), config=run.config()
+    summary, config = summarise(run), run.config()
+    page = render(
+        "run.html.j2",
+        summary=summary,
+        charts=run_charts(run),
+        samples=_samples(run),
+        config=config,
+        verdict=summary.verdict,
+        made_with=config,
     )
     return run.write_text("report.html", page)
 

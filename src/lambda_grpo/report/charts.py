@@ -1,4 +1,4 @@
-"""A run's curves as inline SVG."""
+"""A run's curves as inline SVG, and the style of every chart."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -16,7 +17,7 @@ from lambda_grpo.runs import Run
 COLOUR, HELD_OUT = "#1f5fa8", "#c2410c"
 STYLE: Any = {  # Matplotlib types its keys one by one
     "svg.fonttype": "none",  # text stays text: small files, and a reader can search it
-    "svg.hashsalt": "lambda-grpo",  # the same run gives the same file
+    "svg.hashsalt": "lambda-grpo",  # the same numbers give the same file
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -81,10 +82,24 @@ def _draw(title: str, curve: list[tuple[int, float]], evaluations: dict[str, dic
                 capsize=3,
                 markersize=4,
             )
-        axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Title": title})
-    svg = file.getvalue()
-    # safe: Matplotlib made it from numbers and the titles above
-    return Markup(svg[svg.index("<svg") :])
+        label_steps(axes)
+        return inline(svg(figure, title))
+
+
+def label_steps(axes: Axes) -> None:
+    """Make the x axis one of steps."""
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+
+
+def svg(figure: Figure, title: str) -> str:
+    """A figure as an SVG file; the style at the time of the call holds."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Title": title})
+    return file.getvalue()
+
+
+def inline(svg_file: str) -> Markup:
+    """An SVG file as a part of a page."""
+    # safe: Matplotlib made it, and escapes the text in it
+    return Markup(svg_file[svg_file.index("<svg") :])

@@ -1,0 +1,160 @@
+"""results.json: every run and every statistic of a study, and what they say in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lambda_grpo.comparison.statistics import (
+    NO_DIFFERENCE,
+    NO_INTERVAL,
+    POWER,
+    detectable_difference,
+    holm,
+    mean_ci95,
+    paired_difference,
+    verdict,
+)
+from lambda_grpo.comparison.study import ENDPOINTS, Study
+
+FIGURES = (
+    "accuracy", "completion_length_mean", "entropy", "lambda", "tokens_to_target", "num_tokens", "clip_fraction",
+    "grad_clip_fraction", "share_right",
+)  # fmt: skip
+
+
+def results(
+    study: Study,
+    runs: Sequence[Mapping[str, Any]],
+    tuning: Sequence[Mapping[str, Any]],
+    failures: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """All of it, as JSON has it.
+
+    Args:
+        runs: the reported ones that finished: objective, task, seed, learning_rate and what `measure` found.
+        tuning: a row for each arm, task and learning rate of the sweep.
+        failures: runs that didn't finish, with a word on why.
+    """
+    comparisons = [row for task in study.tasks for row in _comparisons(study, task, runs)]
+    return {
+        "study": _study(study),
+        "verdict": _verdict(study, comparisons, failures),
+        "comparisons": comparisons,
+        "objectives": [
+            row for task in study.tasks for arm in study.arms if (row := _objective(arm, task, runs)) is not None
+        ],
+        "tuning": list(tuning),
+        "failures": list(failures),
+        "runs": list(runs),
+    }
+
+
+def _study(study: Study) -> dict[str, Any]:
+    fields = study.to_dict()
+    keys = fields.pop("keys")
+    return {
+        "objectives": fields.pop("arms"),
+        **fields,
+        "model": keys.get("model_name_or_path") or "builtin",
+        "budget": {"max_steps": keys.get("max_steps")},
+        "recipe": keys,
+    }
+
+
+def _objective(arm: str, task: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    own = [run for run in runs if run["objective"] == arm and run["task"] == task]
+    if not own:
+        return None
+    shares = [run["share_by_length_quartile"] or [None] * 4 for run in own]
+    return {
+        "objective": arm,
+        "task": task,
+        "learning_rate": own[0]["learning_rate"],
+        **{name: mean_ci95([run[name] for run in own]) for name in FIGURES},
+        "reached_target": sum(run["tokens_to_target"] is not None for run in own),
+        "share_by_length_quartile": [mean_ci95(quarter) for quarter in zip(*shares, strict=True)],
+    }
+
+
+def _comparisons(study: Study, task: str, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each arm against the one, on the primary endpoint; corrected over the arms of this task."""
+    values: dict[str, dict[int, float]] = {arm: {} for arm in study.arms}
+    for run in runs:
+        if run["task"] == task and run[study.endpoint] is not None:
+            values[run["objective"]][run["seed"]] = run[study.endpoint]
+    others = [arm for arm in study.arms if arm != study.against and values[arm].keys() & values[study.against].keys()]
+    found = [paired_difference(values[arm], values[study.against]) for arm in others]
+    rows = []
+    for arm, difference, p_holm in zip(others, found, holm([one.p for one in found]), strict=True):
+        row = {
+            "objective": arm,
+            "against": study.against,
+            "task": task,
+            "endpoint": study.endpoint,
+            "difference": difference.difference,
+            "ci95": _pair(difference.ci95),
+            "n": difference.n,
+            "bootstrap_ci95": _pair(difference.bootstrap_ci95),
+            "p": difference.p,
+            "p_holm": p_holm,
+            "detectable_difference": detectable_difference(difference.sd, difference.n, len(others)),
+            "verdict": verdict(difference.difference, p_holm, study.has_better_side),
+        }
+        rows.append({**row, "sentence": _sentence(row)})
+    return rows
+
+
+def _pair(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else list(interval)
+
+
+def _sentence(row: Mapping[str, Any]) -> str:
+    unit, factor, _ = ENDPOINTS[row["endpoint"]]
+    pair = f"{row['objective']} against {row['against']} on {row['task']}"
+    difference = f"{factor * row['difference']:+.2f} {unit}"
+    if row["verdict"] == NO_INTERVAL:
+        return f"{pair}: {difference}, with one seed. One difference has no spread, so no interval: take more seeds."
+    low, high = (factor * end for end in row["ci95"])
+    figures = f"{difference}, 95 % interval {low:+.2f} to {high:+.2f}, n = {row['n']}"
+    if row["verdict"] == NO_DIFFERENCE:
+        least = factor * row["detectable_difference"]
+        corrected = (
+            "" if low <= 0 <= high else f" The interval leaves 0 out, but not after Holm (p = {row['p_holm']:.3f})."
+        )
+        return (
+            f"{pair}: {NO_DIFFERENCE} ({figures}).{corrected} A true difference of {least:.2f} {unit} would have been "
+            f"found with a probability of {100 * POWER:.0f} %."
+        )
+    return f"{pair}: {row['verdict']} ({figures}, p = {row['p_holm']:.2g} after Holm)."
+
+
+def _verdict(study: Study, rows: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader should take away, most important first."""
+    found = [row for row in rows if row["verdict"] not in (NO_DIFFERENCE, NO_INTERVAL)]
+    sentences = [row["sentence"] for row in found]
+    silent = [row for row in rows if row["verdict"] == NO_DIFFERENCE]
+    if silent and not found:
+        sentences.append(
+            f"No objective differs detectably from {study.against} in {study.endpoint} "
+            f"(n = {min(row['n'] for row in silent)} seeds)."
+        )
+    elif silent:
+        names = ", ".join(f"{row['objective']} on {row['task']}" for row in silent)
+        sentences.append(f"No detectable difference from {study.against}: {names}.")
+    if any(row["verdict"] == NO_INTERVAL for row in rows):
+        sentences.append(
+            "With one seed nothing can be said about the objectives: runs differ by their seeds, too. There are no "
+            "intervals; take more seeds."
+        )
+    missing = [
+        f"{arm} on {task}"
+        for task in study.tasks
+        for arm in study.arms
+        if arm != study.against and not any(row["objective"] == arm and row["task"] == task for row in rows)
+    ]
+    if missing:
+        sentences.append(f"Not compared, for want of finished runs: {', '.join(missing)}.")
+    if failures:
+        sentences.append(f"{len(failures)} runs failed: they are named below, and left out.")
+    return sentences

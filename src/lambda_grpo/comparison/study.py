@@ -1,0 +1,174 @@
+"""What a study compares, and how: read from a file and a command line, and checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lambda_grpo.errors import UserError
+from lambda_grpo.recipe import Recipe, read_recipe
+
+# Primary endpoints: their unit for readers, how many of it make 1, and whether more is better
+ENDPOINTS = {
+    "accuracy": ("points", 100.0, True),
+    "completion_length_mean": ("tokens", 1.0, False),
+    "entropy": ("nats", 1.0, False),
+}
+FIRST_TUNING_SEED = 1001
+SWEEP = 3  # learning rates at least
+RATE_FACTORS = (1 / 3, 1.0, 3.0)  # of the recipe's own, where a study names none
+DEFAULTS: dict[str, Any] = {
+    "objectives": ["grpo", "dapo", "dr_grpo", "lambda_grpo"],
+    "against": None,  # the first
+    "tasks": None,  # the recipe's
+    "seeds": 5,
+    "tuning_seeds": 2,
+    "learning_rates": None,
+    "endpoint": "accuracy",
+    "target_accuracy": 0.9,
+    "keep_checkpoints": False,
+}
+SET_BY_STUDY = ("learning_rate", "output_dir", "seed", "task")  # so an arm can't
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms, tasks and seeds, and the settings that all runs share.
+
+    arms: name -> its own recipe keys, `objective` among them.
+    against: the arm that the others are compared with.
+    keys: the recipe of every run, but for what an arm or the study sets.
+    endpoint: the primary one, named before any run.
+    target_accuracy: of the samples trained on: how many tokens it takes to get there is reported.
+    """
+
+    arms: Mapping[str, Mapping[str, Any]]
+    against: str
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    tuning_seeds: tuple[int, ...]
+    learning_rates: tuple[float, ...]
+    keys: Mapping[str, Any]
+    endpoint: str
+    target_accuracy: float
+    keep_checkpoints: bool
+
+    @property
+    def has_better_side(self) -> bool:
+        """Whether more of the primary endpoint is better."""
+        return ENDPOINTS[self.endpoint][2]
+
+    def recipe_keys(self, arm: str, task: str, learning_rate: float, seed: int) -> dict[str, Any]:
+        """The recipe of one run."""
+        own = {"task": task, "learning_rate": learning_rate, "seed": seed}
+        return {**self.keys, **self.arms[arm], **own}
+
+    def describe(self) -> str:
+        """A line on what will run."""
+        pairs = len(self.arms) * len(self.tasks)
+        return (
+            f"{len(self.arms)} objectives on {', '.join(self.tasks)}: "
+            f"{pairs * len(self.learning_rates) * len(self.tuning_seeds)} runs choose learning rates, "
+            f"{pairs * len(self.seeds)} are reported ({len(self.seeds)} seeds each). "
+            f"Primary endpoint: {self.endpoint}, against {self.against}."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_study(path: str | None, options: Mapping[str, Any], overrides: Sequence[str] = ()) -> Study:
+    """A study from a file, a recipe with the study's few keys beside the recipe's own, and a command line.
+
+    Args:
+        path: of the file; None for the demonstration's recipe.
+        options: the study's keys as the command line gives them; they go before the file's.
+        overrides: `--key value` pairs of the recipe.
+
+    Raises:
+        UserError: it names something that there isn't, or that doesn't go together.
+    """
+    keys = read_recipe(path)
+    given = {**{key: keys.pop(key) for key in DEFAULTS if key in keys}, **options}
+    settings = {**DEFAULTS, **given}
+    recipe = Recipe.parse({**keys, "output_dir": "unused"}, overrides)
+    shared = {key: value for key, value in recipe.keys.items() if key != "output_dir"}
+    if recipe.task.eval_size < 1:
+        raise UserError("a study compares held-out accuracy: set eval_size above 0")
+    arms = _arms(settings["objectives"])
+    against = settings["against"] or next(iter(arms))
+    if against not in arms:
+        raise UserError(f"against names {against!r}, which is none of the study's objectives: {', '.join(arms)}")
+    if settings["endpoint"] not in ENDPOINTS:
+        raise UserError(f"no endpoint {settings['endpoint']!r}: use {', '.join(ENDPOINTS)}")
+    seeds = _seeds("seeds", settings["seeds"], 1)
+    tuning_seeds = _seeds("tuning_seeds", settings["tuning_seeds"], FIRST_TUNING_SEED)
+    if both := sorted(set(seeds) & set(tuning_seeds)):
+        raise UserError(f"seed {both[0]} is in seeds and in tuning_seeds: a learning rate is chosen on other seeds")
+    tasks = settings["tasks"] or [recipe.task.task]
+    if tasks == [None]:
+        raise UserError("a study needs tasks: name some (--task)")
+    return Study(
+        arms=arms,
+        against=against,
+        tasks=_distinct("tasks", tasks),
+        seeds=seeds,
+        tuning_seeds=tuning_seeds,
+        learning_rates=_rates(settings["learning_rates"], recipe.training.learning_rate),
+        keys=shared,
+        endpoint=settings["endpoint"],
+        target_accuracy=_number("target_accuracy", settings["target_accuracy"], 0.0, 1.0),
+        keep_checkpoints=bool(settings["keep_checkpoints"]),
+    )
+
+
+def _arms(objectives: Any) -> dict[str, dict[str, Any]]:
+    """Names of objectives, or a mapping of arms' names to their keys."""
+    if isinstance(objectives, Mapping):
+        arms = {str(name): {"objective": str(name), **(keys or {})} for name, keys in objectives.items()}
+    else:
+        arms = {name: {"objective": name} for name in _distinct("objectives", objectives)}
+    if len(arms) < 2:
+        raise UserError("a study compares two objectives or more")
+    for name, keys in arms.items():
+        if own := [key for key in SET_BY_STUDY if key in keys]:
+            raise UserError(f"objective {name!r} sets {own[0]}: the study sets it, alike for all of them")
+    return arms
+
+
+def _distinct(name: str, values: Any) -> tuple[str, ...]:
+    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        raise UserError(f"{name} must be a list, got {values!r}")
+    if len(set(values)) < len(values):
+        raise UserError(f"{name} names one of them twice: {', '.join(map(str, values))}")
+    return tuple(str(value) for value in values)
+
+
+def _seeds(name: str, value: Any, first: int) -> tuple[int, ...]:
+    """As given, or so many from `first` on."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return tuple(range(first, first + value))
+    is_list = isinstance(value, list) and value and all(isinstance(seed, int) and seed >= 0 for seed in value)
+    if is_list and len(set(value)) == len(value):
+        return tuple(value)
+    raise UserError(f"{name} must be a number of at least 1, or a list of different seeds, got {value!r}")
+
+
+def _rates(value: Any, own: float) -> tuple[float, ...]:
+    # three digits: a third of 3e-4 is 1e-4 in a folder's name, too
+    rates = [float(f"{own * factor:.3g}") for factor in RATE_FACTORS] if value is None else value
+    if not isinstance(rates, list) or len(set(rates)) < SWEEP:
+        raise UserError(f"learning_rates must be a list of {SWEEP} or more: each objective is given the best of them")
+    return tuple(_number("learning_rates", rate, 0.0, math.inf) for rate in rates)
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    try:  # YAML reads 1e-4 as text
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not low <= number <= high:
+        raise UserError(f"{name}: {value!r} isn't a number from {low:g} to {high:g}")
+    return number

@@ -1,0 +1,196 @@
+"""A real study, small: finished, killed and resumed, broken, refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from lambda_grpo.cli import main
+from lambda_grpo.runs import Run
+
+STUDY = {
+    "base": "demo", "objectives": ["dapo", "lambda_grpo"], "seeds": 2, "tuning_seeds": 1, "max_steps": 3,
+    "per_device_train_batch_size": 32, "max_completion_length": 24, "task_size": 256, "eval_size": 64, "save_steps": 1,
+}  # fmt: skip
+RUNS = 2 * 3 * 1 + 2 * 2
+
+
+def write_study(folder, **settings):
+    folder.mkdir(exist_ok=True)
+    (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, **settings}))
+    return str(folder / "study.yaml")
+
+
+def command(study, out):
+    return [sys.executable, "-m", "lambda_grpo.cli", "compare", study, "--output_dir", str(out)]
+
+
+def finished(out):
+    return sorted(path.parents[1] for path in out.glob("runs/*/*/*/eval/after.json"))
+
+
+def results(out):
+    return json.loads((out / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A study that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("study")
+    study = write_study(folder)
+    assert main(["compare", study, "--output_dir", str(folder / "out")]) == 0
+    return study, folder / "out"
+
+
+@pytest.mark.timeout(600)
+def test_a_study_leaves_every_run_and_statistic(whole):
+    _, out = whole
+    found = results(out)
+    assert len(finished(out)) == RUNS
+    assert [(run["objective"], run["seed"]) for run in found["runs"]] == [
+        ("dapo", 1), ("lambda_grpo", 1), ("dapo", 2), ("lambda_grpo", 2),
+    ]  # fmt: skip
+    for run in found["runs"]:
+        assert 0 <= run["accuracy"] <= 1
+        assert run["completion_length_mean"] > 0
+        assert sum(run["share_by_length_quartile"]) == pytest.approx(1)
+        assert 0 <= run["share_right"] <= 1
+        assert run["curve"]["step"] == [1, 2, 3]
+        assert run["curve"]["tokens"] == sorted(run["curve"]["tokens"])
+        assert (run["lambda"] is None) == (run["objective"] == "dapo")
+        rates = {row["learning_rate"]: row for row in found["tuning"] if row["objective"] == run["objective"]}
+        assert len(rates) == 3
+        assert rates[run["learning_rate"]]["chosen"]
+        assert rates[run["learning_rate"]]["value"] == max(row["value"] for row in rates.values())
+    (row,) = found["comparisons"]
+    assert (row["objective"], row["against"], row["task"], row["n"]) == ("lambda_grpo", "dapo", "arithmetic", 2)
+    accuracies = {(run["objective"], run["seed"]): run["accuracy"] for run in found["runs"]}
+    by_hand = [accuracies["lambda_grpo", seed] - accuracies["dapo", seed] for seed in (1, 2)]
+    assert row["difference"] == pytest.approx(sum(by_hand) / 2)
+    assert found["failures"] == []
+    assert (out / "report.html").exists()
+
+
+def test_runs_are_paired(whole):
+    """Per seed the same prompts in the same order, the same policy before training, and other seeds for the sweep."""
+    _, out = whole
+    prompts, before = {}, set()
+    for path in finished(out):
+        seed = int(path.name.split("-seed-")[1])
+        samples = Run(path).completions()
+        prompts.setdefault(seed, set()).add(
+            tuple(zip(*(samples[key].to_pylist() for key in ("step", "prompt")), strict=True))
+        )
+        before.add((path / "eval" / "before.json").read_text())
+    assert prompts.keys() == {1, 2, 1001}
+    assert all(len(of_seed) == 1 for of_seed in prompts.values())
+    assert len({next(iter(of_seed)) for of_seed in prompts.values()}) == 3
+    assert len(before) == 1
+    assert not list(out.glob("runs/*/*/*/checkpoint-*"))
+
+
+def test_what_is_finished_is_not_repeated(whole):
+    study, out = whole
+    times = {path: path.stat().st_mtime_ns for path in out.glob("runs/**/*.parquet")}
+    first = (out / "results.json").read_text()
+    assert main(["compare", study, "--output_dir", str(out)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.glob("runs/**/*.parquet")} == times
+    assert (out / "results.json").read_text() == first
+
+
+@pytest.mark.timeout(600)
+def test_killed_in_the_middle_and_resumed_it_finds_the_same(whole, tmp_path):
+    study, undisturbed = whole
+    out = tmp_path / "out"
+    for so_many in (2, 7):  # in the sweep, and among the reported runs
+        process = subprocess.Popen(command(study, out), stderr=subprocess.DEVNULL)
+        while len(finished(out)) < so_many or not list(out.glob("runs/*/*/*/checkpoint-*")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        deadline = time.monotonic() + 30
+        while of_study(out) and time.monotonic() < deadline:  # its runs end with it
+            time.sleep(0.1)
+        assert not of_study(out)
+        assert len(finished(out)) < RUNS
+    subprocess.run(command(study, out), check=True)
+    assert results(out) == results(undisturbed)
+
+
+def of_study(out):
+    """Processes that have a file of the study open."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        except OSError:
+            continue  # gone, or not ours
+        if any(link.startswith(str(out)) for link in links):
+            found.append(pid)
+    return found
+
+
+@pytest.mark.timeout(600)
+def test_a_failed_run_is_reported_and_tried_again(whole, tmp_path, capsys):
+    study, undisturbed = whole
+    out = tmp_path / "out"
+    subprocess.run(["cp", "-r", str(undisturbed), str(out)], check=True)
+    broken = next(path for path in finished(out) if path.name.endswith("seed-2") and "lambda" in str(path))
+    subprocess.run(["rm", "-r", str(broken)], check=True)
+    broken.write_text("in the way")
+    assert main(["compare", study, "--output_dir", str(out)]) == 0
+    found = results(out)
+    (failure,) = found["failures"]
+    assert (failure["objective"], failure["seed"]) == ("lambda_grpo", 2)
+    assert "not empty" in failure["failure"]
+    assert "lambda_grpo on arithmetic" in capsys.readouterr().err
+    assert len(found["runs"]) == 3
+    assert found["comparisons"][0]["n"] == 1
+    assert found["comparisons"][0]["ci95"] is None
+    broken.unlink()
+    assert main(["compare", study, "--output_dir", str(out)]) == 0
+    assert results(out) == results(undisturbed)
+
+
+def test_an_objective_that_cannot_start_is_named_before_any_run(tmp_path, capsys):
+    arms = {"dapo": None, "with KL": {"objective": "lambda_grpo_prm", "beta": 0.1}}
+    study = write_study(tmp_path / "study", objectives=arms)
+    assert main(["compare", study, "--output_dir", str(tmp_path / "out")]) == 2
+    assert "objective 'with KL' on 'arithmetic' can't start" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(["compare", "--objectives", "dapo,lambda_gpro", "--output_dir", str(tmp_path / "out")]) == 2
+    assert "objective 'lambda_gpro' on 'arithmetic' can't start" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_studies_in_one_directory_are_refused(whole, tmp_path, capsys):
+    _, out = whole
+    other = write_study(tmp_path / "other", max_steps=4)
+    assert main(["compare", other, "--output_dir", str(out)]) == 2
+    assert "holds another study" in capsys.readouterr().err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    assert main(["compare", other, "--output_dir", str(tmp_path / "mine")]) == 2
+    assert "not empty" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(600)
+def test_two_programs_at_once_are_refused(whole, tmp_path, capsys):
+    study, _ = whole
+    out = tmp_path / "out"
+    process = subprocess.Popen(command(study, out), stderr=subprocess.DEVNULL)
+    try:
+        while not list(out.glob("runs/*/*/*")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        assert main(["compare", study, "--output_dir", str(out)]) == 2
+        assert "another process runs a study" in capsys.readouterr().err
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,143 @@
+"""What a study says, against plain loops, and over many studies whose answer is known."""
+
+import gc
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lambda_grpo.comparison.statistics import detectable_difference, holm, mean_ci95, paired_difference, verdict
+from tests.comparison.simulated import simulated_results
+
+T_975 = {1: 12.7062, 4: 2.77645, 9: 2.26216}  # quantiles of Student's t, from a table
+VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_collections():
+    """statsmodels' correction collects garbage at each call: not through all that torch has imported."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def test_an_interval_by_hand():
+    """Differences 1, 2, 3, 4, 5: mean 3, standard deviation √2.5."""
+    found = paired_difference({i: 10.0 * i + i for i in range(1, 6)}, {i: 10.0 * i for i in range(1, 6)})
+    half = T_975[4] * math.sqrt(2.5) / math.sqrt(5)
+    assert (found.difference, found.n) == (3.0, 5)
+    assert found.ci95 == pytest.approx((3 - half, 3 + half), rel=1e-5)
+    assert found.p == pytest.approx(0.0132, abs=2e-4)  # t = 4.243 with 4 degrees of freedom
+    assert 1 < found.bootstrap_ci95[0] < 3 < found.bootstrap_ci95[1] < 5
+    assert mean_ci95([1.0, 2.0, None, 3.0, 4.0, 5.0]) == {
+        "mean": 3.0, "ci95": pytest.approx([3 - half, 3 + half], rel=1e-5), "n": 5,
+    }  # fmt: skip
+
+
+def test_only_seeds_that_both_have_are_compared():
+    found = paired_difference({1: 5.0, 2: 7.0, 9: 100.0}, {1: 4.0, 2: 4.0, 3: -50.0})
+    assert (found.difference, found.n) == (2.0, 2)
+    assert found.ci95 == pytest.approx((2 - T_975[1], 2 + T_975[1]), rel=1e-4)
+
+
+def test_without_spread_or_with_one_seed():
+    same = paired_difference({1: 0.5, 2: 0.7}, {1: 0.5, 2: 0.7})
+    assert (same.difference, same.ci95, same.p) == (0.0, (0.0, 0.0), 1.0)
+    apart = paired_difference({1: 0.75, 2: 1.0}, {1: 0.5, 2: 0.75})
+    assert (apart.difference, apart.ci95, apart.p) == (0.25, (0.25, 0.25), 0.0)
+    one = paired_difference({1: 0.5}, {1: 0.25})
+    assert (one.difference, one.n, one.ci95, one.bootstrap_ci95, one.p) == (0.25, 1, None, None, None)
+    assert verdict(0.25, None, True) == "no interval"
+    assert mean_ci95([0.5]) == {"mean": 0.5, "ci95": None, "n": 1}
+    assert mean_ci95([None]) is None
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=8))
+def test_holm_is_the_plain_loop(p_values):
+    known = sorted(p for p in p_values if p is not None)
+    expected, greatest = {}, 0.0
+    for i, p in enumerate(known):
+        greatest = max(greatest, min(1.0, (len(known) - i) * p))
+        expected.setdefault(p, greatest)
+    for p, corrected in zip(p_values, holm(p_values), strict=True):
+        assert corrected is None if p is None else corrected >= expected[p] - 1e-12
+    assert sorted(p for p in holm(p_values) if p is not None) == pytest.approx(
+        [max(min(1.0, (len(known) - j) * known[j]) for j in range(i + 1)) for i in range(len(known))]
+    )
+
+
+@given(VALUES, VALUES)
+def test_the_other_way_round(ours, theirs):
+    n = min(len(ours), len(theirs))
+    a, b = dict(enumerate(ours[:n])), dict(enumerate(theirs[:n]))
+    one, other = paired_difference(a, b), paired_difference(b, a)
+    assert one.difference == pytest.approx(-other.difference)
+    assert one.ci95 == pytest.approx((-other.ci95[1], -other.ci95[0]), abs=1e-9)
+
+
+@pytest.mark.parametrize(("n", "comparisons"), [(5, 1), (10, 3)])
+def test_a_detectable_difference_is_found_four_times_in_five(n, comparisons):
+    """A paired t test, written out, on differences whose mean is the detectable one."""
+    from scipy.stats import t
+
+    least = detectable_difference(2.0, n, comparisons)
+    critical = t.ppf(1 - 0.05 / comparisons / 2, n - 1)
+    draw = np.random.default_rng(0)
+    differences = draw.normal(least, 2.0, (20_000, n))
+    statistics = differences.mean(1) / (differences.std(1, ddof=1) / math.sqrt(n))
+    assert (np.abs(statistics) > critical).mean() == pytest.approx(0.8, abs=0.012)
+    assert detectable_difference(None, 1, comparisons) is None
+
+
+def test_the_same_objective_under_two_names_differs_in_at_most_ten_of_a_hundred_studies():
+    draw = random.Random(0)
+    silent = 0
+    for _ in range(100):
+        (row,) = simulated_results(draw, {"dapo": 0.0, "dapo_again": 0.0}, seeds=10)["comparisons"]
+        silent += row["verdict"] == "no detectable difference"
+    assert silent >= 90
+
+
+def test_of_three_names_for_the_same_objective_some_differ_in_at_most_ten_of_a_hundred_studies():
+    """Holm: the more names, the stricter."""
+    draw = random.Random(1)
+    silent = 0
+    for _ in range(100):
+        rows = simulated_results(draw, {"a": 0.0, "b": 0.0, "c": 0.0, "d": 0.0}, seeds=5)["comparisons"]
+        silent += all(row["verdict"] == "no detectable difference" for row in rows)
+    assert silent >= 90
+
+
+def test_a_planted_effect_is_found():
+    """An arm that is better by two points, where runs differ by one: with ten seeds in nine of ten studies."""
+    draw = random.Random(2)
+    found, covered = 0, 0
+    for _ in range(100):
+        better, same = simulated_results(draw, {"base": 0.0, "better": 0.02, "same": 0.0}, seeds=10)["comparisons"]
+        found += better["verdict"] == "better"
+        covered += better["ci95"][0] <= 0.02 <= better["ci95"][1]
+        assert better["verdict"] != "worse"
+        assert (better["objective"], same["objective"]) == ("better", "same")
+    assert found >= 90
+    assert covered >= 88
+
+
+def test_one_seed_has_no_interval_and_says_why():
+    found = simulated_results(random.Random(3), {"a": 0.0, "b": 0.3}, seeds=1)
+    (row,) = found["comparisons"]
+    assert row["ci95"] is row["bootstrap_ci95"] is row["p"] is row["p_holm"] is row["detectable_difference"] is None
+    assert row["verdict"] == "no interval"
+    assert "no interval" in row["sentence"]
+    assert any("one seed" in sentence for sentence in found["verdict"])
+    assert all(one["accuracy"]["ci95"] is None for one in found["objectives"])
+
+
+def test_an_endpoint_without_a_better_side_is_higher_or_lower():
+    arms = {"base": 0.0, "longer": 9.0}
+    found = simulated_results(random.Random(4), arms, seeds=6, endpoint="completion_length_mean")
+    (row,) = found["comparisons"]
+    assert row["verdict"] == "higher"
+    assert "tokens" in row["sentence"]

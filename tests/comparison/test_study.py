@@ -1,0 +1,78 @@
+"""What a study file or a command line may say."""
+
+import pytest
+import yaml
+
+from lambda_grpo.comparison import read_study
+from lambda_grpo.errors import UserError
+
+
+def from_file(tmp_path, content, options=None, overrides=()):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return read_study(str(path), options or {}, overrides)
+
+
+def test_a_study_without_a_file():
+    study = read_study(
+        None, {"objectives": ["grpo", "dapo"], "seeds": 3, "tasks": ["arithmetic"]}, ["--max_steps", "7"]
+    )
+    assert study.arms == {"grpo": {"objective": "grpo"}, "dapo": {"objective": "dapo"}}
+    assert (study.against, study.tasks, study.seeds) == ("grpo", ("arithmetic",), (1, 2, 3))
+    assert study.learning_rates == (1e-4, 3e-4, 9e-4)  # around the demonstration's
+    assert not set(study.seeds) & set(study.tuning_seeds)
+    keys = study.recipe_keys("dapo", "arithmetic", 1e-3, 2)
+    assert keys["max_steps"] == 7
+    assert (keys["objective"], keys["learning_rate"], keys["seed"]) == ("dapo", 1e-3, 2)
+    assert "24 runs" not in study.describe()
+    assert "12 runs choose learning rates, 6 are reported (3 seeds each)" in study.describe()
+
+
+def test_a_study_file_is_a_recipe_with_a_few_keys_more(tmp_path):
+    study = from_file(
+        tmp_path,
+        {
+            "base": "demo",
+            "objectives": {"a": {"objective": "dapo"}, "b": {"objective": "dapo"}, "lambda_grpo": None},
+            "against": "b",
+            "tasks": ["arithmetic", "neutral"],
+            "seeds": [4, 5],
+            "tuning_seeds": [8],
+            "learning_rates": ["1e-4", 2e-4, 3e-4, 4e-4],
+            "endpoint": "completion_length_mean",
+            "max_steps": 5,
+        },
+        {"seeds": 2},  # the command line goes before the file
+    )
+    assert study.arms["a"] == study.arms["b"] == {"objective": "dapo"}
+    assert study.arms["lambda_grpo"] == {"objective": "lambda_grpo"}
+    assert (study.against, study.seeds, study.tuning_seeds) == ("b", (1, 2), (8,))
+    assert study.learning_rates == (1e-4, 2e-4, 3e-4, 4e-4)
+    assert study.keys["max_steps"] == 5
+    assert study.keys["task"] == "arithmetic"  # the demonstration's, which each run's own replaces
+    assert "output_dir" not in study.keys
+
+
+REFUSED = {
+    "two objectives or more": {"objectives": ["dapo"]},
+    "objectives names one of them twice": {"objectives": ["dapo", "dapo"]},
+    "against names 'gspo'": {"against": "gspo"},
+    "no endpoint 'reward'": {"endpoint": "reward"},
+    "learning_rates must be a list of 3 or more": {"learning_rates": [1e-4, 3e-4]},
+    "'fast' isn't a number": {"learning_rates": [1e-4, 3e-4, "fast"]},
+    "seeds must be a number of at least 1": {"seeds": 0},
+    "seeds must be a number of at least 1, or a list of different": {"seeds": [1, 1]},
+    "seed 3 is in seeds and in tuning_seeds": {"seeds": 5, "tuning_seeds": [3]},
+    "sets learning_rate: the study sets it": {"objectives": {"a": {"learning_rate": 1.0}, "dapo": None}},
+    "eval_size above 0": {"eval_size": 0},
+    "tasks must be a list": {"tasks": "arithmetic"},
+    "target_accuracy: 90 isn't a number from 0 to 1": {"target_accuracy": 90},
+    "unknown key 'sedes'": {"sedes": 3},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_does_not_make_a_study_is_refused_in_a_line(message, tmp_path):
+    with pytest.raises(UserError, match=message) as error:
+        from_file(tmp_path, {"base": "demo", **REFUSED[message]})
+    assert "\n" not in str(error.value)
