@@ -38,7 +38,7 @@ ALLOWED = {
     "resume": {"models", "recipe", "runs"},
     "training_data": {"imports", "tasks"},
     "training": {"backends", "evaluation", "models", "recipe", "report", "resume", "runs", "tasks", "training_data"},
-    "comparison": {"parallel", "recipe", "runs", "training"},
+    "comparison": {"backends", "parallel", "recipe", "runs", "training"},
     "cli": {"bench", "comparison", "evaluation", "models", "report", "runs", "tasks", "training"},
     "__init__": {"lambda_state", "objective"},
 }

@@ -74,16 +74,17 @@ and these:
   tasks             one or more; --task NAME,NAME (the recipe's)
   seeds             how many, or a list (5)
   learning_rates    three or more; each objective gets its best one (a third
-                    of the recipe's, the recipe's, three times the recipe's)
+                    of the recipe's, the recipe's, three times that)
   tuning_seeds      other seeds, on which the learning rate is chosen (2)
   endpoint          accuracy, completion_length_mean or entropy: what the
                     objectives are compared in (accuracy)
   target_accuracy   how many tokens it takes to reach it is reported (0.9)
-  keep_checkpoints  of finished runs (false)
+  keep_checkpoints  of finished runs; in a file (false)
 
 On the command line --seeds and --tuning_seeds are numbers, lists are A,B,C, and
---key value sets any key of the recipe. It leaves results.json, report.html and
-figures/ in --output_dir, beside the runs."""
+--key value sets any key of the recipe. --processes is how many runs go at once
+(as many as there are cores). It leaves results.json, report.html and figures/ in
+--output_dir, beside the runs."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -155,7 +156,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     for name, kind in STUDY_OPTIONS.items():
         compare.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
-    compare.add_argument("--output_dir", help=argparse.SUPPRESS)
+    compare.add_argument("--output_dir", "--output-dir", help=argparse.SUPPRESS)
+    compare.add_argument("--processes", type=int, help=argparse.SUPPRESS)
 
     evaluate = add("eval", _eval, "accuracy of a model on a task, with its interval")
     evaluate.add_argument("--model", required=True, help="model directory, run directory, hub id, or builtin")
@@ -198,9 +200,11 @@ def _compare(options: argparse.Namespace, rest: list[str]) -> None:
     if "task" in given:
         given["tasks"] = given.pop("task")
     study = comparison.read_study(path, given, rest)
+    if options.processes is not None and options.processes < 1:
+        raise UserError(f"--processes must be at least 1, got {options.processes}")
     directory = Path(options.output_dir or f"studies/{datetime.now():%Y-%m-%d-%H%M%S}")
     print(study.describe(), file=sys.stderr)
-    results = comparison.compare(study, directory)
+    results = comparison.compare(study, directory, processes=options.processes)
     page = report.write_study_report(results, directory)
     _print_table(
         f"{study.endpoint}, against {study.against}",

@@ -18,6 +18,7 @@ from typing import Any
 
 # Where a process can fork one that has imported torch. On a Mac that isn't safe.
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
+SECONDS_TO_END = 30  # that a process has after its result
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,9 @@ def _received(process: Any, receiver: Connection) -> dict[str, Any]:
         said = None
     except Exception as error:  # whatever unpickling raises, or a message that was cut short
         said = {"failure": f"its result can't be read: {type(error).__name__}: {error}"}
+    if said is not None:
+        process.join(SECONDS_TO_END)
+        process.kill()  # a thread of some library may keep it
     process.join()
     receiver.close()
     if said is not None:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lambda_grpo.comparison.results import results
 from lambda_grpo.comparison.statistics import detectable_difference, holm, mean_ci95, paired_difference, verdict
-from tests.comparison.simulated import simulated_results
+from tests.comparison.simulated import simulated_results, simulated_run, simulated_study
 
 T_975 = {1: 12.7062, 4: 2.77645, 9: 2.26216}  # quantiles of Student's t, from a table
 VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
@@ -46,8 +47,10 @@ def test_only_seeds_that_both_have_are_compared():
 def test_without_spread_or_with_one_seed():
     same = paired_difference({1: 0.5, 2: 0.7}, {1: 0.5, 2: 0.7})
     assert (same.difference, same.ci95, same.p) == (0.0, (0.0, 0.0), 1.0)
-    apart = paired_difference({1: 0.75, 2: 1.0}, {1: 0.5, 2: 0.75})
-    assert (apart.difference, apart.ci95, apart.p) == (0.25, (0.25, 0.25), 0.0)
+    # 0.03 − 0.01, …: the same but for rounding. Two seeds agree often, where accuracies are multiples of 1/100
+    apart = paired_difference({1: 0.03, 2: 0.53, 3: 0.93}, {1: 0.01, 2: 0.51, 3: 0.91})
+    assert (apart.difference, apart.n) == (pytest.approx(0.02), 3)
+    assert apart.ci95 is apart.bootstrap_ci95 is apart.p is apart.sd is None
     one = paired_difference({1: 0.5}, {1: 0.25})
     assert (one.difference, one.n, one.ci95, one.bootstrap_ci95, one.p) == (0.25, 1, None, None, None)
     assert verdict(0.25, None, True) == "no interval"
@@ -78,7 +81,7 @@ def test_the_other_way_round(ours, theirs):
     assert one.ci95 == pytest.approx((-other.ci95[1], -other.ci95[0]), abs=1e-9)
 
 
-@pytest.mark.parametrize(("n", "comparisons"), [(5, 1), (10, 3)])
+@pytest.mark.parametrize(("n", "comparisons"), [(2, 1), (2, 3), (3, 3), (3, 7), (4, 7), (5, 1), (10, 3), (40, 3)])
 def test_a_detectable_difference_is_found_four_times_in_five(n, comparisons):
     """A paired t test, written out, on differences whose mean is the detectable one."""
     from scipy.stats import t
@@ -90,6 +93,22 @@ def test_a_detectable_difference_is_found_four_times_in_five(n, comparisons):
     statistics = differences.mean(1) / (differences.std(1, ddof=1) / math.sqrt(n))
     assert (np.abs(statistics) > critical).mean() == pytest.approx(0.8, abs=0.012)
     assert detectable_difference(None, 1, comparisons) is None
+    assert detectable_difference(0.0, n, comparisons) is None
+
+
+def test_all_alike_is_said():
+    study = simulated_study(["a", "b", "c"], seeds=3)
+    figures = {"completion_length_mean": 9.0, "entropy": 0.1}
+    runs = [
+        simulated_run(random.Random(0), arm, "arithmetic", seed, {"accuracy": 0.5 + 0.25 * (arm == "c"), **figures})
+        for seed in study.seeds
+        for arm in study.arms
+    ]
+    same, apart = results(study, runs, [], [])["comparisons"]
+    assert same["verdict"] == "no detectable difference"
+    assert "the same with each of 3 seeds" in same["sentence"]
+    assert (apart["verdict"], apart["ci95"], apart["p_holm"]) == ("no interval", None, None)
+    assert "+25.00 points with each of 3 seeds" in apart["sentence"]
 
 
 def test_the_same_objective_under_two_names_differs_in_at_most_ten_of_a_hundred_studies():

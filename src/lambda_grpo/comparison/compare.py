@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +16,10 @@ from tqdm import tqdm
 
 from lambda_grpo.comparison.measures import measure
 from lambda_grpo.comparison.results import results
-from lambda_grpo.comparison.study import Study
+from lambda_grpo.comparison.study import Study, file_name
 from lambda_grpo.errors import UserError
 from lambda_grpo.parallel import Call, run_all
 from lambda_grpo.runs import Run, provenance, write_json
-
-MAY_BE_THERE = {"study.yaml", "study.lock"}  # where a study is to begin
 
 
 @dataclass(frozen=True)
@@ -60,6 +57,7 @@ def compare(study: Study, directory: Path, *, processes: int | None = None) -> d
     check_arms(study)
     directory.mkdir(parents=True, exist_ok=True)
     with _alone(directory):
+        check_directory(study, directory)  # another study may have come first
         write_json(directory / "study.json", study.to_dict())
         failures: list[dict[str, Any]] = []
         sweep = [
@@ -82,11 +80,14 @@ def compare(study: Study, directory: Path, *, processes: int | None = None) -> d
                 if (arm, task) in chosen
             ]
             failures += _make(study, reported, processes, bar)
-        runs = [
-            {**one.names(), **measure(Run(one.path), study.target_accuracy)}
-            for one in reported
-            if _is_finished(one.path)
-        ]
+        runs = []
+        for one in reported:
+            if _is_finished(one.path):
+                try:
+                    runs.append({**one.names(), **measure(Run(one.path), study.target_accuracy)})
+                except (OSError, ValueError, KeyError) as error:  # files that were changed or cut short
+                    failure = f"it can't be read: {type(error).__name__}: {error}"
+                    failures.append({**one.names(), "failure": failure})
         found = {**results(study, runs, tuning, failures), **provenance()}
         write_json(directory / "results.json", found)
         return found
@@ -110,12 +111,22 @@ def check_directory(study: Study, directory: Path) -> None:
     """Raise UserError if the study can't begin or go on there."""
     file = directory / "study.json"
     if file.exists():
-        if json.loads(file.read_text()) != json.loads(json.dumps(study.to_dict(), default=str)):
+        try:
+            there = json.loads(file.read_text())
+        except ValueError as error:
+            raise UserError(f"{file} can't be read ({error}): choose another --output_dir") from error
+        if there != json.loads(json.dumps(study.to_dict(), default=str)):
             raise UserError(f"{directory} holds another study, see its study.json: choose another --output_dir")
-    elif directory.exists() and not (
-        directory.is_dir() and {path.name for path in directory.iterdir()} <= MAY_BE_THERE
-    ):
+        return
+    if not directory.exists():
+        return
+    if not directory.is_dir() or any(not _may_be_there(path.name) for path in directory.iterdir()):
         raise UserError(f"{directory} is not empty, and holds no study to go on with: choose another --output_dir")
+
+
+def _may_be_there(name: str) -> bool:
+    """Where a study is to begin: its file, and what one that was killed at once left."""
+    return name in ("study.yaml", "study.lock") or name.endswith(".partial")
 
 
 def check_arms(study: Study) -> None:
@@ -131,21 +142,22 @@ def check_arms(study: Study) -> None:
 
 
 def _planned(directory: Path, arm: str, task: str, learning_rate: float, seed: int) -> Planned:
-    folder = directory / "runs" / _file_name(task) / _file_name(arm)
+    folder = directory / "runs" / file_name(task) / file_name(arm)
     return Planned(arm, task, learning_rate, seed, folder / f"lr-{learning_rate:g}-seed-{seed}")
 
 
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.+-]", "_", name)
-
-
 def _is_finished(path: Path) -> bool:
-    return (path / "eval" / "after.json").exists()  # written at once, and last but for the page
+    return (path / "report.html").exists()  # what a run writes last
 
 
 def _make(study: Study, planned: Sequence[Planned], processes: int | None, bar: Any) -> list[dict[str, Any]]:
     """Make those that aren't finished. Returns the failed ones, with a word on why."""
-    missing = [one for one in planned if not _is_finished(one.path)]
+    missing = []
+    for one in planned:
+        if not _is_finished(one.path):
+            missing.append(one)
+        elif not study.keep_checkpoints:  # a kill may have come between the end and this
+            _remove_checkpoints(one.path)
     bar.initial += len(planned) - len(missing)  # what was there says nothing about the time that is left
     bar.update(len(planned) - len(missing))
     calls = [
@@ -188,10 +200,16 @@ def train_one(path: Path, keys: Mapping[str, Any], keep_checkpoints: bool) -> No
         # All runs begin with the same policy: it is evaluated by the first ones.
         shared = path.parents[2] / f"before-{evaluation_key(keys)}.json"
         train(str(recipe), before=json.loads(shared.read_text()) if shared.exists() else None)
-        write_json(shared, run.evaluation("before") or {})
+        before = run.evaluation("before")
+        if before is not None:
+            write_json(shared, before)
     if not keep_checkpoints:
-        for checkpoint in path.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
+        _remove_checkpoints(path)
+
+
+def _remove_checkpoints(path: Path) -> None:
+    for checkpoint in path.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
 
 
 def _tuning(study: Study, sweep: Sequence[Planned]) -> list[dict[str, Any]]:
@@ -201,19 +219,23 @@ def _tuning(study: Study, sweep: Sequence[Planned]) -> list[dict[str, Any]]:
     a difference of its own. A rate at which a run failed isn't chosen.
     """
     rates = sorted(study.learning_rates)
-    values: dict[tuple[str, str, float], list[float]] = {}
-    for one in sweep:
-        if _is_finished(one.path):
-            accuracy = (Run(one.path).evaluation("after") or {})["accuracy"]
-            values.setdefault((one.arm, one.task, one.learning_rate), []).append(accuracy)
-    means = {key: sum(found) / len(found) for key, found in values.items() if len(found) == len(study.tuning_seeds)}
+    values: dict[tuple[str, str, float], list[float | None]] = {}
+    for one in sweep:  # of the tuning seeds in their order
+        evaluation = Run(one.path).evaluation("after") if _is_finished(one.path) else None
+        accuracy = None if evaluation is None else evaluation["accuracy"]
+        values.setdefault((one.arm, one.task, one.learning_rate), []).append(accuracy)
+    means: dict[tuple[str, str, float], float] = {}
+    for key, found in values.items():
+        known = [value for value in found if value is not None]
+        if len(known) == len(found):
+            means[key] = sum(known) / len(known)
 
     def best(arms: Sequence[str], task: str) -> float | None:
-        sums = {
-            rate: sum(means[arm, task, rate] for arm in arms)
-            for rate in rates
-            if all((arm, task, rate) in means for arm in arms)
-        }
+        complete = [arm for arm in arms if all((arm, task, rate) in means for rate in rates)]
+        if len(arms) == 1:  # of the rates that it has
+            sums = {rate: means[arms[0], task, rate] for rate in rates if (arms[0], task, rate) in means}
+        else:
+            sums = {rate: sum(means[arm, task, rate] for arm in complete) for rate in rates} if complete else {}
         return max(sums, key=lambda rate: sums[rate]) if sums else None
 
     rows = []
@@ -222,6 +244,6 @@ def _tuning(study: Study, sweep: Sequence[Planned]) -> list[dict[str, Any]]:
             chosen = best([arm] if study.has_better_side else list(study.arms), task)
             for rate in rates:
                 names = {"objective": arm, "task": task, "learning_rate": rate}
-                own = {"value": means.get((arm, task, rate)), "values": values.get((arm, task, rate), [])}
+                own = {"value": means.get((arm, task, rate)), "values": values[arm, task, rate]}
                 rows.append({**names, **own, "chosen": rate == chosen})
     return rows

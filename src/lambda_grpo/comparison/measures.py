@@ -10,7 +10,7 @@ import numpy as np
 
 from lambda_grpo.runs import Run
 
-WINDOW = 5  # logged steps that an accuracy in training, or a figure "at the end", is the mean of
+WINDOW = 5  # generations that an accuracy in training, logged steps that a figure "at the end" is the mean of
 
 
 def measure(run: Run, target_accuracy: float) -> dict[str, Any]:
@@ -18,7 +18,8 @@ def measure(run: Run, target_accuracy: float) -> dict[str, Any]:
 
     entropy: mean of the last steps, in nats per token.
     num_tokens: of all prompts and completions that were sampled for training, as TRL counts them.
-    tokens_to_target: of them, when the samples' accuracy over WINDOW steps first was `target_accuracy`; None if never.
+    tokens_to_target: of them, when the samples' accuracy over WINDOW generations first was `target_accuracy`; None if
+        never.
     clip_fraction: share of tokens whose ratio was clipped, mean over steps; grad_clip_fraction: share of steps whose
         gradient norm was.
     """
@@ -54,6 +55,7 @@ def measure(run: Run, target_accuracy: float) -> dict[str, Any]:
         "clip_fraction": _mean(_column(metrics, "clip_ratio/region_mean")),
         "grad_clip_fraction": _mean([None if norm is None else float(norm > max_norm) for norm in norms]),
         "share_by_length_quartile": share_by_length_quartile(columns["length"], mass),
+        "git_commit": run.config().get("git_commit"),
         "share_right": None if mass.sum() == 0 else float(mass[is_right].sum() / mass.sum()),
         "curve": curve,
     }
@@ -71,12 +73,15 @@ def share_by_length_quartile(lengths: Any, mass: Any) -> list[float] | None:
 
 
 def _tokens_to(target: float, steps: Any, is_right: Any, curve: dict[str, list[Any]]) -> float | None:
-    accuracies = [
-        float(is_right[steps == step].mean()) if (steps == step).any() else math.nan for step in curve["step"]
-    ]
+    """Over the generations: one may serve several steps, and not each step may be logged."""
+    generations = sorted(set(steps.tolist()))
+    accuracies = [float(is_right[steps == step].mean()) for step in generations]
     for end in range(WINDOW, len(accuracies) + 1):
         if float(np.mean(accuracies[end - WINDOW : end])) >= target:
-            return curve["tokens"][end - 1]
+            reached = generations[end - 1]
+            return next(
+                (tokens for step, tokens in zip(curve["step"], curve["tokens"], strict=True) if step >= reached), None
+            )
     return None
 
 

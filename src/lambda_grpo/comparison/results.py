@@ -39,7 +39,7 @@ def results(
     comparisons = [row for task in study.tasks for row in _comparisons(study, task, runs)]
     return {
         "study": _study(study),
-        "verdict": _verdict(study, comparisons, failures),
+        "verdict": _verdict(study, comparisons, runs, tuning, failures),
         "comparisons": comparisons,
         "objectives": [
             row for task in study.tasks for arm in study.arms if (row := _objective(arm, task, runs)) is not None
@@ -85,6 +85,7 @@ def _comparisons(study: Study, task: str, runs: Sequence[Mapping[str, Any]]) -> 
             values[run["objective"]][run["seed"]] = run[study.endpoint]
     others = [arm for arm in study.arms if arm != study.against and values[arm].keys() & values[study.against].keys()]
     found = [paired_difference(values[arm], values[study.against]) for arm in others]
+    tested = sum(one.p is not None for one in found)
     rows = []
     for arm, difference, p_holm in zip(others, found, holm([one.p for one in found]), strict=True):
         row = {
@@ -98,7 +99,7 @@ def _comparisons(study: Study, task: str, runs: Sequence[Mapping[str, Any]]) -> 
             "bootstrap_ci95": _pair(difference.bootstrap_ci95),
             "p": difference.p,
             "p_holm": p_holm,
-            "detectable_difference": detectable_difference(difference.sd, difference.n, len(others)),
+            "detectable_difference": detectable_difference(difference.sd, difference.n, tested),
             "verdict": verdict(difference.difference, p_holm, study.has_better_side),
         }
         rows.append({**row, "sentence": _sentence(row)})
@@ -113,10 +114,16 @@ def _sentence(row: Mapping[str, Any]) -> str:
     unit, factor, _ = ENDPOINTS[row["endpoint"]]
     pair = f"{row['objective']} against {row['against']} on {row['task']}"
     difference = f"{factor * row['difference']:+.2f} {unit}"
-    if row["verdict"] == NO_INTERVAL:
+    if row["n"] == 1:
         return f"{pair}: {difference}, with one seed. One difference has no spread, so no interval: take more seeds."
+    if row["verdict"] == NO_INTERVAL:
+        return (
+            f"{pair}: {difference} with each of {row['n']} seeds. Without spread there is no interval: take more seeds."
+        )
     low, high = (factor * end for end in row["ci95"])
     figures = f"{difference}, 95 % interval {low:+.2f} to {high:+.2f}, n = {row['n']}"
+    if row["detectable_difference"] is None:
+        return f"{pair}: {NO_DIFFERENCE}, the same with each of {row['n']} seeds."
     if row["verdict"] == NO_DIFFERENCE:
         least = factor * row["detectable_difference"]
         corrected = (
@@ -129,32 +136,79 @@ def _sentence(row: Mapping[str, Any]) -> str:
     return f"{pair}: {row['verdict']} ({figures}, p = {row['p_holm']:.2g} after Holm)."
 
 
-def _verdict(study: Study, rows: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]]) -> list[str]:
+def _verdict(
+    study: Study,
+    rows: Sequence[Mapping[str, Any]],
+    runs: Sequence[Mapping[str, Any]],
+    tuning: Sequence[Mapping[str, Any]],
+    failures: Sequence[Mapping[str, Any]],
+) -> list[str]:
     """What a reader should take away, most important first."""
     found = [row for row in rows if row["verdict"] not in (NO_DIFFERENCE, NO_INTERVAL)]
-    sentences = [row["sentence"] for row in found]
     silent = [row for row in rows if row["verdict"] == NO_DIFFERENCE]
+    untold = [row for row in rows if row["verdict"] == NO_INTERVAL]
+    sentences = [row["sentence"] for row in found]
     if silent and not found:
         sentences.append(
             f"No objective differs detectably from {study.against} in {study.endpoint} "
-            f"(n = {min(row['n'] for row in silent)} seeds)."
+            f"(n = {min(row['n'] for row in silent)} seeds).{_detectable(study, silent)}"
         )
     elif silent:
         names = ", ".join(f"{row['objective']} on {row['task']}" for row in silent)
-        sentences.append(f"No detectable difference from {study.against}: {names}.")
-    if any(row["verdict"] == NO_INTERVAL for row in rows):
+        sentences.append(f"No detectable difference from {study.against}: {names}.{_detectable(study, silent)}")
+    if len(study.seeds) == 1 and untold:
         sentences.append(
             "With one seed nothing can be said about the objectives: runs differ by their seeds, too. There are no "
             "intervals; take more seeds."
         )
+    else:
+        sentences += [row["sentence"] for row in untold]
+    if len(study.tasks) > 1 and rows:
+        sentences.append(
+            "Each task is corrected for its number of objectives; nothing corrects for the number of tasks."
+        )
+    return sentences + _reservations(study, rows, runs, tuning, failures)
+
+
+def _detectable(study: Study, rows: Sequence[Mapping[str, Any]]) -> str:
+    unit, factor, _ = ENDPOINTS[study.endpoint]
+    known = [row["detectable_difference"] for row in rows if row["detectable_difference"] is not None]
+    if not known:
+        return ""
+    return f" A true difference of {factor * max(known):.2f} {unit} would have been found with a probability of 80 %."
+
+
+def _reservations(
+    study: Study,
+    rows: Sequence[Mapping[str, Any]],
+    runs: Sequence[Mapping[str, Any]],
+    tuning: Sequence[Mapping[str, Any]],
+    failures: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    """What a reader should know before trusting it."""
+    sentences = []
+    compared = {(row["objective"], row["task"]) for row in rows}
     missing = [
         f"{arm} on {task}"
         for task in study.tasks
         for arm in study.arms
-        if arm != study.against and not any(row["objective"] == arm and row["task"] == task for row in rows)
+        if arm != study.against and (arm, task) not in compared
     ]
     if missing:
-        sentences.append(f"Not compared, for want of finished runs: {', '.join(missing)}.")
+        sentences.append(f"Not compared, for want of finished runs with a figure: {', '.join(missing)}.")
+    if narrow := sorted({f"{row['objective']} on {row['task']}" for row in tuning if row["value"] is None}):
+        sentences.append(f"Runs of the sweep failed, so fewer learning rates were tried: {', '.join(narrow)}.")
+    rates = (min(study.learning_rates), max(study.learning_rates))
+    edges = [
+        f"{row['objective']} on {row['task']} ({row['learning_rate']:g})"
+        for row in tuning
+        if row["chosen"] and row["learning_rate"] in rates
+    ]
+    if edges:
+        sentences.append(f"At the edge of the sweep, where a rate beyond it could be better: {', '.join(edges)}.")
     if failures:
-        sentences.append(f"{len(failures)} runs failed: they are named below, and left out.")
+        word = "run" if len(failures) == 1 else "runs"
+        sentences.append(f"{len(failures)} {word} failed, named below and left out.")
+    if len({run.get("git_commit") for run in runs}) > 1:
+        sentences.append("The runs were made by different versions of the code: see git_commit in results.json.")
     return sentences

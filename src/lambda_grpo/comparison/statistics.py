@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap, ttest_1samp
+from scipy.optimize import brentq
+from scipy.stats import bootstrap, chi2, norm, ttest_1samp
 from scipy.stats import t as student
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
 
 LEVEL = 0.95
 POWER = 0.8  # with which `detectable_difference` would have been found
 NO_DIFFERENCE, NO_INTERVAL = "no detectable difference", "no interval"
+NO_SPREAD = 1e-9  # differences of accuracies are multiples of 1/n: less than this is rounding
 
 
 @dataclass(frozen=True)
 class Difference:
     """Ours minus theirs, over the seeds that both have.
 
-    ci95: paired t interval; None where n < 2.
+    ci95: paired t interval; None where n < 2, or where all seeds differ by the same amount, but for 0.
     bootstrap_ci95: percentile bootstrap of the mean, for comparison: too narrow at small n.
     p: of the paired t test, two-sided.
+    sd: of the differences; None where there is no interval.
     """
 
     difference: float
@@ -58,8 +62,9 @@ def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) ->
     if n < 2:
         return Difference(mean, n)
     sd = float(differences.std(ddof=1))
-    if sd == 0:  # the t statistic is 0/0, or infinite
-        return Difference(mean, n, (mean, mean), (mean, mean), 1.0 if mean == 0 else 0.0, sd)
+    if sd < NO_SPREAD:  # the t statistic is 0/0, or infinite: chance can't be told from what is always so
+        same = abs(mean) < NO_SPREAD
+        return Difference(0.0, n, (0.0, 0.0), (0.0, 0.0), 1.0, 0.0) if same else Difference(mean, n)
     test = ttest_1samp(differences, 0.0)
     interval: Any = test.confidence_interval(LEVEL)
     resampled: Any = bootstrap(
@@ -87,12 +92,27 @@ def detectable_difference(sd: float | None, n: int, comparisons: int) -> float |
 
     At a level of 5 % divided by the number of comparisons: what Holm asks of the first of them.
     """
-    if sd is None or n < 2:
+    if not sd or n < 2:  # without spread there is nothing to go by
         return None
-    if sd == 0:
-        return 0.0
-    effect = TTestPower().solve_power(nobs=n, alpha=(1 - LEVEL) / comparisons, power=POWER, alternative="two-sided")
-    return float(effect) * sd
+    level = (1 - LEVEL) / comparisons
+    return sd * float(brentq(lambda effect: power(effect, n, level) - POWER, 0.0, 1e6))
+
+
+def power(effect: float, n: int, level: float) -> float:
+    """Of a two-sided paired t test: how often it finds a mean of `effect` standard deviations.
+
+    The mean over the sample's spread. (SciPy's noncentral t distribution, on which statsmodels' power rests, is NaN for
+    few seeds and small levels.)
+    """
+    threshold = student.isf(level / 2, n - 1) * _spreads(n)
+    shift = effect * math.sqrt(n)
+    return float(np.mean(norm.sf(threshold - shift) + norm.cdf(-threshold - shift)))
+
+
+@functools.cache
+def _spreads(n: int) -> Any:
+    """Standard deviations of n draws from a normal distribution of 1, at 2000 evenly spaced quantiles."""
+    return np.sqrt(chi2.ppf((np.arange(2000) + 0.5) / 2000, n - 1) / (n - 1))
 
 
 def verdict(difference: float, p_holm: float | None, is_better_when_higher: bool) -> str:

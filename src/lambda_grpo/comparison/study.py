@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from trl import GRPOConfig
+
+from lambda_grpo.backends.trl_config import LambdaGRPOConfig
 from lambda_grpo.errors import UserError
 from lambda_grpo.recipe import Recipe, read_recipe
 
@@ -18,6 +22,7 @@ ENDPOINTS = {
 }
 FIRST_TUNING_SEED = 1001
 SWEEP = 3  # learning rates at least
+MIN_RATE, MAX_RATE = 1e-12, 1e3
 RATE_FACTORS = (1 / 3, 1.0, 3.0)  # of the recipe's own, where a study names none
 DEFAULTS: dict[str, Any] = {
     "objectives": ["grpo", "dapo", "dr_grpo", "lambda_grpo"],
@@ -30,7 +35,13 @@ DEFAULTS: dict[str, Any] = {
     "target_accuracy": 0.9,
     "keep_checkpoints": False,
 }
-SET_BY_STUDY = ("learning_rate", "output_dir", "seed", "task")  # so an arm can't
+# What an arm may set of TRL's keys, beside all that this package adds: all else is alike for all arms
+OF_THE_LOSS = {
+    "beta", "delta", "entropy_coef", "epsilon", "epsilon_high", "importance_sampling_level", "loss_type",
+    "mask_truncated_completions", "max_grad_norm", "num_iterations", "off_policy_mask_threshold", "reward_weights",
+    "scale_rewards", "top_entropy_quantile", "use_bias_correction_kl",
+}  # fmt: skip
+NOT_OF_THE_LOSS = {"packing", "sampler"}
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,8 @@ def read_study(path: str | None, options: Mapping[str, Any], overrides: Sequence
         UserError: it names something that there isn't, or that doesn't go together.
     """
     keys = read_recipe(path)
+    if "output_dir" in keys:
+        raise UserError("a study file has no output_dir: give --output_dir on the command line")
     given = {**{key: keys.pop(key) for key in DEFAULTS if key in keys}, **options}
     settings = {**DEFAULTS, **given}
     recipe = Recipe.parse({**keys, "output_dir": "unused"}, overrides)
@@ -98,11 +111,14 @@ def read_study(path: str | None, options: Mapping[str, Any], overrides: Sequence
     if recipe.task.eval_size < 1:
         raise UserError("a study compares held-out accuracy: set eval_size above 0")
     arms = _arms(settings["objectives"])
-    against = settings["against"] or next(iter(arms))
-    if against not in arms:
+    against = next(iter(arms)) if settings["against"] is None else settings["against"]
+    if not isinstance(against, str) or against not in arms:
         raise UserError(f"against names {against!r}, which is none of the study's objectives: {', '.join(arms)}")
-    if settings["endpoint"] not in ENDPOINTS:
-        raise UserError(f"no endpoint {settings['endpoint']!r}: use {', '.join(ENDPOINTS)}")
+    endpoint = settings["endpoint"]
+    if not isinstance(endpoint, str) or endpoint not in ENDPOINTS:
+        raise UserError(f"no endpoint {endpoint!r}: use {', '.join(ENDPOINTS)}")
+    if not isinstance(settings["keep_checkpoints"], bool):
+        raise UserError(f"keep_checkpoints must be true or false, got {settings['keep_checkpoints']!r}")
     seeds = _seeds("seeds", settings["seeds"], 1)
     tuning_seeds = _seeds("tuning_seeds", settings["tuning_seeds"], FIRST_TUNING_SEED)
     if both := sorted(set(seeds) & set(tuning_seeds)):
@@ -110,58 +126,88 @@ def read_study(path: str | None, options: Mapping[str, Any], overrides: Sequence
     tasks = settings["tasks"] or [recipe.task.task]
     if tasks == [None]:
         raise UserError("a study needs tasks: name some (--task)")
+    tasks = _distinct("tasks", tasks)
+    _check_file_names("tasks", tasks)
     return Study(
         arms=arms,
         against=against,
-        tasks=_distinct("tasks", tasks),
+        tasks=tasks,
         seeds=seeds,
         tuning_seeds=tuning_seeds,
         learning_rates=_rates(settings["learning_rates"], recipe.training.learning_rate),
         keys=shared,
-        endpoint=settings["endpoint"],
+        endpoint=endpoint,
         target_accuracy=_number("target_accuracy", settings["target_accuracy"], 0.0, 1.0),
-        keep_checkpoints=bool(settings["keep_checkpoints"]),
+        keep_checkpoints=settings["keep_checkpoints"],
     )
 
 
 def _arms(objectives: Any) -> dict[str, dict[str, Any]]:
     """Names of objectives, or a mapping of arms' names to their keys."""
     if isinstance(objectives, Mapping):
+        for name, keys in objectives.items():
+            if not isinstance(keys, Mapping | None):
+                raise UserError(f"objective {name!r} must hold `key: value` lines, or nothing, got {keys!r}")
         arms = {str(name): {"objective": str(name), **(keys or {})} for name, keys in objectives.items()}
     else:
         arms = {name: {"objective": name} for name in _distinct("objectives", objectives)}
     if len(arms) < 2:
         raise UserError("a study compares two objectives or more")
+    _check_file_names("objectives", arms)
+    ours = {field.name for field in fields(LambdaGRPOConfig)} - {field.name for field in fields(GRPOConfig)}
     for name, keys in arms.items():
-        if own := [key for key in SET_BY_STUDY if key in keys]:
-            raise UserError(f"objective {name!r} sets {own[0]}: the study sets it, alike for all of them")
+        if other := [key for key in keys if key not in (ours | OF_THE_LOSS) - NOT_OF_THE_LOSS]:
+            raise UserError(f"objective {name!r} sets {other[0]}, which is alike for all objectives of a study")
     return arms
 
 
+def file_name(name: str) -> str:
+    """Of an arm or a task, as its runs' folder has it."""
+    return re.sub(r"[^\w.+-]", "_", name)
+
+
+def _check_file_names(key: str, names: Iterable[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        plain = file_name(name).casefold()  # some file systems don't tell A from a
+        if not plain.strip("."):
+            raise UserError(f"{key}: {name!r} can't be the name of a folder, give it another one")
+        if plain in seen:
+            raise UserError(f"{key}: {seen[plain]!r} and {name!r} would share a folder, give one another name")
+        seen[plain] = name
+
+
 def _distinct(name: str, values: Any) -> tuple[str, ...]:
-    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-        raise UserError(f"{name} must be a list, got {values!r}")
+    is_list = isinstance(values, Sequence) and not isinstance(values, str)
+    if not is_list or not values or not all(isinstance(value, str) for value in values):
+        raise UserError(f"{name} must be a list of names, got {values!r}")
     if len(set(values)) < len(values):
-        raise UserError(f"{name} names one of them twice: {', '.join(map(str, values))}")
-    return tuple(str(value) for value in values)
+        raise UserError(f"{name} names one of them twice: {', '.join(values)}")
+    return tuple(values)
 
 
 def _seeds(name: str, value: Any, first: int) -> tuple[int, ...]:
     """As given, or so many from `first` on."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return tuple(range(first, first + value))
-    is_list = isinstance(value, list) and value and all(isinstance(seed, int) and seed >= 0 for seed in value)
-    if is_list and len(set(value)) == len(value):
+    is_list = isinstance(value, list) and value and all(isinstance(seed, int) for seed in value)
+    if is_list and len(set(value)) == len(value) and min(value) >= 0 and max(value) < 2**32:
         return tuple(value)
-    raise UserError(f"{name} must be a number of at least 1, or a list of different seeds, got {value!r}")
+    raise UserError(f"{name} must be a number of at least 1, or a list of different seeds below 2^32, got {value!r}")
 
 
 def _rates(value: Any, own: float) -> tuple[float, ...]:
     # three digits: a third of 3e-4 is 1e-4 in a folder's name, too
-    rates = [float(f"{own * factor:.3g}") for factor in RATE_FACTORS] if value is None else value
-    if not isinstance(rates, list) or len(set(rates)) < SWEEP:
-        raise UserError(f"learning_rates must be a list of {SWEEP} or more: each objective is given the best of them")
-    return tuple(_number("learning_rates", rate, 0.0, math.inf) for rate in rates)
+    given = [float(f"{own * factor:.3g}") for factor in RATE_FACTORS] if value is None else value
+    if not isinstance(given, list):
+        raise UserError(f"learning_rates must be a list, got {given!r}")
+    rates = [_number("learning_rates", rate, MIN_RATE, MAX_RATE) for rate in given]
+    if len({f"{rate:g}" for rate in rates}) < max(len(rates), SWEEP):
+        raise UserError(
+            f"learning_rates must be {SWEEP} different ones or more, each objective is given the best of them, got "
+            f"{', '.join(f'{rate:g}' for rate in rates)}"
+        )
+    return tuple(rates)
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:

@@ -12,29 +12,32 @@ static inline vec logits_at(const float *x, int vocabulary, int c) {
 
 // The first token whose sum of exponentials, with those before it, reaches `target`; never one that has none.
 static int64_t reach(const float *x, int vocabulary, float top, double target) {
-    int64_t last = 0;
     double sum = 0;
+    int last = 0, is_reached = 0;  // last: place of the last vector with anything in it
     for (int c = 0; c < vocabulary; c += W) {
         vec e = vexp(logits_at(x, vocabulary, c) - splat(top));
         double next = sum + total(e);
-        if (next < target && c + W < vocabulary) {
-            sum = next;
-            continue;
-        }
-        for (int j = 0; j < W; j++) {
-            if (e[j] > 0) last = c + j;
-            if ((sum += e[j]) >= target && e[j] > 0) return last;
-        }
-        sum = next;  // rounding kept it just below: the last one that it can be
-        return last;
+        if (next > sum) last = c;
+        if ((is_reached = next >= target)) break;
+        sum = next;
     }
-    return last;
+    if (!is_reached) sum = -INFINITY;  // rounding kept it just below: the last token that there can be
+    vec e = vexp(logits_at(x, vocabulary, last) - splat(top));
+    int token = 0;
+    for (int j = 0; j < W; j++)
+        if (e[j] > 0) {
+            token = last + j;
+            if ((sum += e[j]) >= target) break;
+        }
+    return token;
 }
 
-// logits [n][ld], of which `vocabulary` count; u [n] in (0, 1], or NULL for the likeliest tokens; entropies in nats
-void choose(int64_t n, int vocabulary, int64_t ld, const float *logits, const double *u, int64_t *tokens, float *logprobs,
-            float *entropies) {
-#pragma omp parallel for num_threads(team)
+// logits [n][ld], of which `vocabulary` count; u [n] in (0, 1], or NULL for the likeliest tokens; entropies in nats.
+// Returns for how many rows there is no distribution: NaN, or nothing but -infinity.
+int choose(int64_t n, int vocabulary, int64_t ld, const float *logits, const double *u, int64_t *tokens, float *logprobs,
+           float *entropies) {
+    int broken = 0;
+#pragma omp parallel for num_threads(team) reduction(+ : broken)
     for (int64_t i = 0; i < n; i++) {
         const float *x = logits + i * ld;
         int64_t best = 0;
@@ -47,8 +50,13 @@ void choose(int64_t n, int vocabulary, int64_t ld, const float *logits, const do
             sum += total(e);
             weighted += total(e * (vec)(((ivec)d & ~is_out)));
         }
+        if (!(sum >= 1 && sum <= vocabulary)) {  // the greatest one alone gives 1
+            broken++;
+            continue;
+        }
         tokens[i] = u ? reach(x, vocabulary, x[best], u[i] * sum) : best;
         logprobs[i] = x[tokens[i]] - x[best] - log(sum);
         entropies[i] = log(sum) - weighted / sum;
     }
+    return broken;
 }

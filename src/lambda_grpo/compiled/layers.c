@@ -8,7 +8,7 @@ void set_threads(int threads) { team = threads; }
 int panel_width(void) { return NR; }
 int panel_height(void) { return MR; }
 
-enum { TOGETHER = 64 };  // rows, at most, that meet a panel of weights while it is in the cache
+enum { TOGETHER = 64 / MR * MR };  // rows, at most, that meet a panel of weights while it is in the cache
 
 // y [rows][n] = x [rows][k] w (+ bias); w: [n][k], or [k][n] if `by_depth`. Returns 0, or 1: no memory.
 int linear(int64_t rows, const float *x, int k, const float *w, int n, int by_depth, const float *bias, float *y) {
@@ -49,6 +49,7 @@ int weight_gradient(int64_t rows, const float *g, int n, const float *x, int k, 
     size_t ldw = (size_t)panels * NR;
     float *packed = malloc(sizeof(float) * DEPTH * ldw);  // [panel][row][NR]
     if (!packed) return 1;
+    if (rows == 0) memset(dw, 0, sizeof(float) * up(n, MR) * ldw);
 #pragma omp parallel num_threads(team)
     for (int64_t t = 0; t < rows; t += DEPTH) {
         int depth = rows - t < DEPTH ? (int)(rows - t) : DEPTH;

@@ -131,7 +131,8 @@ def _product(x: Tensor, weight: Tensor, n: int, bias: Tensor | None = None, *, b
     x, weight = x.contiguous(), weight.contiguous()
     k = x.size(-1)
     out = x.new_empty(*x.shape[:-1], n)
-    bias_at = None if bias is None else address(bias.contiguous())
+    bias = None if bias is None else bias.contiguous()
+    bias_at = None if bias is None else address(bias)
     if library().linear(x.numel() // k, address(x), k, address(weight), n, by_depth, bias_at, address(out)):
         raise MemoryError("no memory for a linear layer")
     return out

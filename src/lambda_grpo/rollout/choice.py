@@ -7,6 +7,8 @@ from torch import Tensor
 
 from lambda_grpo.compiled import address, is_available, library
 
+NO_DISTRIBUTION = "the policy's logits are NaN, or all −∞: there is no token to draw. Has training diverged?"
+
 
 def choose(logits: Tensor, greedy: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens, by their probabilities or the likeliest ones, in torch's random numbers.
@@ -16,6 +18,9 @@ def choose(logits: Tensor, greedy: bool) -> tuple[Tensor, Tensor, Tensor]:
 
     Returns:
         (n,) tokens, their log-probabilities, and the entropies of their distributions, in nats.
+
+    Raises:
+        ValueError: a row has no distribution.
     """
     u = None if greedy else 1 - torch.rand(len(logits), dtype=torch.float64, device=logits.device)  # 0 < u ≤ 1
     if logits.device.type == "cpu" and logits.dtype == torch.float32 and is_compiled():
@@ -31,6 +36,8 @@ def is_compiled() -> bool:
 def _in_torch(logits: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     log_p = logits.log_softmax(-1)
     p = log_p.exp()
+    if p.isnan().any():
+        raise ValueError(NO_DISTRIBUTION)
     if u is None:
         chosen = log_p.argmax(-1, keepdim=True)
     else:  # the first whose sum of probabilities reaches u: never one without a probability
@@ -46,8 +53,10 @@ def _in_c(logits: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         logits = logits.contiguous()
     tokens = torch.empty(n, dtype=torch.long)
     logprobs, entropies = torch.empty(n), torch.empty(n)
-    library().choose(
+    broken = library().choose(
         n, vocabulary, logits.stride(0), address(logits), None if u is None else address(u),
         address(tokens), address(logprobs), address(entropies),
     )  # fmt: skip
+    if broken:
+        raise ValueError(NO_DISTRIBUTION)
     return tokens, logprobs, entropies

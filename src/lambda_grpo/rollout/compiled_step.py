@@ -85,7 +85,8 @@ class CompiledStep:
     @staticmethod
     def is_for(decoder: Decoder) -> bool:
         """Whether the model is one that it computes."""
-        weights = [decoder.embedding, decoder.head, decoder.layers[0].qkv]
+        own = (value for layer in decoder.layers for value in vars(layer).values() if value is not None)
+        weights = (decoder.embedding, decoder.head, decoder.final_norm, *own)
         return all(w.device.type == "cpu" and w.dtype == torch.float32 for w in weights) and decoder.head_dim % 16 == 0
 
     def keep(self, rows: Tensor) -> None:
