@@ -1,22 +1,28 @@
 from pathlib import Path
+from statistics import fmean
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lambda_grpo.base_policy import make
+from lambda_grpo.base_policy.mixture import GYM_DATA_SET
 from lambda_grpo.evaluation import Sampling, evaluate
-from lambda_grpo.models import BUILTIN, load_model, resolve_model
+from lambda_grpo.models import BUILTIN, BUILTIN_LLAMA, load_model, resolve_model
+from lambda_grpo.rollout import FastSampler
 from lambda_grpo.tasks import load_task
 
-PATH = resolve_model(BUILTIN)
+PATH, LLAMA_PATH = resolve_model(BUILTIN), resolve_model(BUILTIN_LLAMA)
+BOTH = [("qwen2", PATH), ("llama", LLAMA_PATH)]
 
 
-def test_it_is_small_and_loads_as_any_model():
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(PATH), AutoTokenizer.from_pretrained(PATH)
-    assert model.config.model_type == "qwen2"
+@pytest.mark.parametrize(("family", "path"), BOTH)
+def test_it_is_small_and_loads_as_any_model(family, path):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    assert model.config.model_type == family
     assert 0.5e6 < sum(p.numel() for p in model.parameters()) < 1.5e6
-    assert sum(file.stat().st_size for file in Path(PATH).iterdir() if file.is_file()) <= 8e6
+    assert sum(file.stat().st_size for file in Path(path).iterdir() if file.is_file()) <= 8e6
     assert type(tokenizer).__name__ == "Qwen2Tokenizer"
     for text in ("3+8+4=#5", "two words\n\n\tand  more ~{Zz}", "é 漢 \U0001f600"):
         ids = tokenizer(text)["input_ids"]
@@ -60,15 +66,16 @@ def test_evaluation_is_reproducible_and_leaves_the_random_state():
     assert short.completion_length_mean == 2.0
 
 
-def test_the_script_is_deterministic_and_makes_this_model(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("family", "path"), BOTH)
+def test_the_script_is_deterministic_and_makes_this_model(family, path, tmp_path, monkeypatch):
     for name in ("one", "two"):
-        monkeypatch.setattr("sys.argv", ["make", str(tmp_path / name), "--steps", "4"])
+        monkeypatch.setattr("sys.argv", ["make", str(tmp_path / name), "--family", family, "--steps", "4"])
         make.main()
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert all(torch.equal(one[key], two[key]) for key in one)
-    shipped = load_file(f"{PATH}/model.safetensors")
+    shipped = load_file(f"{path}/model.safetensors")
     assert {key: value.shape for key, value in one.items()} == {key: value.shape for key, value in shipped.items()}
-    assert (tmp_path / "one/tokenizer.json").read_text() == Path(PATH, "tokenizer.json").read_text()
+    assert (tmp_path / "one/tokenizer.json").read_text() == Path(path, "tokenizer.json").read_text()
 
 
 def test_nothing_is_taken_from_the_models_own_sampling_defaults():
@@ -81,3 +88,58 @@ def test_nothing_is_taken_from_the_models_own_sampling_defaults():
     assert model.generation_config.top_k == 1
     nearly_greedy = evaluate(model, tokenizer, task, Sampling(64, top_k=1))
     assert nearly_greedy.accuracy == evaluate(model, tokenizer, task, Sampling(64, temperature=0)).accuracy
+
+
+def graded_samples(name, size=200, path=LLAMA_PATH):
+    """(completion, whether it is right) for each of `size` held-out examples, one sample each at temperature 1."""
+    model, tokenizer = load_model(path)
+    task = load_task(name, "test", size=size)
+    config = Sampling(64).generation_config(tokenizer.eos_token_id, tokenizer.pad_token_id)
+    torch.manual_seed(0)
+    sampled = FastSampler(config)(model, tokenizer([task[i].prompt for i in range(size)])["input_ids"]).ids
+    completions = [tokenizer.decode(ids, skip_special_tokens=True) for ids in sampled]
+    return [(text, task.grade(text, task[i]) == 1.0) for i, text in enumerate(completions)]
+
+
+def share_right(samples):
+    return fmean(right for _, right in samples)
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("shorter_is_right", 0.40, 0.75),
+        ("neutral", 0.45, 0.75),
+        ("null", 0.38, 0.62),
+        (GYM_DATA_SET, 0.15, 0.80),
+    ],
+)
+def test_the_second_policy_is_unsure_at_each_task(name, least, most):
+    assert least < share_right(graded_samples(name)) < most
+
+
+def test_longer_is_right_at_arithmetic():
+    samples = graded_samples("arithmetic", path=PATH)
+    worked = [sample for sample in samples if len(sample[0]) > 2]
+    direct = [sample for sample in samples if len(sample[0]) <= 2]
+    assert len(worked) > 40
+    assert len(direct) > 40
+    assert share_right(worked) > 0.85
+    assert share_right(direct) < 0.6
+
+
+def test_shorter_is_right_where_it_says_so():
+    samples = graded_samples("shorter_is_right")
+    direct = [sample for sample in samples if len(sample[0]) == 2]
+    wandering = [sample for sample in samples if len(sample[0]) > 2]
+    assert len(direct) > 40
+    assert len(wandering) > 40
+    assert share_right(direct) > 0.85
+    assert share_right(wandering) < 0.5
+
+
+def test_length_has_nothing_to_do_with_the_neutral_task():
+    samples = sorted(graded_samples("neutral", size=400), key=lambda sample: len(sample[0]))
+    assert abs(share_right(samples[:200]) - share_right(samples[200:])) < 0.2  # four standard errors
+    for name in ("neutral", "null"):
+        assert 11 < fmean(len(text) for text, _ in graded_samples(name)) < 17

@@ -12,16 +12,18 @@ from lambda_grpo.errors import UserError
 from lambda_grpo.runs import Run
 
 BUILTIN = "builtin"
+BUILTIN_LLAMA = "builtin-llama"
+_FOLDERS = {BUILTIN: "base_policy", BUILTIN_LLAMA: "llama_policy"}
 
 
 def resolve_model(name: str) -> str:
-    """What `from_pretrained` can load: the built-in base policy, a directory, a run's last checkpoint or a hub id.
+    """What `from_pretrained` can load: a built-in base policy, a directory, a run's last checkpoint or a hub id.
 
     Raises:
         UserError: there is no such model.
     """
-    if name == BUILTIN:
-        return str(files("lambda_grpo").joinpath("base_policy"))
+    if name in _FOLDERS:
+        return str(files("lambda_grpo").joinpath(_FOLDERS[name]))
     path = Path(name)
     if path.is_dir():
         if (path / "completions").is_dir():  # a run directory: its config.json isn't a model's
@@ -38,7 +40,8 @@ def resolve_model(name: str) -> str:
         AutoConfig.from_pretrained(name)
     except OSError as error:
         raise UserError(
-            f"no model {name!r}: it is neither a directory here, nor 'builtin', nor could it be loaded from the hub"
+            f"no model {name!r}: it is neither a directory here, nor {' or '.join(map(repr, _FOLDERS))}, "
+            "nor could it be loaded from the hub"
         ) from error
     return name
 

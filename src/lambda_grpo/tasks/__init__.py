@@ -2,6 +2,13 @@
 
 A name is one of `TASKS`, a reasoning-gym data set, or `module:attribute` for a task of your own: a callable that
 takes `split`, `size` and `seed` and returns a `Task`.
+
+Four of them are beds to compare objectives on: which length is right is known there, for a built-in policy.
+
+    arithmetic          longer: a worked solution is right, a direct one of many terms mostly wrong (builtin)
+    shorter_is_right    shorter: the answer at once is right, a walk to it mostly wrong (builtin-llama)
+    neutral             neither: right as often at any length (builtin-llama)
+    null                none: a coin flip, so any drift of length is the objective's own bias (builtin-llama)
 """
 
 from __future__ import annotations
@@ -15,10 +22,16 @@ from lambda_grpo.imports import import_callable
 from lambda_grpo.tasks.arithmetic import Arithmetic
 from lambda_grpo.tasks.base import Example, Task, grade
 from lambda_grpo.tasks.gym import GymTask, gym_names
+from lambda_grpo.tasks.letters import Neutral, Null, ShorterIsRight
 
 __all__ = ["TASKS", "Example", "Task", "grade", "load_task"]
 
-TASKS: dict[str, Callable[..., Task]] = {"arithmetic": Arithmetic}
+TASKS: dict[str, Callable[..., Task]] = {
+    "arithmetic": Arithmetic,
+    "shorter_is_right": ShorterIsRight,
+    "neutral": Neutral,
+    "null": Null,
+}
 
 
 def load_task(name: str, split: str = "train", *, size: int, seed: int = 0) -> Task:
