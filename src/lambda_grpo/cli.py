@@ -49,12 +49,12 @@ are the demonstration's: on the CPU. The keys that lambda-grpo adds:
                     shares of wrong samples that reflect, get the answer, or
                     are replaced by a solution
   sampler, packing  fast or trl (fast); train without padding (true)
-  task              arithmetic, a reasoning-gym data set, or module:attribute
+  task              a built-in one, a reasoning-gym data set, or module:attribute
   task_size         training examples (4096). task_seed: of the examples (0)
   eval_size         held-out examples before and after; 0 for none (500)
   base              in a recipe: the recipe that it builds on, or demo
 
-model_name_or_path is builtin, a directory or a hub id."""
+model_name_or_path is builtin, builtin-llama, a directory or a hub id."""
 
 
 COMPARE_HELP = """\
@@ -160,7 +160,9 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--processes", type=int, help=argparse.SUPPRESS)
 
     evaluate = add("eval", _eval, "accuracy of a model on a task, with its interval")
-    evaluate.add_argument("--model", required=True, help="model directory, run directory, hub id, or builtin")
+    evaluate.add_argument(
+        "--model", required=True, help="model directory, run directory, hub id, builtin or builtin-llama"
+    )
     evaluate.add_argument("--task", required=True, help="arithmetic, a reasoning-gym data set, or module:attribute")
     evaluate.add_argument("--n", type=int, default=500, help="number of held-out examples (500)")
     evaluate.add_argument("--max_completion_length", type=int, default=256, help="tokens at most (256)")
@@ -206,21 +208,23 @@ def _compare(options: argparse.Namespace, rest: list[str]) -> None:
     print(study.describe(), file=sys.stderr)
     results = comparison.compare(study, directory, processes=options.processes)
     page = report.write_study_report(results, directory)
-    _print_table(
-        f"{study.endpoint}, against {study.against}",
-        ("", "task", "difference", "95 % interval", "p (Holm)", "n"),
-        [
-            (
-                row["objective"],
-                row["task"],
-                f"{row['difference']:+.4g}",
-                "–" if row["ci95"] is None else "{:+.4g} – {:+.4g}".format(*row["ci95"]),
-                "–" if row["p_holm"] is None else f"{row['p_holm']:.3g}",
-                str(row["n"]),
-            )
-            for row in results["comparisons"]
-        ],
-    )
+    unit, factor, _ = comparison.ENDPOINTS[study.endpoint]
+    for task in study.tasks:
+        rows = [row for row in results["comparisons"] if row["task"] == task]
+        _print_table(
+            f"{study.endpoint} on {task}, against {study.against}",
+            ("", f"difference ({unit})", "95 % interval", "p (Holm)", "n"),
+            [
+                (
+                    row["objective"],
+                    f"{factor * row['difference']:+.2f}",
+                    "–" if row["ci95"] is None else " to ".join(f"{factor * end:+.2f}" for end in row["ci95"]),
+                    "–" if row["p_holm"] is None else f"{row['p_holm']:.3f}",
+                    str(row["n"]),
+                )
+                for row in rows
+            ],
+        )
     print("\n".join(results["verdict"]))
     print(f"\nReport: {page}")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sys
 import tempfile
@@ -43,13 +41,6 @@ METRIC_NAMES = {"completions/mean_length": "completion_length_mean"}
 
 # Where metrics can be sent to; transformers answers for each of them whether it is there
 REPORTERS = {"clearml", "comet_ml", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"}
-
-
-# Settings that decide what a policy's evaluation before training finds
-DECIDE_EVALUATION = (
-    "model_name_or_path", "model_revision", "dtype", "task", "task_seed", "eval_size", "per_device_eval_batch_size",
-    "max_completion_length", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
-)  # fmt: skip
 
 
 def train(
@@ -102,13 +93,6 @@ def check(keys: Mapping[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         recipe = Recipe.parse({**keys, "output_dir": os.path.join(folder, "run")})
         _Training(recipe, Run(recipe.training.output_dir))._trainer()
-
-
-def evaluation_key(keys: Mapping[str, Any]) -> str:
-    """The same for recipes whose evaluation before training is the same."""
-    settings = Recipe.parse({**keys, "output_dir": "unused"}).settings()
-    decisive = json.dumps([settings[name] for name in DECIDE_EVALUATION], default=str)
-    return hashlib.sha256(decisive.encode()).hexdigest()[:16]
 
 
 class _Training:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GenerationConfig
 
 from lambda_grpo import compiled, packing
 from lambda_grpo.packing import layers
 from lambda_grpo.rollout import FastSampler
 from tests.packing.test_packing import batch, prepared
 from tests.rollout.models import make_model
+from tests.rollout.test_sampler import generated, generation
 
 CPU = Path("/proc/cpuinfo")
 MACHINES = {"x86-64": "sse2", "haswell": "avx2"}  # gcc's names, and what of theirs this processor must have
@@ -62,15 +62,8 @@ def test_products(rows):
 def test_sampling_and_training(name):
     model = make_model(name)
     prompts = [[5, 9, 3, 12, 8], [5, 9, 3], [7] * 20, [5, 9, 3]]
-    config = GenerationConfig(max_new_tokens=20, do_sample=False, pad_token_id=0, eos_token_id=1)
-    expected = []
-    for prompt in prompts:
-        ids = torch.tensor([prompt])
-        with torch.no_grad():
-            new = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
-        row = new[0, len(prompt) :].tolist()
-        expected.append(row[: row.index(1) + 1] if 1 in row else row)
-    assert FastSampler(config)(model, prompts).ids == expected
+    config = generation(max_new_tokens=20)
+    assert FastSampler(config)(model, prompts).ids == generated(model, prompts, config)
     parts = batch(11)
     found = []
     for is_compiled in (True, False):

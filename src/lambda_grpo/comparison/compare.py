@@ -189,7 +189,7 @@ def _make(study: Study, planned: Sequence[Planned], processes: int | None, bar: 
 def train_one(path: Path, keys: Mapping[str, Any], keep_checkpoints: bool) -> None:
     """One run, in a process of its own: from its last checkpoint if there is one, otherwise from the beginning."""
     from lambda_grpo.recipe import write_recipe
-    from lambda_grpo.training import evaluation_key, train
+    from lambda_grpo.training import train
 
     run = Run(path)
     if run.checkpoints():
@@ -197,8 +197,8 @@ def train_one(path: Path, keys: Mapping[str, Any], keep_checkpoints: bool) -> No
     else:
         shutil.rmtree(path, ignore_errors=True)
         recipe = write_recipe(path.with_name(f"{path.name}.yaml"), {**keys, "output_dir": str(path)})
-        # All runs begin with the same policy: it is evaluated by the first ones.
-        shared = path.parents[2] / f"before-{evaluation_key(keys)}.json"
+        # All runs of a task begin with the same policy: it is evaluated by the first ones.
+        shared = path.parents[1] / "before.json"
         train(str(recipe), before=json.loads(shared.read_text()) if shared.exists() else None)
         before = run.evaluation("before")
         if before is not None:
