@@ -33,9 +33,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Make the shipped base policy again, from its seed.
+# Make the shipped base policies again, from their seed.
 base-policy: $(VENV)/.dev
 	$(BIN)/python -m lambda_grpo.base_policy.make src/lambda_grpo/base_policy
+	$(BIN)/python -m lambda_grpo.base_policy.make src/lambda_grpo/llama_policy --family llama
 
 clean:
 	rm -rf $(VENV) $(VERL_VENV)

@@ -229,7 +229,7 @@ def taking_part(name, rewards, ids):
 
 # What lets a preset's own part happen here: few and short completions for DAPO, corrections that the policy can read
 OWN_SETTINGS = {
-    "dapo_full": {"max_completion_length": 16, "max_resample_times": 1, "seed": 1},
+    "dapo_full": {"max_completion_length": 16, "max_resample_times": 1, "seed": 5},
     "edge_grpo": {"reflection_prompt": ",", "answer_template": "#{answer}"},
 }
 
