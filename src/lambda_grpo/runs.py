@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import zipfile
+from collections import defaultdict
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -126,6 +127,17 @@ class Run:
         """Complete checkpoints, oldest first. One whose writing was cut short doesn't count."""
         found = [path for path in self.path.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
         return sorted(filter(_is_complete, found), key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def sampled_accuracy(samples: Any) -> list[tuple[int, float]]:
+    """Share of training samples with a reward of 1 among those that have one, by step: of `Run.completions`."""
+    right: dict[int, int] = defaultdict(int)
+    scored: dict[int, int] = defaultdict(int)
+    for step, reward in zip(samples["step"].to_pylist(), samples["reward"].to_pylist(), strict=True):
+        if reward is not None:
+            scored[step] += 1
+            right[step] += reward == 1.0
+    return [(step, right[step] / scored[step]) for step in sorted(scored)]
 
 
 def write_bytes(path: Path, content: bytes) -> Path:

@@ -17,12 +17,11 @@ def test_shares_of_quarters_by_hand():
 def test_tokens_to_the_target_by_hand():
     """Two samples a generation; a mean of five generations of 0.9 is first reached at the eighth."""
     rights = [0, 1, 1, 2, 2, 2, 2, 2, 2]
-    steps = np.repeat(np.arange(1, 10), 2)
-    is_right = np.array([flag for right in rights for flag in (right > 0, right > 1)])
+    accuracy = [(step, right / 2) for step, right in enumerate(rights, start=1)]
     curve = {"step": list(range(1, 10)), "tokens": [100 * step for step in range(1, 10)]}
-    assert _tokens_to(0.9, steps, is_right, curve) == 700
-    assert _tokens_to(0.95, steps, is_right, curve) == 800
-    assert _tokens_to(1.1, steps, is_right, curve) is None
+    assert _tokens_to(0.9, accuracy, curve) == 700
+    assert _tokens_to(0.95, accuracy, curve) == 800
+    assert _tokens_to(1.1, accuracy, curve) is None
     # a generation for every second step, and a log at every third
     curve = {"step": [3, 6, 9, 12, 15, 18], "tokens": [300, 600, 900, 1200, 1500, 1800]}
-    assert _tokens_to(0.9, 2 * steps - 1, is_right, curve) == 1500
+    assert _tokens_to(0.9, [(2 * step - 1, share) for step, share in accuracy], curve) == 1500

@@ -230,18 +230,18 @@ def _tuning(study: Study, sweep: Sequence[Planned]) -> list[dict[str, Any]]:
         if len(known) == len(found):
             means[key] = sum(known) / len(known)
 
-    def best(arms: Sequence[str], task: str) -> float | None:
-        complete = [arm for arm in arms if all((arm, task, rate) in means for rate in rates)]
-        if len(arms) == 1:  # of the rates that it has
-            sums = {rate: means[arms[0], task, rate] for rate in rates if (arms[0], task, rate) in means}
+    def best(arm: str, task: str) -> float | None:
+        if study.has_better_side:
+            tried = {rate: means[arm, task, rate] for rate in rates if (arm, task, rate) in means}
         else:
-            sums = {rate: sum(means[arm, task, rate] for arm in complete) for rate in rates} if complete else {}
-        return max(sums, key=lambda rate: sums[rate]) if sums else None
+            complete = [one for one in study.arms if all((one, task, rate) in means for rate in rates)]
+            tried = {rate: sum(means[one, task, rate] for one in complete) for rate in rates} if complete else {}
+        return max(tried, key=lambda rate: tried[rate]) if tried else None
 
     rows = []
     for task in study.tasks:
         for arm in study.arms:
-            chosen = best([arm] if study.has_better_side else list(study.arms), task)
+            chosen = best(arm, task)
             for rate in rates:
                 names = {"objective": arm, "task": task, "learning_rate": rate}
                 own = {"value": means.get((arm, task, rate)), "values": values[arm, task, rate]}

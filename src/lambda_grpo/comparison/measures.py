@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lambda_grpo.runs import Run
+from lambda_grpo.runs import Run, sampled_accuracy
 
 WINDOW = 5  # generations that an accuracy in training, logged steps that a figure "at the end" is the mean of
 
@@ -26,10 +26,9 @@ def measure(run: Run, target_accuracy: float) -> dict[str, Any]:
     metrics, before, after = run.metrics(), run.evaluation("before"), run.evaluation("after")
     if before is None or after is None:
         raise ValueError(f"{run.path} has no evaluation")
-    columns = {
-        name: np.array(run.completions()[name].to_pylist()) for name in ("step", "length", "weight", "advantage")
-    }
-    is_right = np.array([reward == 1.0 for reward in run.completions()["reward"].to_pylist()])
+    samples, config = run.completions(), run.config()
+    length, weight, advantage = (samples[name].to_numpy() for name in ("length", "weight", "advantage"))
+    is_right = np.array([reward == 1.0 for reward in samples["reward"].to_pylist()])
     curve = {
         "step": [row["step"] for row in metrics],
         "tokens": _column(metrics, "num_tokens"),
@@ -40,8 +39,8 @@ def measure(run: Run, target_accuracy: float) -> dict[str, Any]:
         "weight_min": _column(metrics, "weight_min"),
         "weight_max": _column(metrics, "weight_max"),
     }
-    mass = columns["weight"] * np.abs(columns["advantage"]) * columns["length"]
-    max_norm = run.config()["resolved"]["training"]["max_grad_norm"] or math.inf
+    mass = weight * np.abs(advantage) * length
+    max_norm = config["resolved"]["training"]["max_grad_norm"] or math.inf
     norms = _column(metrics, "grad_norm")
     return {
         "accuracy": after["accuracy"],
@@ -51,11 +50,11 @@ def measure(run: Run, target_accuracy: float) -> dict[str, Any]:
         "accuracy_before": before["accuracy"],
         "completion_length_mean_before": before["completion_length_mean"],
         "num_tokens": _last(curve["tokens"]),
-        "tokens_to_target": _tokens_to(target_accuracy, columns["step"], is_right, curve),
+        "tokens_to_target": _tokens_to(target_accuracy, sampled_accuracy(samples), curve),
         "clip_fraction": _mean(_column(metrics, "clip_ratio/region_mean")),
         "grad_clip_fraction": _mean([None if norm is None else float(norm > max_norm) for norm in norms]),
-        "share_by_length_quartile": share_by_length_quartile(columns["length"], mass),
-        "git_commit": run.config().get("git_commit"),
+        "share_by_length_quartile": share_by_length_quartile(length, mass),
+        "git_commit": config.get("git_commit"),
         "share_right": None if mass.sum() == 0 else float(mass[is_right].sum() / mass.sum()),
         "curve": curve,
     }
@@ -72,16 +71,13 @@ def share_by_length_quartile(lengths: Any, mass: Any) -> list[float] | None:
     return [float(mass[quarter == i].sum() / mass.sum()) for i in range(4)]
 
 
-def _tokens_to(target: float, steps: Any, is_right: Any, curve: dict[str, list[Any]]) -> float | None:
-    """Over the generations: one may serve several steps, and not each step may be logged."""
-    generations = sorted(set(steps.tolist()))
-    accuracies = [float(is_right[steps == step].mean()) for step in generations]
-    for end in range(WINDOW, len(accuracies) + 1):
-        if float(np.mean(accuracies[end - WINDOW : end])) >= target:
-            reached = generations[end - 1]
-            return next(
-                (tokens for step, tokens in zip(curve["step"], curve["tokens"], strict=True) if step >= reached), None
-            )
+def _tokens_to(target: float, accuracy: Sequence[tuple[int, float]], curve: dict[str, list[Any]]) -> float | None:
+    """accuracy: (step, share) of each generation; one may serve several steps, and not each step may be logged."""
+    for end in range(WINDOW, len(accuracy) + 1):
+        if float(np.mean([share for _, share in accuracy[end - WINDOW : end]])) >= target:
+            reached = accuracy[end - 1][0]
+            logged = zip(curve["step"], curve["tokens"], strict=True)
+            return next((tokens for step, tokens in logged if step >= reached), None)
     return None
 
 

@@ -125,14 +125,10 @@ def _sentence(row: Mapping[str, Any]) -> str:
     if row["detectable_difference"] is None:
         return f"{pair}: {NO_DIFFERENCE}, the same with each of {row['n']} seeds."
     if row["verdict"] == NO_DIFFERENCE:
-        least = factor * row["detectable_difference"]
         corrected = (
             "" if low <= 0 <= high else f" The interval leaves 0 out, but not after Holm (p = {row['p_holm']:.3f})."
         )
-        return (
-            f"{pair}: {NO_DIFFERENCE} ({figures}).{corrected} A true difference of {least:.2f} {unit} would have been "
-            f"found with a probability of {100 * POWER:.0f} %."
-        )
+        return f"{pair}: {NO_DIFFERENCE} ({figures}).{corrected}{_would_be_found([row])}"
     return f"{pair}: {row['verdict']} ({figures}, p = {row['p_holm']:.2g} after Holm)."
 
 
@@ -151,11 +147,11 @@ def _verdict(
     if silent and not found:
         sentences.append(
             f"No objective differs detectably from {study.against} in {study.endpoint} "
-            f"(n = {min(row['n'] for row in silent)} seeds).{_detectable(study, silent)}"
+            f"(n = {min(row['n'] for row in silent)} seeds).{_would_be_found(silent)}"
         )
     elif silent:
         names = ", ".join(f"{row['objective']} on {row['task']}" for row in silent)
-        sentences.append(f"No detectable difference from {study.against}: {names}.{_detectable(study, silent)}")
+        sentences.append(f"No detectable difference from {study.against}: {names}.{_would_be_found(silent)}")
     if len(study.seeds) == 1 and untold:
         sentences.append(
             "With one seed nothing can be said about the objectives: runs differ by their seeds, too. There are no "
@@ -170,12 +166,14 @@ def _verdict(
     return sentences + _reservations(study, rows, runs, tuning, failures)
 
 
-def _detectable(study: Study, rows: Sequence[Mapping[str, Any]]) -> str:
-    unit, factor, _ = ENDPOINTS[study.endpoint]
+def _would_be_found(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence on the greatest of their detectable differences; nothing where there is none."""
     known = [row["detectable_difference"] for row in rows if row["detectable_difference"] is not None]
     if not known:
         return ""
-    return f" A true difference of {factor * max(known):.2f} {unit} would have been found with a probability of 80 %."
+    unit, factor, _ = ENDPOINTS[rows[0]["endpoint"]]
+    chance = f"with a probability of {100 * POWER:.0f} %"
+    return f" A true difference of {factor * max(known):.2f} {unit} would have been found {chance}."
 
 
 def _reservations(

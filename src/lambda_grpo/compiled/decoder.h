@@ -73,7 +73,7 @@ static inline void transform(const Model *m, const Layer *w, int n, const float 
     for (int i = 0; i < n; i++)
         for (int j = 0; j < I; j += W) {
             vec *gate = (vec *)(g + (size_t)i * 2 * I + j);
-            *gate = *gate / (splat(1) + vexp(-*gate)) * *(vec *)(g + (size_t)i * 2 * I + I + j);
+            *gate = silu(*gate) * *(vec *)(g + (size_t)i * 2 * I + I + j);
         }
     product(n, g, 2 * I, w->down, m->intermediate, Hn, w->down_bias, r, r, Hn);
 }

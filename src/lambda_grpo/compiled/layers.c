@@ -109,10 +109,7 @@ void norm_backward(int64_t rows, int size, int together, const float *g, const f
 // y = gate sigmoid(gate) up
 void swiglu_forward(int64_t size, const float *gate, const float *up, float *y) {
 #pragma omp parallel for num_threads(team)
-    for (int64_t i = 0; i < size / W; i++) {
-        vec a = ((const vec *)gate)[i];
-        ((vec *)y)[i] = a / (splat(1) + vexp(-a)) * ((const vec *)up)[i];
-    }
+    for (int64_t i = 0; i < size / W; i++) ((vec *)y)[i] = silu(((const vec *)gate)[i]) * ((const vec *)up)[i];
     for (int64_t i = size / W * W; i < size; i++) y[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
 }
 

@@ -68,6 +68,8 @@ static inline vec vexp(vec x) {
     return (vec)(((ivec)(p * (vec)((k + 127) << 23))) & ~tiny);
 }
 
+static inline vec silu(vec x) { return x / (splat(1) + vexp(-x)); }
+
 // rows x NR of y = x w (+ bias) (+ add, laid out as y), w one panel; x is read in steps of `ldx` and, in depth, `step`
 static inline __attribute__((always_inline)) void tile(int rows, const float *x, size_t ldx, size_t step,
                                                        const float *w, int depth, const float *bias, const float *add,

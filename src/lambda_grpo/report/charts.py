@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections import defaultdict
 from typing import Any
 
 import matplotlib
@@ -12,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lambda_grpo.runs import Run
+from lambda_grpo.runs import Run, sampled_accuracy
 
 COLOUR, HELD_OUT = "#1f5fa8", "#c2410c"
 STYLE: Any = {  # Matplotlib types its keys one by one
@@ -29,7 +28,8 @@ STYLE: Any = {  # Matplotlib types its keys one by one
 def run_charts(run: Run) -> list[tuple[str, Markup]]:
     """(title, SVG) of reward, accuracy, length, entropy and λ over steps; those without data are left out."""
     metrics = run.metrics()
-    accuracy = _sampled_accuracy(run)
+    samples = run.completions()
+    accuracy = [] if samples is None else sampled_accuracy(samples)
     points = {name: evaluation for name in ("before", "after") if (evaluation := run.evaluation(name)) is not None}
     last_step = metrics[-1]["step"] if metrics else 0
     charts = [
@@ -48,20 +48,6 @@ def run_charts(run: Run) -> list[tuple[str, Markup]]:
 
 def _curve(metrics: list[dict[str, Any]], key: str) -> list[tuple[int, float]]:
     return [(row["step"], row[key]) for row in metrics if row.get(key) is not None]
-
-
-def _sampled_accuracy(run: Run) -> list[tuple[int, float]]:
-    """Share of training samples with a reward of 1, by step."""
-    table = run.completions()
-    if table is None:
-        return []
-    right: dict[int, int] = defaultdict(int)
-    scored: dict[int, int] = defaultdict(int)
-    for step, reward in zip(table["step"].to_pylist(), table["reward"].to_pylist(), strict=True):
-        if reward is not None:
-            scored[step] += 1
-            right[step] += reward == 1.0
-    return [(step, right[step] / scored[step]) for step in sorted(scored)]
 
 
 def _draw(title: str, curve: list[tuple[int, float]], evaluations: dict[str, dict[str, Any]], last_step: int) -> Markup:
