@@ -59,7 +59,7 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(INSTALL) --editable '.[trl,report,gym,dev]'
+	$(INSTALL) --editable '.[trl,report,gym,eval,dev]'
 	touch $@ $(VENV)/.demo
 
 $(VERL_VENV)/.dev: constraints-verl.txt pyproject.toml

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import math
 import os
 import sys
 import warnings
@@ -87,6 +86,39 @@ On the command line --seeds and --tuning_seeds are numbers, lists are A,B,C, and
 --output_dir, beside the runs."""
 
 
+EVAL_HELP = """\
+Evaluate a model on one task or several: accuracy, avg@k, pass@k and maj@k, with
+95 % intervals clustered by problem.
+
+  lambda-grpo eval --model Qwen/Qwen2.5-Math-1.5B --task gsm8k,math500
+  lambda-grpo eval --model runs/mine --task amc23 --samples 32 --temperature 0.6
+
+  model             a model directory, a run directory (its last checkpoint), a
+                    hub id, builtin or builtin-llama
+  task              gsm8k, math500, minerva, gaokao2023en, olympiadbench,
+                    college_math, aime24, amc23, or benchmarks for all eight; a
+                    .jsonl or .parquet file; a task that lambda-grpo train takes
+  data              another source of a benchmark: a hub id, or a local file
+  question_column, answer_column   of a file (question or problem; answer)
+  n                 the first so many problems (all; 500 of a made task)
+  template          how a problem is put: plain, boxed_system, boxed,
+                    question_answer, problem_solution, qa, r1_zero, dapo
+                    (boxed_system where there is a chat template, otherwise
+                    question_answer; plain for a made task)
+  samples           of each problem (1)
+  temperature       0 is greedy (0 for maths, 1 for a made task). top_p (1),
+                    top_k (0: no limit)
+  max_completion_length   in tokens (2048 for maths, 256 for a made task)
+  engine            fast, transformers or vllm (auto: fast on a CPU)
+  server            a vLLM server's URL; without it, --engine vllm starts one
+  batch_size        completions drawn together (256). seed (0)
+  output_dir        for TASK.json and TASK.samples.jsonl (evals/ and the time);
+                    the same command goes on there after a stop
+  json              print a JSON object for each task instead of tables
+
+Tables of several results: lambda-grpo report --table RESULT…"""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program. Returns its exit code: 0 done, 2 the input is wrong, 1 anything else (by a traceback)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -115,6 +147,12 @@ def _list(text: str) -> list[str]:
 STUDY_OPTIONS: dict[str, Callable[[str], Any]] = {
     "objectives": _list, "against": str, "task": _list, "seeds": int, "tuning_seeds": int, "learning_rates": _list,
     "endpoint": str, "target_accuracy": float,
+}  # fmt: skip
+
+EVAL_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "model": str, "task": str, "data": str, "question_column": str, "answer_column": str, "n": int, "template": str,
+    "samples": int, "temperature": float, "top_p": float, "top_k": int, "max_completion_length": int, "engine": str,
+    "server": str, "batch_size": int, "seed": int, "output_dir": str,
 }  # fmt: skip
 
 
@@ -159,20 +197,28 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--output_dir", "--output-dir", help=argparse.SUPPRESS)
     compare.add_argument("--processes", type=int, help=argparse.SUPPRESS)
 
-    evaluate = add("eval", _eval, "accuracy of a model on a task, with its interval")
-    evaluate.add_argument(
-        "--model", required=True, help="model directory, run directory, hub id, builtin or builtin-llama"
+    evaluate = add(
+        "eval",
+        _eval,
+        "accuracy of a model on tasks, with its interval",
+        usage="lambda-grpo eval --model MODEL --task NAME,… [--key value …] [--output_dir DIR]",
+        description=EVAL_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
     )
-    evaluate.add_argument("--task", required=True, help="arithmetic, a reasoning-gym data set, or module:attribute")
-    evaluate.add_argument("--n", type=int, default=500, help="number of held-out examples (500)")
-    evaluate.add_argument("--max_completion_length", type=int, default=256, help="tokens at most (256)")
-    evaluate.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (1.0)")
-    evaluate.add_argument("--batch_size", type=int, default=256, help="completions sampled together (256)")
-    evaluate.add_argument("--seed", type=int, default=0, help="of the sampling (0)")
-    evaluate.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    evaluate.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+    evaluate.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
+    for name, kind in EVAL_OPTIONS.items():
+        required = name in ("model", "task")
+        evaluate.add_argument(
+            f"--{name}", type=kind, required=required, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
 
-    report = add("report", _report, "write the report.html of a run or a study again")
-    report.add_argument("directory", metavar="DIR", help="of a run, or of a study")
+    report = add("report", _report, "write the report.html of a run or a study again, or a table of evaluations")
+    report.add_argument("paths", nargs="+", metavar="PATH", help="a run or a study; with --table, results of eval")
+    report.add_argument("--table", action="store_true", help="print one table of all results at the PATHs")
+    report.add_argument("--format", choices=("markdown", "latex", "html"), default="markdown", help="of the table")
+    report.add_argument("--metric", default="accuracy", help="of the table: accuracy, pass@4, maj@16, … (accuracy)")
 
     bench = add("bench", _bench, "speed, as ratios against a peer")
     bench.add_argument("names", nargs="*", metavar="NAME", help="what to measure (all): see the table's first column")
@@ -230,53 +276,48 @@ def _compare(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _eval(options: argparse.Namespace, rest: list[str]) -> None:
-    for name in ("n", "max_completion_length", "batch_size"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
-    if not (math.isfinite(options.temperature) and options.temperature >= 0):
-        raise UserError(f"--temperature must be a number of at least 0, got {options.temperature}")
-    evaluation = _import("lambda_grpo.evaluation", "trl")
-    from lambda_grpo.models import load_model, resolve_model
-    from lambda_grpo.tasks import load_task
-
-    task = load_task(options.task, "test", size=options.n)
-    path = resolve_model(options.model)
-    model, tokenizer = load_model(path)
-    found = evaluation.evaluate(
-        model,
-        tokenizer,
-        task,
-        evaluation.Sampling(options.max_completion_length, options.temperature),
-        batch_size=options.batch_size,
-        seed=options.seed,
-    )
-    if options.json:
-        print(json.dumps({"model": path, **found.to_dict()}))
-        return
-    low, high = found.ci95
-    _print_table(
-        f"{path} on {found.task}",
-        ("", "value"),
-        [
-            ("accuracy", f"{100 * found.accuracy:.1f} %"),
-            ("95 % interval", f"{100 * low:.1f} – {100 * high:.1f} %"),
-            ("n", str(found.n)),
-            ("mean length (tokens)", f"{found.completion_length_mean:.1f}"),
-            ("cut at the limit", f"{100 * found.truncated:.1f} %"),
-        ],
-    )
+    evaluation = _import("lambda_grpo.evaluation.run", "trl,eval")
+    given = {name: getattr(options, name) for name in EVAL_OPTIONS if hasattr(options, name)}
+    names = [name.strip() for name in given.pop("task").split(",")]
+    tasks = tuple(name for chosen in names for name in (evaluation.BENCHMARKS if chosen == "benchmarks" else [chosen]))
+    directory = Path(given.pop("output_dir", f"evals/{datetime.now():%Y-%m-%d-%H%M%S}"))
+    for result in evaluation.run(evaluation.Request(tasks=tasks, output_dir=directory, **given)):
+        if options.json:
+            print(json.dumps(result), flush=True)
+            continue
+        rows = [
+            (name, f"{100 * found['value']:.1f} %", f"{100 * found['ci95'][0]:.1f} – {100 * found['ci95'][1]:.1f} %")
+            for name, found in result["metrics"].items()
+            if name == "accuracy" or result["samples"] > 1  # of one sample they are all the same
+        ]
+        samples = f"{result['samples']} samples each, " if result["samples"] > 1 else ""
+        _print_table(f"{result['model']} on {result['task']}", ("", "", "95 % interval"), rows)
+        print(
+            f"{result['n']} problems, {samples}template {result['template']['name']}; "
+            f"{result['completion_length_mean']:.1f} tokens on average, {100 * result['truncated']:.1f} % cut "
+            "at the limit"
+            + ("" if result["unanswered"] is None else f", {100 * result['unanswered']:.1f} % without an answer")
+            + (f", {result['timed_out']} graded wrong because it took too long" if result["timed_out"] else "")
+            + "\n"
+        )
+    if not options.json:
+        print(f"Results and samples: {directory}")
 
 
 def _report(options: argparse.Namespace, rest: list[str]) -> None:
     from lambda_grpo.runs import Run
 
     report = _import("lambda_grpo.report", "report")
-    directory = Path(options.directory)
-    if (directory / "results.json").is_file():
-        page = report.write_study_report(json.loads((directory / "results.json").read_text()), directory)
-    else:
-        page = report.write_report(Run.open(directory))
-    print(f"Report: {page}")
+    if options.table:
+        print(report.results_table(options.paths, options.metric, options.format))
+        return
+    for path in options.paths:
+        directory = Path(path)
+        if (directory / "results.json").is_file():
+            page = report.write_study_report(json.loads((directory / "results.json").read_text()), directory)
+        else:
+            page = report.write_report(Run.open(directory))
+        print(f"Report: {page}")
 
 
 def _bench(options: argparse.Namespace, rest: list[str]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -13,6 +16,7 @@ from lambda_grpo.runs import Run
 
 BUILTIN = "builtin"
 BUILTIN_LLAMA = "builtin-llama"
+END = 2**20  # bytes
 _FOLDERS = {BUILTIN: "base_policy", BUILTIN_LLAMA: "llama_policy"}
 
 
@@ -50,9 +54,49 @@ def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer, on the best device there is. Raises UserError if the directory doesn't hold them."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     try:
-        model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise UserError(f"can't load a model from {path}: {' '.join(str(error).split())}") from error
+    return model.to(device), load_tokenizer(path)
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """A model's tokenizer. Raises UserError if the directory doesn't hold one."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"can't load a tokenizer from {path}: {' '.join(str(error).split())}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # as TRL does
-    return model.to(device), tokenizer
+    return tokenizer
+
+
+def weights_id(path: str) -> str:
+    """What tells a model from one that lay there before: its commit on the hub, or a digest of its files' two ends."""
+    if not Path(path).is_dir():
+        return str(AutoConfig.from_pretrained(path)._commit_hash)
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).iterdir()):
+        if file.suffix in (".safetensors", ".bin", ".json"):
+            with open(file, "rb") as content:
+                size = content.seek(0, os.SEEK_END)
+                digest.update(f"{file.name} {size}\n".encode())
+                for start in (0, max(0, size - END)):
+                    content.seek(start)
+                    digest.update(content.read(END))
+    return digest.hexdigest()[:16]
+
+
+def training_of(path: str) -> dict[str, Any] | None:
+    """What a run's checkpoint was trained with: the run, its objective, the step, λ there. None for other models."""
+    checkpoint = Path(path)
+    if not checkpoint.name.startswith("checkpoint-") or not (checkpoint.parent / "completions").is_dir():
+        return None
+    run, step = Run.open(checkpoint.parent), int(checkpoint.name.removeprefix("checkpoint-"))
+    lambdas = [row["lambda"] for row in run.metrics() if row["step"] <= step]
+    return {
+        "run": str(run.path),
+        "objective": run.config()["objective"]["name"],
+        "step": step,
+        "lambda": lambdas[-1] if lambdas else None,
+    }

@@ -15,11 +15,15 @@ from trl.scripts.grpo import GRPOScriptArguments
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.imports import import_callable
-from lambda_grpo.tasks import Task, grade
+from lambda_grpo.tasks import Task, grade_all
 
 RewardFunction = Callable[..., list[float | None]]
 
-REWARDS = ("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward")  # those that `trl grpo` names
+# Those that `trl grpo` names, and ours
+REWARDS = {
+    "accuracy_reward": "trl.rewards", "reasoning_accuracy_reward": "trl.rewards", "think_format_reward": "trl.rewards",
+    "math_accuracy": "lambda_grpo.tasks.rewards", "boxed_format": "lambda_grpo.tasks.rewards",
+}  # fmt: skip
 
 
 def task_dataset(task: Task, split: str = "train") -> Dataset:
@@ -41,10 +45,8 @@ def task_reward(task: Task, held_out: Task | None = None) -> RewardFunction:
     splits = {"train": task, "test": held_out or task}
 
     def reward(completions: list[str], index: list[int], split: list[str], **_: Any) -> list[float | None]:
-        return [
-            grade(task, completion, splits[name][i])
-            for completion, i, name in zip(completions, index, split, strict=True)
-        ]
+        examples = [splits[name][i] for i, name in zip(index, split, strict=True)]
+        return [grade.score for grade in grade_all(task, completions, examples)]
 
     reward.__name__ = task.name
     return reward
@@ -116,4 +118,4 @@ def _reward_function(name: str) -> RewardFunction:
             f"unknown reward function {name!r}: use {', '.join(REWARDS)}, get_soft_overlong_punishment, or the import "
             "path of your own (package.module.function)"
         )
-    return import_callable(f"reward function {name!r}", module_name or "trl.rewards", attribute)
+    return import_callable(f"reward function {name!r}", module_name or REWARDS[name], attribute)

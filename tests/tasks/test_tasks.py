@@ -2,7 +2,7 @@ import pytest
 from reasoning_gym.factory import DATASETS
 
 from lambda_grpo.errors import UserError
-from lambda_grpo.tasks import TASKS, Example, Task, grade, load_task
+from lambda_grpo.tasks import TASKS, Example, Task, grade_all, load_task
 from lambda_grpo.tasks.gym import gym_names
 
 NEEDS_OPTIONS = {"composite"}  # a mixture of other data sets, which it must be told
@@ -33,7 +33,7 @@ def test_splits_of_a_data_set_differ():
 def test_a_failing_grader_is_an_error_not_a_zero():
     task = load_task("prime_factorization", size=1)  # its scorer expects numbers
     with pytest.raises(ValueError, match="invalid literal") as caught:
-        grade(task, "seven", task[0])
+        grade_all(task, ["seven"], [task[0]])
     assert "The grader of task 'prime_factorization' failed on prompt" in caught.value.__notes__[0]
     assert "completion 'seven'" in caught.value.__notes__[0]
 

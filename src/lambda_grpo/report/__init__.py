@@ -7,11 +7,12 @@ from typing import Any
 
 from lambda_grpo.report.charts import run_charts
 from lambda_grpo.report.page import render
+from lambda_grpo.report.results_table import results_table
 from lambda_grpo.report.study import write_study_report
 from lambda_grpo.report.summary import Summary, summarise
 from lambda_grpo.runs import Run
 
-__all__ = ["Summary", "summarise", "write_report", "write_study_report"]
+__all__ = ["Summary", "results_table", "summarise", "write_report", "write_study_report"]
 
 SAMPLE_GROUPS = 2  # groups shown from the first and from the last generation
 

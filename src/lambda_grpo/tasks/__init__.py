@@ -1,7 +1,8 @@
 """Tasks with a verifiable answer, by name.
 
 A name is one of `TASKS`, a reasoning-gym data set, or `module:attribute` for a task of your own: a callable that
-takes `split`, `size` and `seed` and returns a `Task`.
+takes `split`, `size` and `seed` and returns a `Task`. The maths benchmarks (`BENCHMARKS`) and local files of problems
+are for evaluation: `benchmarks.py`, `problems.py`.
 
 Four of them are beds to compare objectives on: which length is right is known there, for a built-in policy.
 
@@ -20,11 +21,12 @@ from collections.abc import Callable
 from lambda_grpo.errors import UserError
 from lambda_grpo.imports import import_callable
 from lambda_grpo.tasks.arithmetic import Arithmetic
-from lambda_grpo.tasks.base import Example, Task, grade
+from lambda_grpo.tasks.base import Example, Grade, Task, grade_all
+from lambda_grpo.tasks.benchmarks import BENCHMARKS
 from lambda_grpo.tasks.gym import GymTask, gym_names
 from lambda_grpo.tasks.letters import Neutral, Null, ShorterIsRight
 
-__all__ = ["TASKS", "Example", "Task", "grade", "load_task"]
+__all__ = ["TASKS", "Example", "Grade", "Task", "grade_all", "load_task"]
 
 TASKS: dict[str, Callable[..., Task]] = {
     "arithmetic": Arithmetic,
@@ -53,6 +55,10 @@ def load_task(name: str, split: str = "train", *, size: int, seed: int = 0) -> T
         task = _own_task(name, split=split, size=size, seed=seed)
     elif name in (names := gym_names()):
         task = GymTask(name, split=split, size=size, seed=seed)
+    elif name in BENCHMARKS:
+        raise UserError(
+            f"task {name!r} is a benchmark, for lambda-grpo eval: to train on maths, set dataset_name and reward_funcs"
+        )
     else:
         close = difflib.get_close_matches(name, [*TASKS, *names], n=3)
         meant = f" Did you mean {' or '.join(close)}?" if close else ""
@@ -92,6 +98,6 @@ def _check(name: str, task: Task) -> None:
         raise UserError(
             f"task {name!r} has no checkable answer: its first example has neither an answer nor metadata to grade by"
         )
-    score = grade(task, "", example)
+    score = grade_all(task, [""], [example])[0].score
     if not (isinstance(score, (int, float)) and 0.0 <= score <= 1.0):
         raise UserError(f"task {name!r}: grade must return a number from 0 to 1, got {score!r}")

@@ -65,9 +65,12 @@ class Arithmetic:
         terms = self.terms(index)
         return Example(prompt=_prompt(terms), answer=str(sum(terms) % 10), solution=worked_solution(terms))
 
-    def grade(self, completion: str, example: Example) -> float:
+    def extract(self, completion: str) -> str | None:
         match = _ANSWER.search(completion.strip())
-        return float(match is not None and match.group(1) == example.answer)
+        return match.group(1) if match else None
+
+    def grade(self, completion: str, example: Example) -> float:
+        return float(self.extract(completion) == example.answer)
 
 
 def _prompt(terms: list[int]) -> str:

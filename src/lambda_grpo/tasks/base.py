@@ -1,8 +1,8 @@
-"""What a task is: examples by index, and a verdict on a completion."""
+"""What a task is: examples by index, and a grade for a completion."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,9 +22,35 @@ class Example:
     solution: str | None = None
 
 
+@dataclass(frozen=True)
+class Grade:
+    """The verdict on one completion.
+
+    Attributes:
+        score: from 0 to 1; 1.0 is right.
+        extracted: the answer as the completion has it; None if none was found, or the task doesn't look for one.
+        timed_out: whether a limit of time or memory ended the grading; then the completion counts as wrong.
+        vote: the same text for answers that are the same, for a majority to be counted by.
+    """
+
+    score: float
+    extracted: str | None = None
+    timed_out: bool = False
+    vote: str | None = None
+
+    @property
+    def correct(self) -> bool:
+        return self.score == 1.0
+
+
 @runtime_checkable
 class Task(Protocol):
-    """A set of verifiable problems. Deterministic: the same index gives the same example, always."""
+    """A set of verifiable problems. Deterministic: the same index gives the same example, always.
+
+    Two methods more are used where a task has them: `extract(completion) -> str | None` finds the answer in a
+    completion, so that a majority of several can be counted; `grade_all(completions, examples) -> list[Grade]` grades
+    many at once.
+    """
 
     name: str
 
@@ -41,12 +67,20 @@ class Task(Protocol):
         ...
 
 
-def grade(task: Task, completion: str, example: Example) -> float:
-    """`task.grade`, whose exceptions say which completion they came from."""
-    try:
-        return task.grade(completion, example)
-    except Exception as error:
-        error.add_note(
-            f"The grader of task {task.name!r} failed on prompt {example.prompt!r}, completion {completion!r}"
-        )
-        raise
+def grade_all(task: Task, completions: Sequence[str], examples: Sequence[Example]) -> list[Grade]:
+    """The grade of each completion. What the task's grader raises says which one it came from."""
+    if hasattr(task, "grade_all"):
+        grades: list[Grade] = task.grade_all(completions, examples)
+        return grades
+    extract = getattr(task, "extract", None)
+    grades = []
+    for completion, example in zip(completions, examples, strict=True):
+        try:
+            extracted = extract(completion) if extract else None
+            grades.append(Grade(task.grade(completion, example), extracted, vote=extracted))
+        except Exception as error:
+            error.add_note(
+                f"The grader of task {task.name!r} failed on prompt {example.prompt!r}, completion {completion!r}"
+            )
+            raise
+    return grades

@@ -80,9 +80,12 @@ class _Letters:
             if is_held_out(letters + self.mark) == (self.split == "test"):
                 return letters
 
-    def grade(self, completion: str, example: Example) -> float:
+    def extract(self, completion: str) -> str | None:
         match = _ANSWER.search(completion.strip())
-        return float(match is not None and match.group(1) == example.answer)
+        return match.group(1) if match else None
+
+    def grade(self, completion: str, example: Example) -> float:
+        return float(self.extract(completion) == example.answer)
 
 
 class ShorterIsRight(_Letters):

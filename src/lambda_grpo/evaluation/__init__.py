@@ -1,0 +1,33 @@
+"""Accuracy of a model on problems with a known answer, with its interval."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lambda_grpo.evaluation.engines import LocalEngine, Sampling
+from lambda_grpo.evaluation.rows import Evaluation, draw_rows, summarise
+from lambda_grpo.tasks import Task
+
+__all__ = ["Evaluation", "Sampling", "evaluate"]
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    sampling: Sampling,
+    *,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> Evaluation:
+    """Sample one completion for each example, in this process, and grade it. `lambda-grpo eval` does more.
+
+    Args:
+        task: its examples are all used, their prompts as they are; take a held-out split.
+        sampling: how to draw the completions.
+        batch_size: completions sampled together.
+        seed: of the sampling; the caller's random state is left as it was.
+    """
+    engine = LocalEngine(model, tokenizer)
+    rows = [row for batch in draw_rows(engine, task, sampling, batch_size=batch_size, seed=seed) for row in batch]
+    return summarise(task.name, rows, sampling, seed)

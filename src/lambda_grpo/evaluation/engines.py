@@ -1,0 +1,131 @@
+"""What draws completions: model.generate or the fast sampler here, vLLM in `vllm.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from lambda_grpo.errors import UserError, warn_once
+from lambda_grpo.rollout import FastSampler, UnsupportedError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn: all that decides it, nothing is taken from the model's own defaults.
+
+    A temperature of 0 is greedy; the other defaults leave the distribution as it is.
+    """
+
+    max_completion_length: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+
+    def generation_config(self, eos_token_id: int | list[int], pad_token_id: int) -> GenerationConfig:
+        """As transformers takes it."""
+        settings: dict[str, Any] = {"do_sample": False}
+        if self.temperature > 0:
+            settings = {
+                "do_sample": True,
+                "temperature": self.temperature,
+                "top_p": self.top_p,
+                "top_k": self.top_k,
+                "min_p": self.min_p,
+            }
+        return GenerationConfig(
+            max_new_tokens=self.max_completion_length,
+            repetition_penalty=self.repetition_penalty,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+            **settings,
+        )
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was drawn after a prompt.
+
+    Attributes:
+        length: in tokens, with the one that ended it.
+        ended: whether it did end, and wasn't cut at the limit.
+    """
+
+    text: str
+    length: int
+    ended: bool
+
+
+class Engine(Protocol):
+    """Draws completions."""
+
+    tokenizer: Any
+
+    def sample(
+        self, prompts: list[list[int]], sampling: Sampling, *, seed: int, stops: tuple[str, ...]
+    ) -> list[Completion]:
+        """One completion for each prompt; a prompt that is to have several stands there as often.
+
+        Args:
+            prompts: token ids.
+            seed: from which the draws follow.
+            stops: texts that may end a completion; an engine may go on beyond them.
+        """
+        ...
+
+
+class LocalEngine:
+    """A model in this process: the fast sampler, or `model.generate`.
+
+    Args:
+        kind: "fast", "transformers", or "auto": the fast sampler on a CPU, for the models that it knows.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: str = "auto"):
+        self.model, self.tokenizer, self.kind = model, tokenizer, kind
+
+    def sample(
+        self, prompts: list[list[int]], sampling: Sampling, *, seed: int, stops: tuple[str, ...]
+    ) -> list[Completion]:
+        """As `Engine.sample`. The caller's random state and the model's mode are left as they were."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.random.fork_rng(devices=[self.model.device] if self.model.device.type == "cuda" else []):
+                torch.manual_seed(seed)
+                rows = self._sample(prompts, sampling)
+        finally:
+            self.model.train(was_training)
+        return [
+            Completion(self.tokenizer.decode(ids, skip_special_tokens=True), len(ids), ended) for ids, ended in rows
+        ]
+
+    @torch.no_grad()
+    def _sample(self, prompts: list[list[int]], sampling: Sampling) -> list[tuple[list[int], bool]]:
+        """(token ids up to and with the end of sequence, whether there was one) for each prompt."""
+        model, tokenizer = self.model, self.tokenizer
+        own = model.generation_config
+        config = sampling.generation_config(own.eos_token_id or tokenizer.eos_token_id, tokenizer.pad_token_id)
+        ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        if self.kind == "fast" or (self.kind == "auto" and model.device.type == "cpu"):  # elsewhere it isn't measured
+            try:
+                return [(ids, ids[-1] in ends) for ids in FastSampler(config)(model, prompts).ids]
+            except UnsupportedError as error:
+                if self.kind == "fast":
+                    raise UserError(f"the fast sampler doesn't know {error}: use --engine transformers") from error
+                warn_once(f"the fast sampler doesn't know {error}. Evaluation takes model.generate instead")
+        inputs = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
+        model.generation_config = config  # generate fills what a configuration leaves open from the model's own
+        try:
+            output = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        finally:
+            model.generation_config = own
+        rows = []
+        for row in output[:, inputs["input_ids"].size(1) :].tolist():
+            end = next((t for t, token in enumerate(row) if token in ends), None)
+            rows.append((row, False) if end is None else (row[: end + 1], True))
+        return rows

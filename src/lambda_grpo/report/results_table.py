@@ -1,0 +1,96 @@
+"""One table of evaluations: a row for each model, a column for each task, as Markdown, LaTeX or HTML."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import norm
+from tabulate import tabulate
+
+from lambda_grpo.errors import UserError
+
+FORMATS = {"markdown": "github", "latex": "latex_booktabs", "html": "html"}
+HALF = float(norm.ppf(0.975))
+
+
+def results_table(paths: Sequence[str], metric: str = "accuracy", format: str = "markdown") -> str:
+    """The table of all finished results at `paths`.
+
+    A row is a model, the objective that it was trained with, and a template; a cell is the metric in per cent with its
+    95 % interval. The last column is the mean over the tasks where all rows have all of them.
+
+    Args:
+        paths: result files of `lambda-grpo eval`, or directories that hold some.
+        metric: "accuracy", "avg@k", "pass@k" or "maj@k", as the results have it.
+
+    Raises:
+        UserError: a path holds no finished result, results lack the metric, or two are of the same row and task.
+    """
+    results = [result for path in paths for result in _read(Path(path))]
+    tasks = list(dict.fromkeys(result["task"] for result in results))
+    rows: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = {}
+    for result in results:
+        if metric not in result["metrics"]:
+            raise UserError(f"{result['file']} has no {metric}: it has {', '.join(result['metrics'])}")
+        trained = result["trained"]
+        label = (result["model"], trained["objective"] if trained else "–", result["template"]["name"])
+        row = rows.setdefault(label, {})
+        if result["task"] in row:
+            raise UserError(
+                f"{row[result['task']]['file']} and {result['file']} are of the same model and task: leave one out"
+            )
+        row[result["task"]] = result
+    is_complete = len(tasks) > 1 and all(len(row) == len(tasks) for row in rows.values())
+    header = ["model", "objective", "template", *(_title(task, rows.values()) for task in tasks)]
+    body = []
+    for label, row in rows.items():
+        cells = [_cell(row[task]["metrics"][metric]) if task in row else "–" for task in tasks]
+        body.append(
+            [*label, *cells, *([_mean([row[task]["metrics"][metric] for task in tasks])] if is_complete else [])]
+        )
+    return tabulate(
+        body, [*header, *(["mean"] if is_complete else [])], tablefmt=FORMATS[format], disable_numparse=True
+    )
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        raise UserError(f"no result {path}")
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    results = []
+    for file in files:
+        try:
+            found = json.loads(file.read_text())
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file} is no result of lambda-grpo eval: {error}") from error
+        if isinstance(found, dict) and found.get("finished") and "metrics" in found:
+            results.append({**found, "file": str(file)})
+        elif not path.is_dir():
+            raise UserError(f"{file} is no finished result of lambda-grpo eval")
+    if not results:
+        raise UserError(f"{path} holds no finished result of lambda-grpo eval")
+    return results
+
+
+def _title(task: str, rows: Any) -> str:
+    """The task's name, with the number of problems; a benchmark of which only a part was evaluated says so."""
+    found = [row[task] for row in rows if task in row]
+    sizes = sorted({result["n"] for result in found})
+    part = " part of it," if any(result["data"].get("whole") is False for result in found) else ""
+    return f"{task} ({part.strip() + ' ' if part else ''}n = {', '.join(map(str, sizes))})"
+
+
+def _cell(estimate: Mapping[str, Any]) -> str:
+    low, high = estimate["ci95"]
+    return f"{100 * estimate['value']:.1f} ({100 * low:.1f} – {100 * high:.1f})"
+
+
+def _mean(estimates: Sequence[Mapping[str, Any]]) -> str:
+    """Over tasks, which are independent: the interval is normal, with the variances' sum."""
+    value = math.fsum(estimate["value"] for estimate in estimates) / len(estimates)
+    half = HALF * math.sqrt(math.fsum(estimate["se"] ** 2 for estimate in estimates)) / len(estimates)
+    return f"{100 * value:.1f} ({100 * max(0.0, value - half):.1f} – {100 * min(1.0, value + half):.1f})"

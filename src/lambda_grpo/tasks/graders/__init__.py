@@ -1,0 +1,95 @@
+"""Grading answers to maths problems: math-verify, in processes that nothing a model writes can hang."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from lambda_grpo.errors import UserError
+from lambda_grpo.tasks.base import Grade
+from lambda_grpo.tasks.graders.pool import Outcome, Pool
+
+__all__ = ["Grade", "grade_math"]
+
+SECONDS = 2.0  # that one completion may take
+QUICK_SECONDS = 0.4  # in a first round, so that no completion waits for others that take long
+BATCH_SECONDS, MORE_SECONDS = 10.0, 0.1  # that a batch may take: so many, and more for each completion
+
+logger = logging.getLogger(__name__)
+
+
+def grade_math(
+    completions: Sequence[str],
+    answers: Sequence[str],
+    *,
+    seconds: float = SECONDS,
+    batch_seconds: float | None = None,
+) -> list[Grade]:
+    r"""Grade completions by their final answers.
+
+    The answer is the last `\boxed{}` or `####`, or else what the last sentence of the kind "the answer is" says, or
+    else the last formula or number. It is right if it equals the reference: as text, or mathematically
+    (`lambda_grpo.tasks.graders.comparison` has the rules). Can be called from any thread.
+
+    Args:
+        completions: B texts.
+        answers: B references: a formula or a word, or a text with `####` or `\boxed{}` before it.
+        seconds: that a completion may take. One that takes longer is wrong, counted and logged.
+        batch_seconds: that all may take; 10 s and 0.1 s for each completion by default.
+
+    Raises:
+        UserError: math-verify isn't installed, or a reference is empty.
+        RuntimeError: the grader itself failed; the message names the completion.
+    """
+    if len(completions) != len(answers):
+        raise ValueError(f"need an answer for each completion, got {len(completions)} and {len(answers)}")
+    for i, answer in enumerate(answers):
+        if not isinstance(answer, str) or not answer.strip():
+            raise UserError(f"answer {i} is {answer!r}: a reference must be text that isn't empty")
+    for i, completion in enumerate(completions):
+        if not isinstance(completion, str):
+            raise TypeError(f"completion {i} must be text, got {completion!r}")
+    calls = list(zip(completions, answers, strict=True))
+    limit = BATCH_SECONDS + MORE_SECONDS * len(calls) if batch_seconds is None else batch_seconds
+    deadline = time.monotonic() + limit
+    outcomes = _pool().run(calls, min(QUICK_SECONDS, seconds), deadline)
+    slow = [i for i, outcome in enumerate(outcomes) if outcome.ended]
+    if slow and seconds > QUICK_SECONDS:
+        for i, outcome in zip(slow, _pool().run([calls[i] for i in slow], seconds, deadline), strict=True):
+            outcomes[i] = outcome
+    grades = [_grade(i, calls[i], outcome) for i, outcome in enumerate(outcomes)]
+    if timed_out := sum(grade.timed_out for grade in grades):
+        logger.warning(
+            f"{timed_out} of {len(grades)} completions couldn't be graded within {seconds:g} s each and {limit:g} s "
+            "together: they count as wrong"
+        )
+    return grades
+
+
+def _grade(number: int, call: tuple[str, str], outcome: Outcome) -> Grade:
+    if outcome.error is not None:
+        completion, answer = call
+        raise RuntimeError(
+            f"the grader failed on completion {number} (answer {answer!r}), which ends with {completion[-200:]!r}:\n"
+            f"{outcome.error}"
+        )
+    if outcome.ended:
+        return Grade(0.0, timed_out=True)
+    verdict = outcome.result
+    vote = "the right answer" if verdict.correct else verdict.normal
+    return Grade(float(verdict.correct), verdict.extracted, vote=vote)
+
+
+@functools.cache
+def _pool() -> Pool:
+    if find_spec("math_verify") is None:
+        raise UserError("grading maths needs math-verify: pip install 'lambda-grpo[eval]'")
+    pool = Pool("lambda_grpo.tasks.graders.verdict", "judge")
+    # A math-verify that can't read anything would make all answers wrong, without a word.
+    (outcome,) = pool.run([(r"\boxed{\frac{2}{4}}", "0.5")], seconds=60)
+    if outcome.result is None or not outcome.result.correct:
+        raise RuntimeError(f"math-verify doesn't work here: it doesn't see that 2/4 is 0.5. {outcome.error or ''}")
+    return pool

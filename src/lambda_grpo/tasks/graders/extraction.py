@@ -1,0 +1,137 @@
+r"""Where in a completion its answer stands.
+
+The last `\boxed{}` or `####` is the answer. Without one it is what follows the last "answer is" or "Answer:", then a
+last line that is nothing but an answer, then the last formula or number. Where there is an `<answer>` tag, all this is
+looked for inside the last one.
+"""
+
+from __future__ import annotations
+
+import re
+
+TAIL = 4000  # characters: an answer without a mark is looked for in the end of a completion
+LINE = 100  # of a line that is nothing but an answer
+
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[ \t]*")
+_MARK = re.compile(rf"{_BOX.pattern}|####[ \t]*")
+_SENTENCE = re.compile(
+    r"\banswer\b[^\n.:=]{0,40}?(?:\b(?:is|are|be)\b|[:=])[\s:*_]*(?:(?:therefore|thus|simply|just)\b[\s,]*)?(?=([^\n]+))",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(
+    r"[.!?](?=\s|$)|\bI hope\b|,?\s+(?:because|since|which)\b|\s+\((?=[A-Za-z]{3,})", re.IGNORECASE
+)
+_FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_NUMBER = re.compile(
+    r"(?<![\w.{}^\\])[-+−]?[$€£]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?(?:\s*\\?%)?"
+)
+_TEXT_COMMAND = re.compile(r"\\(?:text\w*|mathrm|mbox)\s*\{[^{}]*\}")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_CONNECTIVE = re.compile(r"[\s$]*(?:[,;]|[,;]?\s*(?:and|or)\b)[\s$]*")
+
+
+def final_answer(completion: str) -> str | None:
+    """The answer that a completion gives, as it is written there; None without one."""
+    if "<answer>" in completion:
+        completion = completion.rsplit("<answer>", 1)[1].split("</answer>", 1)[0]
+    for mark in reversed(list(_MARK.finditer(completion))):
+        is_box = mark.group().startswith("\\")
+        found = _boxed(completion, mark.end())[0] if is_box else _rest_of_line(completion, mark.end())
+        if found:
+            return found
+    tail = completion[-TAIL:].strip()
+    sentences = _SENTENCE.findall(tail)
+    if sentences:
+        return _of_sentence(sentences[-1]) or None
+    last_line = tail.rsplit("\n", 1)[-1].strip()
+    if last_line and len(last_line) <= LINE and not _has_words(last_line):
+        return last_line
+    return _last_formula_or_number(tail) or (tail if tail and len(tail) <= LINE and "\n" not in tail else None)
+
+
+def reference_answer(reference: str) -> str:
+    r"""A data set's answer without its derivation: what follows GSM8K's `####`, or stands in a `\boxed{}`."""
+    if "####" in reference or "\\boxed" in reference:
+        return final_answer(reference) or ""
+    return reference
+
+
+def closed_box(completion: str) -> str | None:
+    r"""The content of the last `\boxed{}`, if it is closed and holds anything."""
+    for box in reversed(list(_BOX.finditer(completion))):
+        content, end = _boxed(completion, box.end())
+        return content if content and completion[end - 1] == "}" and completion[box.end()] == "{" else None
+    return None
+
+
+def joined_boxes(completion: str) -> str | None:
+    r"""The last boxes that only "," or "and" or "or" stands between, joined: `\boxed{1} and \boxed{2}` is "1,2"."""
+    contents: list[str] = []
+    following = None
+    for mark in reversed(list(_BOX.finditer(completion))):
+        content, end = _boxed(completion, mark.end())
+        if following is not None and not _CONNECTIVE.fullmatch(completion[end:following]):
+            break
+        contents.append(content)
+        following = mark.start()
+    return ",".join(reversed(contents)) if len(contents) > 1 else None
+
+
+def _boxed(text: str, start: int) -> tuple[str, int]:
+    """The content of a box whose command ends at `start`, and its end. An unclosed one goes to the end of its line."""
+    if text[start : start + 1] != "{":
+        match = re.compile(r"[^\s$]*").match(text, start)
+        assert match is not None
+        return match.group().rstrip(".,"), match.end()
+    depth, i = 0, start
+    while i < len(text):
+        if text[i] == "\\":
+            i += 1  # an escaped brace is part of the content
+        elif text[i] == "{":
+            depth += 1
+        elif text[i] == "}":
+            depth -= 1
+            if depth == 0:
+                return text[start + 1 : i].strip(), i + 1
+        i += 1
+    return _rest_of_line(text, start + 1), len(text)
+
+
+def _rest_of_line(text: str, start: int) -> str:
+    line = text[start:].split("\n", 1)[0].strip()
+    return line.rstrip("$").strip() if line.count("$") % 2 else line
+
+
+def _of_sentence(rest: str) -> str:
+    """The answer at the beginning of what follows "the answer is"."""
+    rest = rest.strip(" \t*_")
+    formula = _FORMULA.match(rest)
+    if formula and not _has_words(formula.group()):
+        return _content(formula)
+    end = _SENTENCE_END.search(rest)
+    rest = (rest[: end.start()] if end else rest).strip(" \t*_")
+    number = _NUMBER.match(rest)
+    # "5 apples" is 5; "5x + 1", "5 or 6" and "(1, 2)" are what they are
+    if number and re.match(r"\s+(?!(?:and|or)\s+[-\d\\$])[A-Za-z]{2,}", rest[number.end() :]):
+        return number.group()
+    return rest
+
+
+def _last_formula_or_number(text: str) -> str | None:
+    found, end = None, 0
+    while (match := _FORMULA.search(text, end)) is not None:
+        if _has_words(match.group()):  # "$5 and then $6": no formula, but two prices
+            end = match.start() + 1
+        else:
+            found, end = _content(match), match.end()
+    for match in _NUMBER.finditer(text, end):
+        found = match.group()
+    return found
+
+
+def _content(formula: re.Match[str]) -> str:
+    return next(group for group in formula.groups() if group is not None).strip()
+
+
+def _has_words(text: str) -> bool:
+    return _WORD.search(_TEXT_COMMAND.sub("", text)) is not None

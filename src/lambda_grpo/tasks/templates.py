@@ -1,0 +1,117 @@
+r"""How a problem is put to a model.
+
+A template moves a score by more than any objective does, so each is an established one, named with its source, and a
+part of every result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lambda_grpo.errors import UserError
+
+_BOXED = r"Please reason step by step, and put your final answer within \boxed{}."
+
+
+@dataclass(frozen=True)
+class Template:
+    """A prompt template.
+
+    Attributes:
+        source: where it is from.
+        text: with `{question}` for the problem. For a chat, what the user says.
+        chat: whether the model's own chat template goes around it.
+        system: of a chat; None leaves the chat template's own.
+        stops: texts at which an answer ends: where a base model would go on with the next problem.
+    """
+
+    source: str
+    text: str
+    chat: bool = False
+    system: str | None = None
+    stops: tuple[str, ...] = ()
+
+    def render(self, question: str, tokenizer: Any) -> str:
+        """The prompt as text."""
+        text = self.text.replace("{question}", question)
+        if not self.chat:
+            return text
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        rendered: str = tokenizer.apply_chat_template(
+            [*system, {"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+        )
+        return rendered
+
+    def tokenize(self, prompt: str, tokenizer: Any) -> list[int]:
+        """The prompt's tokens. A chat template has written the special ones."""
+        ids: list[int] = tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]
+        return ids
+
+    def cut(self, completion: str) -> str:
+        """A completion up to its first stop."""
+        ends = [completion.find(stop) for stop in self.stops]
+        return completion[: min((end for end in ends if end >= 0), default=len(completion))]
+
+
+TEMPLATES: dict[str, Template] = {
+    "plain": Template("the problem alone; Dr. GRPO's template \"no\" (arXiv 2503.20783)", "{question}"),
+    "boxed_system": Template(
+        "Qwen2.5-Math (arXiv 2409.12122), its README and evaluation, qwen25-math-cot; Dr. GRPO's qwen_math",
+        "{question}",
+        chat=True,
+        system=_BOXED,
+    ),
+    "boxed": Template(
+        "SimpleRL-Zoo (arXiv 2503.18892), qwen-boxed: the instruction in the user's turn",
+        f"{{question}}\n{_BOXED}",
+        chat=True,
+    ),
+    "question_answer": Template(
+        'SimpleRL-Zoo (arXiv 2503.18892), abel, for base models; without its stop "Answer:", which cuts answers off',
+        "Question:\n{question}\nAnswer:\nLet's think step by step.\n",
+        stops=("Question:",),
+    ),
+    "problem_solution": Template(
+        "Minerva (arXiv 2206.14858), as lm-evaluation-harness has it in minerva_math, without examples",
+        "Problem:\n{question}\n\nSolution:",
+        stops=("Problem:",),
+    ),
+    "qa": Template(
+        "lm-evaluation-harness, gsm8k, without examples", "Question: {question}\nAnswer:", stops=("Question:",)
+    ),
+    "r1_zero": Template(
+        "DeepSeek-R1-Zero (arXiv 2501.12948), table 1",
+        "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The "
+        "assistant first thinks about the reasoning process in the mind and then provides the user with the answer. "
+        "The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, "
+        "respectively, i.e., <think> reasoning process here </think> <answer> answer here </answer>. User: {question}. "
+        "Assistant:",
+        stops=("</answer>", "User:"),
+    ),
+    "dapo": Template(
+        "DAPO (arXiv 2503.14476), as its training data have it",
+        "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
+        "$Answer (without quotes) where $Answer is the answer to the problem.\n\n{question}\n\n"
+        'Remember to put your answer on its own line after "Answer:".',
+        chat=True,
+    ),
+}  # fmt: skip
+
+
+def find_template(name: str | None, tokenizer: Any) -> tuple[str, Template]:
+    """The template of that name; without one, `boxed_system` for a model with a chat template, else `question_answer`.
+
+    Raises:
+        UserError: there is no such template, or it needs a chat template, which the model doesn't have.
+    """
+    has_chat = getattr(tokenizer, "chat_template", None) is not None
+    chosen = name or ("boxed_system" if has_chat else "question_answer")
+    if chosen not in TEMPLATES:
+        raise UserError(f"unknown template {chosen!r}: use {', '.join(TEMPLATES)}")
+    if TEMPLATES[chosen].chat and not has_chat:
+        plain = [other for other, template in TEMPLATES.items() if not template.chat]
+        raise UserError(
+            f"template {chosen!r} is for chat models, and this one has no chat template: use {', '.join(plain)}"
+        )
+    return chosen, TEMPLATES[chosen]
