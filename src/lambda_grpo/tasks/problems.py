@@ -67,6 +67,8 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
         raise UserError(f"can't read {path}: need a file that ends with {', '.join(FORMATS)}")
     if not Path(path).is_file():
         raise UserError(f"no file {path}")
+    if Path(path).stat().st_size == 0:  # `datasets` fails on it in a way of its own
+        raise UserError(f"{path} holds no problems")
     return list(load_split(str(path), kind, data_files=str(path), split="train"))
 
 

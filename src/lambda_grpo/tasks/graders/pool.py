@@ -27,7 +27,9 @@ from typing import Any
 from lambda_grpo.parallel import START_METHOD, cores
 
 MEMORY = 2**30  # bytes that a worker may take beyond what it starts with
+PRELOAD = "lambda_grpo.tasks.graders.verdict"  # so that a process that is replaced needn't import SymPy
 MAX_DEATHS = 3  # of workers by the same call
+_IMPORTED_IN = os.getpid()
 
 
 @dataclass(frozen=True)
@@ -149,9 +151,11 @@ class _Batch:
 
 
 def _start(module: str, function: str) -> _Worker:
-    context: Any = multiprocessing.get_context(START_METHOD)
-    if START_METHOD == "forkserver":
-        context.set_forkserver_preload([module])
+    # A process that was forked can't reach the fork server of the one it comes from.
+    method = START_METHOD if os.getpid() == _IMPORTED_IN else "spawn"
+    context: Any = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload([PRELOAD])
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(module, function, theirs), daemon=True)
     # A new process would import the user's script again: all of its torch and trl, and without an `if __name__ ==

@@ -1,0 +1,114 @@
+"""pass@k and maj@k against enumeration, and intervals that cover."""
+
+import itertools
+import math
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from lambda_grpo.evaluation.statistics import clustered_mean, majority_at_k, pass_at_k, powers_up_to
+
+OUTCOMES = st.lists(st.booleans(), min_size=1, max_size=9)
+
+
+@given(OUTCOMES, st.data())
+def test_pass_at_k_is_the_share_of_choices_with_a_right_one(right, data):
+    k = data.draw(st.integers(1, len(right)))
+    choices = list(itertools.combinations(right, k))
+    expected = sum(any(choice) for choice in choices) / len(choices)
+    assert math.isclose(pass_at_k(sum(right), len(right), k), expected)
+
+
+def test_pass_at_k_needs_k_samples():
+    with pytest.raises(ValueError, match="pass@3 needs at least 3 samples, got 2"):
+        pass_at_k(1, 2, 3)
+
+
+def test_pass_at_k_is_unbiased():
+    rng, p, k = random.Random(0), 0.3, 4
+    found = [pass_at_k(sum(rng.random() < p for _ in range(8)), 8, k) for _ in range(4000)]
+    assert abs(sum(found) / 4000 - (1 - (1 - p) ** k)) < 0.02
+
+
+VOTES = st.lists(st.tuples(st.sampled_from(["1", "2", "3", None]), st.booleans()), min_size=1, max_size=9)
+
+
+@given(VOTES)
+def test_the_majority_is_the_mean_over_all_orders_of_breaking_ties(votes):
+    right_answer = "2"
+    answers = [vote for vote, _ in votes]
+    right = [vote == right_answer for vote in answers]
+    count = Counter(vote for vote in answers if vote is not None)
+    best = [vote for vote in count if count[vote] == max(count.values())] if count else []
+    expected = sum(vote == right_answer for vote in best) / len(best) if best else 0.0
+    assert majority_at_k(answers, right) == expected
+
+
+def test_majorities_by_hand():
+    assert majority_at_k(["5", "6", "6", None], [False, True, True, False]) == 1.0
+    assert majority_at_k(["5", "6"], [False, True]) == 0.5
+    assert majority_at_k([None, None], [False, False]) == 0.0
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=300))
+def test_one_sample_of_each_has_wilsons_interval(right):
+    found = clustered_mean([float(one) for one in right])
+    expected = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
+    assert found.ci95 == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert found.value == pytest.approx(sum(right) / len(right))
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=40))
+def test_the_standard_error_is_clustered_by_problem(samples):
+    """Against the double sum of the paper: residuals of one problem multiplied with each other."""
+    mean = sum(map(sum, samples)) / (4 * len(samples))
+    total = sum((a - mean) * (b - mean) for problem in samples for a in problem for b in problem)
+    found = clustered_mean([sum(problem) / 4 for problem in samples], 4)
+    assert found.se == pytest.approx(math.sqrt(total) / (4 * len(samples)), abs=1e-12)
+    low, high = found.ci95
+    assert 0 <= low <= found.value <= high <= 1
+    assert low < high
+
+
+@pytest.mark.parametrize(
+    ("n", "samples", "alike"), [(60, 1, 0.0), (60, 8, 0.0), (60, 8, 2.0), (30, 32, 4.0), (200, 4, 50.0)]
+)
+def test_intervals_cover(n, samples, alike):
+    """In 95 of 100 simulated evaluations, more or less: problems of differing difficulty, samples of each.
+
+    alike: how alike the samples of a problem are; at 0 all problems have one difficulty.
+    """
+    rng, p, covered = random.Random(1), 0.3, 0
+    for _ in range(1000):
+        values = []
+        for _ in range(n):
+            difficulty = rng.betavariate(p / alike * 2, (1 - p) / alike * 2) if alike else p
+            values.append(sum(rng.random() < difficulty for _ in range(samples)) / samples)
+        low, high = clustered_mean(values, samples).ci95
+        covered += low <= p <= high
+    assert 925 <= covered <= 975
+
+
+def test_counting_samples_of_a_problem_as_independent_would_not_cover():
+    rng, covered = random.Random(1), 0
+    for _ in range(300):
+        values = [rng.betavariate(0.15, 0.35) for _ in range(30)]
+        right = sum(sum(rng.random() < value for _ in range(32)) for value in values)
+        interval = binomtest(right, 30 * 32).proportion_ci(method="wilson")
+        covered += interval.low <= 0.3 <= interval.high
+    assert covered < 150
+
+
+def test_no_problems():
+    with pytest.raises(ValueError, match="no problems"):
+        clustered_mean([])
+
+
+def test_which_k():
+    assert [powers_up_to(n) for n in (1, 2, 4, 6, 32)] == [
+        [1], [1, 2], [1, 2, 4], [1, 2, 4, 6], [1, 2, 4, 8, 16, 32],
+    ]  # fmt: skip
