@@ -14,8 +14,11 @@ from lambda_grpo.tasks import graders
 from lambda_grpo.tasks.graders import grade_math
 from lambda_grpo.tasks.graders.extraction import final_answer
 from lambda_grpo.tasks.graders.pool import Pool
-from tests.tasks.answers import CASES
+from tests.tasks.answers import CASES as KINDS
 from tests.tasks.hostile import HOSTILE, REFERENCES
+from tests.tasks.more_answers import MORE_CASES
+
+CASES = {**KINDS, **MORE_CASES}
 
 
 @pytest.mark.parametrize("kind", CASES)
@@ -28,7 +31,7 @@ def test_verdicts(kind):
 
 
 def test_the_table_would_catch_a_grader_that_always_says_the_same():
-    for kind, cases in CASES.items():
+    for kind, cases in KINDS.items():
         assert any(not right for _, _, right in cases), kind
         assert kind == "empty and undefined" or any(right for _, _, right in cases), kind
 
@@ -107,7 +110,7 @@ def test_a_grader_that_fails_stops_and_names_the_completion(monkeypatch):
     monkeypatch.setattr(graders, "_pool", lambda: Pool("tests.tasks.grader_calls", "fail_on_seven", workers=2))
     assert [grade.correct for grade in grade_math([r"\boxed{5}", "6"], ["5", "5"])] == [True, False]
     with pytest.raises(
-        RuntimeError, match=r"the grader failed on completion 1 \(answer '5'\), which ends with '.+boxed{7}'"
+        RuntimeError, match=r"the grader failed on completion 1 \(answer '5'\), which ends with '.+boxed.7.'"
     ):
         grade_math([r"\boxed{5}", r"\boxed{7}"], ["5", "5"])
 

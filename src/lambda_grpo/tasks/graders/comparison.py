@@ -1,11 +1,13 @@
-r"""Whether two answers are the same: as text, or as math-verify reads them.
+r"""Whether two answers are the same: as text, or as math-verify reads and compares them.
 
 math-verify (0.9) alone says "same" of some that aren't, so it is asked under these conditions:
 
 - words are compared as words: it reads them as products of letters, where "tea" is "eat";
+- capital and small letters differ: by default it reads mg/M as mg/m;
 - brackets have to be of one kind: it takes {1, 2} for (1, 2);
 - numbers have to agree in relation to their size: it rounds to six decimals, where all small numbers are 0;
-- units are taken off here, where they are words: it takes the letter in "5t" for one;
+- an equation of numbers has to hold: it takes 5 = 6 for 6;
+- units are taken off by `writing.plain`: it takes the letter in "5t" for one. Known ones have to agree;
 - an answer that is too long, too deep or too large isn't read at all: it can only cost time.
 """
 
@@ -16,9 +18,14 @@ import math
 import re
 
 import sympy
-from latex2sympy2_extended import NormalizationConfig
-from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Basic, Expr, MatrixBase, Pow, factorial, preorder_traversal
+from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+from math_verify import verify
+from math_verify.grader import should_treat_as_complex
+from math_verify.parser import get_last_eq
+from sympy import Basic, Eq, Expr, MatrixBase, Pow, factorial, preorder_traversal
+
+from lambda_grpo.tasks.graders.writing import as_text, choice, is_number, is_words, plain, unit
 
 MAX_LENGTH = 1000  # characters of an answer
 MAX_DEPTH = 20  # of its braces and brackets
@@ -26,133 +33,98 @@ MAX_NODES = 400  # of its expression
 MAX_EXPONENT = 10_000
 MAX_BITS = 10_000  # of a whole number
 MAX_SUM_EXPONENT, MAX_TERMS = 100, 2000  # a power of a sum, which has to be multiplied out
-RELATIVE = 1e-5
+RELATIVE = sympy.Float(1e-5)
 
 # Its word on limits of time is said once per process, and isn't needed: the pool has them.
 for _name in ("math_verify.parser", "math_verify.grader"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
-_READING = [
-    LatexExtractionConfig(
-        boxed_match_priority=0,
-        normalization_config=NormalizationConfig(
-            basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="last"
-        ),
-    )
-]
-
-_SIGNS = str.maketrans(
-    {"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "∞": r"\infty ", "π": r"\pi ", "²": "^2", "³": "^3",
-     "≤": r"\le ", "≥": r"\ge ", "∪": r"\cup ", "°": "", "’": "'", "\u00a0": " ", "\u200b": "", "\u2062": ""}
-)  # fmt: skip
-_SPACES = re.compile(r"(?<!\\)\\[,;: ]|~|\\quad|\\qquad")
-_LAYOUT = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\displaystyle|\\limits")
-_DELIMITERS = re.compile(r"^(?:\$\$?|\\\(|\\\[)|(?:\$\$?|\\\)|\\\])$")
-_CURRENCY = re.compile(r"\\?\$|[€£]")
-_DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree")
-_PERCENT = re.compile(r"\s*\bpercent(?:age)?\b|\s*\\text\{\s*percent\s*\}")
+_NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
+_CONVERSION = ConversionConfig(lowercase_symbols=False)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}")
-_SQRT = re.compile(r"(?<!\\)√\s*(?:\{([^{}]*)\}|\(([^()]*)\)|(\w+))")
-_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:(?:,|\{,\}| )\d{3})+(?:\.\d+)?")
-_SCIENTIFIC = re.compile(r"([-+]?(?:\d+(?:\.\d+)?|\.\d+))[eE]([-+]?\d+)")
-_POWER = r"(?:\s*\^\s*\{?-?\d\}?)?\.?$"
-# "5 apples" and "5cm" are 5; "5x", "5 xy" and "5 ab" are products
-_UNIT = re.compile(
-    r"(?<=[\d)}])(?:\s*(?:[ckm]?m|[km]?g|m[lL]|ft|in|lbs?|oz|mph|mi|hrs?|mins?|secs?|(?:k?m|mi|ft)/(?:h|s|hr|min))|"
-    rf"\s+(?!sin|cos|tan|log|exp|mod|and|inf)[A-Za-z]{{3,}}[A-Za-z./ ]*){_POWER}"
-)
-_TEXT_UNIT = re.compile(r"(?<=[\d)}%])\s*\\(?:text\w*|mathrm|mbox)\s*\{\s*[^{}]*\}" + _POWER)
-_BASE = re.compile(r"\d_\{?(\d+)\}?$")
+_CAPITAL_GREEK = re.compile(r"\\(Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega)(?![A-Za-z_(])")
+_SUBSCRIPT = re.compile(r"\d_\{?([^{}]*)\}?$")
 
 
 def same_answer(answer: str, reference: str) -> bool:
     """Whether `answer` says what `reference` says. May take long: call it under a limit of time."""
-    ours, theirs = plain(answer), plain(reference)
+    ours, theirs = (plain(text, is_number=is_number(reference)) for text in (answer, reference))
     if not ours or not theirs:
         return False
+    if len({unit(answer), unit(reference)} - {None}) > 1:
+        return False
+    if (letter := choice(reference)) is not None and len(theirs) <= len(r"\textbf{(A)}"):
+        return choice(answer) == letter
     if as_text(ours) == as_text(theirs):
         return True
-    if is_words(theirs) or is_words(ours):
+    if is_words(theirs) and (is_words(ours) or len(as_text(theirs)) > 3):
+        return as_text(ours).casefold() == as_text(theirs).casefold()
+    if is_words(ours) or re.fullmatch(r"\d{1,2}:\d\d", theirs):  # a clock's time is no ratio
         return False
     pairs = [(ours, theirs)]
-    if (ours.endswith("%")) != (theirs.endswith("%")):  # 50 % is 50 where percents are asked for, and 0.5
+    if ours.endswith("%") != theirs.endswith("%"):  # 50 % is 50 where percents are asked for, and 0.5
         pairs.append((ours.rstrip("%\\ "), theirs.rstrip("%\\ ")))
     return any(_same_mathematics(*pair) for pair in pairs)
 
 
 def normal_form(answer: str) -> str:
     """The same text for answers that differ in their writing alone, as far as that is cheap to see: for votes."""
-    text = plain(answer)
+    text = plain(answer, is_number=True)
     if is_words(text):
-        return as_text(text)
+        return as_text(text).casefold()
     read = _read(text)
     if read is None:
         return as_text(text)
     value = _value(read)
-    if value is None:
-        return str(read)
-    return f"{value.real:.9g}" if value.imag == 0 else f"{value:.9g}"
-
-
-def plain(answer: str) -> str:
-    """An answer without what carries no meaning: signs of formulas, spaces of layout, units, thousands separators."""
-    text = _SPACES.sub(" ", answer.translate(_SIGNS).replace(r"\!", ""))
-    text = _LAYOUT.sub("", text).strip().rstrip(" .,;")
-    text = _DELIMITERS.sub("", text).strip().strip("*").rstrip(" .,;")
-    text = _CURRENCY.sub("", text).replace(r"\%", "%")
-    text = _PERCENT.sub("%", _DEGREES.sub("", text))
-    text = re.sub(r"\\[dtc]frac", r"\\frac", text)
-    text = _SQRT.sub(lambda match: rf"\sqrt{{{next(group for group in match.groups() if group)}}}", text)
-    text = _UNIT.sub("", _TEXT_UNIT.sub("", text)).strip()
-    if _THOUSANDS.fullmatch(text):
-        text = re.sub(r"\{,\}|[, ]", "", text)
-    text = re.sub(r"(?<=\d)\s*x\s*(?=10\s*\^)", r"\\times ", text)
-    return _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text) if _SCIENTIFIC.fullmatch(text) else text
-
-
-def as_text(answer: str) -> str:
-    """For comparison letter by letter: without spaces, and words in small letters."""
-    text = _TEXT.sub(r"\1", answer)
-    text = re.sub(r"[\s\"'`]+", "", text)
-    if re.fullmatch(r"\([A-Za-z]\)|[A-Za-z]", text):  # a choice, or a variable
-        return text.strip("()")
-    return text.casefold() if is_words(answer) else text
-
-
-def is_words(answer: str) -> bool:
-    """Whether an answer is text: a name, yes or no, several words."""
-    if re.fullmatch(r"\\(?:text\w*|mathrm|mbox)\s*\{[^{}]*[A-Za-z][^{}]*\}", answer.strip()):
-        return True
-    text = _TEXT.sub(r"\1", answer)
-    return re.fullmatch(r"[A-Za-z][A-Za-z' -]*[A-Za-z.]", text.strip()) is not None and len(text.strip()) >= 3
+    return str(read) if value is None else str(sympy.N(value, 9).simplify())
 
 
 def _same_mathematics(ours: str, theirs: str) -> bool:
-    base = _BASE.search(ours)
-    if base and base.group(1) not in [match.group(1) for match in _BASE.finditer(theirs)]:
-        return False  # math-verify reads 10_2 as 10
+    subscript = _SUBSCRIPT.search(ours)
+    if subscript and subscript.group(1) not in [match.group(1) for match in _SUBSCRIPT.finditer(theirs)]:
+        return False  # a number's base is part of it, where it is said: 10_2 isn't 10
     kind, other = _bracket(ours), _bracket(theirs)
     if kind is not None and other is not None and kind != other:
         return False
     left, right = _read(ours), _read(theirs)
     if left is None or right is None:
         return False
-    if not verify(right, left, allow_set_relation_comp=True, timeout_seconds=None):
+    try:
+        return _equal(left, right)
+    except Exception:  # as in math-verify: SymPy raises many things on what makes no sense, and that isn't the answer
         return False
-    return _agree_in_size(left, right)
+
+
+def _equal(ours: Basic | MatrixBase, theirs: Basic | MatrixBase) -> bool:
+    if not _holds(ours):
+        return False
+    if isinstance(ours, sympy.Symbol) and isinstance(theirs, sympy.Symbol):
+        return bool(ours.name == theirs.name)  # math-verify takes S_n for s_n
+    if verify(theirs, ours, allow_set_relation_comp=True, timeout_seconds=None):
+        return _agree_in_size(ours, theirs)
+    return isinstance(ours, Eq) and isinstance(theirs, Eq) and _is_multiple(ours, theirs)
 
 
 def _read(text: str) -> Basic | MatrixBase | None:
     """As math-verify parses it; None where it can't, or where it had better not."""
-    if (
-        len(text) > MAX_LENGTH
-        or _depth(text) > MAX_DEPTH
-        or any(ord(sign) < 32 and sign not in "\n\t" for sign in text)
-    ):
+    if len(text) > MAX_LENGTH or _depth(text) > MAX_DEPTH or _CONTROL.search(text):
         return None
-    read = parse(rf"\boxed{{{text}}}", _READING, fallback_mode="no_fallback", parsing_timeout=None)
-    return None if not read or _is_heavy(read[0]) else read[0]
+    marked = re.sub(r"([A-Za-z])('+)", lambda match: f"{match[1]}_{{{'p' * len(match[2])}}}", text)  # x' isn't x
+    marked = _CAPITAL_GREEK.sub(r"\\\1_{capital}", marked)  # nor is \Theta \theta
+    latex = normalize_latex(marked, _NORMALIZATION)
+    for attempt in dict.fromkeys((latex, get_last_eq(latex))):
+        try:
+            read = latex2sympy(
+                attempt,
+                is_real=not should_treat_as_complex(attempt),
+                convert_degrees=False,
+                normalization_config=None,
+                conversion_config=_CONVERSION,
+            )
+        except Exception:  # ANTLR's errors are of this class itself, and SymPy raises many things
+            continue
+        return None if _is_heavy(read) else read
+    return None
 
 
 def _depth(text: str) -> int:
@@ -199,10 +171,7 @@ def _size(expression: Basic) -> float:
     if expression.args and not expression.is_Atom:
         sizes = [_size(argument) for argument in expression.args]
         if isinstance(expression, sympy.Mul):
-            size = 1.0
-            for factor in sizes:
-                size *= max(1.0, factor)
-            return size
+            return math.prod(max(1.0, size) for size in sizes)
         return sum(sizes) if isinstance(expression, sympy.Add) else max(sizes)
     try:
         return abs(float(expression))
@@ -212,7 +181,7 @@ def _size(expression: Basic) -> float:
 
 def _bracket(text: str) -> str | None:
     r"""The brackets around a list, as in "[)" for [1, 2); None for anything else."""
-    text = text.replace(r"\{", "{").replace(r"\}", "}").replace(r"\lbrace", "{").replace(r"\rbrace", "}").strip()
+    text = text.replace(r"\{", "{").replace(r"\}", "}").strip()
     if len(text) < 3 or text[0] not in "([{" or text[-1] not in ")]}" or "," not in text:
         return None
     depth = 0
@@ -223,17 +192,43 @@ def _bracket(text: str) -> str | None:
     return text[0] + text[-1]
 
 
+def _holds(expression: Basic | MatrixBase) -> bool:
+    """Whether the equations of numbers that it has are true."""
+    if isinstance(expression, MatrixBase):
+        return True
+    equations = [node for node in preorder_traversal(expression) if isinstance(node, Eq)]
+    return all(_agree(_value(one.lhs), _value(one.rhs)) for one in equations)
+
+
+def _is_multiple(ours: Eq, theirs: Eq) -> bool:
+    """Whether one equation is the other one times a number: 2x = 4 says x = 2."""
+    left, right = ours.lhs - ours.rhs, theirs.lhs - theirs.rhs
+    if not left.free_symbols or left.free_symbols != right.free_symbols:
+        return False
+    ratio = sympy.simplify(left / right)
+    return bool(ratio.is_number and ratio.is_finite and not ratio.is_zero)
+
+
 def _agree_in_size(ours: Basic | MatrixBase, theirs: Basic | MatrixBase) -> bool:
-    """Whether two numbers differ by little in relation to their size; true of all else."""
-    a, b = _value(ours), _value(theirs)
-    return a is None or b is None or abs(a - b) <= RELATIVE * max(abs(a), abs(b))
+    """Whether two numbers, perhaps at the right of an equation, differ by little in relation to their size."""
+    if isinstance(ours, Eq) and isinstance(theirs, Eq) and ours.lhs != theirs.lhs:
+        return True
+    return _agree(*(_value(one.rhs if isinstance(one, Eq) else one) for one in (ours, theirs)))
 
 
-def _value(expression: Basic | MatrixBase) -> complex | None:
+def _agree(a: Expr | None, b: Expr | None) -> bool:
+    if a is None or b is None:
+        return True
+    difference, largest = abs(a - b), sympy.Max(abs(a), abs(b))
+    return bool(difference <= RELATIVE * largest) if difference.is_comparable and largest.is_comparable else True
+
+
+def _value(expression: Basic | MatrixBase) -> Expr | None:
     """What a number is worth; None of all else, and of what SymPy can't evaluate: it raises many things there."""
     if not (isinstance(expression, Expr) and expression.is_number):
         return None
     try:
-        return complex(expression.doit().evalf())
+        value = expression.doit().evalf()
     except (ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError):
         return None
+    return value if value.is_number and value.is_finite else None

@@ -12,41 +12,54 @@ import re
 TAIL = 4000  # characters: an answer without a mark is looked for in the end of a completion
 LINE = 100  # of a line that is nothing but an answer
 
+MARKS = 50  # at most so many are looked at, from the end
+
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[ \t]*")
-_MARK = re.compile(rf"{_BOX.pattern}|####[ \t]*")
+_MARK = re.compile(rf"{_BOX.pattern}|(?<!#)####(?!#)[ \t]*")
 _SENTENCE = re.compile(
-    r"\banswer\b[^\n.:=]{0,40}?(?:\b(?:is|are|be)\b|[:=])[\s:*_]*(?:(?:therefore|thus|simply|just)\b[\s,]*)?(?=([^\n]+))",
+    r"(?:\b(?:answer|option|choice)s?\b[^\n.:=]{0,40}?(?:\b(?:is|are|be)\b|[:=])|(?:答案|故选)\s*[是为]?)[\s:：*_]*(?=([^\n]+))",
+    re.IGNORECASE,
+)
+_LEADING = re.compile(
+    r"(?:(?:therefore|thus|simply|just|approximately|about|likely|probably|exactly|indeed|clearly|still|again|that|"
+    r"equal to)\b[\s,:]*)+",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(
-    r"[.!?](?=\s|$)|\bI hope\b|,?\s+(?:because|since|which)\b|\s+\((?=[A-Za-z]{3,})", re.IGNORECASE
+    r"[.!?](?=\s|$)|。|\bI hope\b|,?\s+(?:because|since|which|not)\b|\s+\((?=[A-Za-z]{3,})", re.IGNORECASE
 )
-_FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _NUMBER = re.compile(
     r"(?<![\w.{}^\\])[-+−]?[$€£]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?(?:\s*\\?%)?"
 )
 _TEXT_COMMAND = re.compile(r"\\(?:text\w*|mathrm|mbox)\s*\{[^{}]*\}")
-_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
-_CONNECTIVE = re.compile(r"[\s$]*(?:[,;]|[,;]?\s*(?:and|or)\b)[\s$]*")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}|[\u4e00-\u9fff]")
+_CONNECTIVE = re.compile(r"[\s$]*(?:[,;，]|[,;]?\s*(?:and|or|和|或)(?![A-Za-z]))[\s$]*(?:[A-Za-z]\s*=\s*)?")
+_COMMA = re.compile(r"\s*(?:[,;，]|[,;]?\s*(?:and|or|和|或)(?![A-Za-z]))\s*")
+_SPECIAL = re.compile(r"<\|[\w|]{1,40}?\|>|</?s>")
 
 
 def final_answer(completion: str) -> str | None:
     """The answer that a completion gives, as it is written there; None without one."""
+    completion = _SPECIAL.sub(" ", completion)
     if "<answer>" in completion:
         completion = completion.rsplit("<answer>", 1)[1].split("</answer>", 1)[0]
-    for mark in reversed(list(_MARK.finditer(completion))):
+    for mark in list(_MARK.finditer(completion))[: -MARKS - 1 : -1]:
         is_box = mark.group().startswith("\\")
-        found = _boxed(completion, mark.end())[0] if is_box else _rest_of_line(completion, mark.end())
+        found = _boxed(completion, mark.end())[0] if is_box else _hashed(_rest_of_line(completion, mark.end()))
         if found:
             return found
     tail = completion[-TAIL:].strip()
-    sentences = _SENTENCE.findall(tail)
+    sentences = [said for rest in _SENTENCE.findall(tail) if (said := _of_sentence(rest))]
     if sentences:
-        return _of_sentence(sentences[-1]) or None
+        return next((said for said in reversed(sentences) if re.search(r"\d|\\|\$", said)), sentences[-1])
     last_line = tail.rsplit("\n", 1)[-1].strip()
     if last_line and len(last_line) <= LINE and not _has_words(last_line):
         return last_line
-    return _last_formula_or_number(tail) or (tail if tail and len(tail) <= LINE and "\n" not in tail else None)
+    found = _last_formula_or_number(tail)
+    if found is None and (last_line == tail or last_line.startswith("####")) and len(last_line) <= LINE:
+        return last_line.removeprefix("####").strip() or None
+    return found
 
 
 def reference_answer(reference: str) -> str:
@@ -65,16 +78,16 @@ def closed_box(completion: str) -> str | None:
 
 
 def joined_boxes(completion: str) -> str | None:
-    r"""The last boxes that only "," or "and" or "or" stands between, joined: `\boxed{1} and \boxed{2}` is "1,2"."""
+    r"""The last boxes that only "," or "and" or "or" stands between, joined: `\boxed{1} and \boxed{2}` is "1, 2"."""
     contents: list[str] = []
     following = None
-    for mark in reversed(list(_BOX.finditer(completion))):
+    for mark in list(_BOX.finditer(completion))[: -MARKS - 1 : -1]:
         content, end = _boxed(completion, mark.end())
         if following is not None and not _CONNECTIVE.fullmatch(completion[end:following]):
             break
         contents.append(content)
         following = mark.start()
-    return ",".join(reversed(contents)) if len(contents) > 1 else None
+    return ", ".join(reversed(contents)) if len(contents) > 1 else None
 
 
 def _boxed(text: str, start: int) -> tuple[str, int]:
@@ -102,19 +115,34 @@ def _rest_of_line(text: str, start: int) -> str:
     return line.rstrip("$").strip() if line.count("$") % 2 else line
 
 
+def _hashed(rest: str) -> str | None:
+    """What follows `####`, if it is an answer and no heading."""
+    rest = rest.strip("*_ \t")
+    is_answer = re.match(r"[-+−]?[$€£]?\.?\d|\\|\$|\(", rest) and not re.match(r"\d+[.):]\s+\S*[A-Za-z]{3}", rest)
+    return rest if is_answer else None
+
+
 def _of_sentence(rest: str) -> str:
     """The answer at the beginning of what follows "the answer is"."""
     rest = rest.strip(" \t*_")
-    formula = _FORMULA.match(rest)
-    if formula and not _has_words(formula.group()):
-        return _content(formula)
-    end = _SENTENCE_END.search(rest)
-    rest = (rest[: end.start()] if end else rest).strip(" \t*_")
-    number = _NUMBER.match(rest)
+    leading = _LEADING.match(rest)
+    rest = rest[leading.end() :] if leading else rest
+    formulas, end = [], 0
+    while (formula := _FORMULA.match(rest, end)) is not None and not _has_words(formula.group()):
+        formulas.append(_content(formula))
+        comma = _COMMA.match(rest, formula.end())
+        end = comma.end() if comma else len(rest)
+    if formulas:
+        return ", ".join(formulas)
+    stop = _SENTENCE_END.search(rest)
+    rest = (rest[: stop.start()] if stop else rest).strip(" \t*_")
+    numbers = list(_NUMBER.finditer(rest))
     # "5 apples" is 5; "5x + 1", "5 or 6" and "(1, 2)" are what they are
-    if number and re.match(r"\s+(?!(?:and|or)\s+[-\d\\$])[A-Za-z]{2,}", rest[number.end() :]):
-        return number.group()
-    return rest
+    if numbers and numbers[0].start() == 0:
+        behind = rest[numbers[0].end() :]
+        return numbers[0].group() if re.match(r"\s+(?!(?:and|or)\s+[-\d\\$])[A-Za-z]{2,}", behind) else rest
+    is_prose = len(_WORD.findall(_TEXT_COMMAND.sub("", rest))) > 2
+    return numbers[0].group() if is_prose and len(numbers) == 1 else rest
 
 
 def _last_formula_or_number(text: str) -> str | None:
