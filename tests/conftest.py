@@ -3,6 +3,7 @@ from importlib.util import find_spec
 
 # Before any Hugging Face import: nothing is downloaded, and the tests share two cores.
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TRL_EXPERIMENTAL_SILENCE="1", OMP_NUM_THREADS="1")
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # as the program does
 
 import pytest
 import torch

@@ -163,7 +163,8 @@ def test_a_run_is_not_overwritten(tmp_path, capsys):
     assert "is not empty: add --resume to go on there" in capsys.readouterr().err
 
 
-def test_eval_prints_json(capsys):
+def test_eval_prints_json(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert main(["eval", "--model", "builtin", "--task", "arithmetic", "--n", "40", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["n"] == 40

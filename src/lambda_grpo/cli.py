@@ -112,8 +112,9 @@ Evaluate a model on one task or several: accuracy, avg@k, pass@k and maj@k, with
   engine            fast, transformers or vllm (auto: fast on a CPU)
   server            a vLLM server's URL; without it, --engine vllm starts one
   batch_size        completions drawn together (256). seed (0)
-  output_dir        for TASK.json and TASK.samples.jsonl (evals/ and the time);
-                    the same command goes on there after a stop
+  output_dir        for TASK.json and TASK.samples.jsonl (RUN/eval for a run
+                    directory, otherwise evals/ and the time); the same command
+                    goes on there after a stop
   json              print a JSON object for each task instead of tables
 
 Tables of several results: lambda-grpo report --table RESULT…"""
@@ -280,7 +281,9 @@ def _eval(options: argparse.Namespace, rest: list[str]) -> None:
     given = {name: getattr(options, name) for name in EVAL_OPTIONS if hasattr(options, name)}
     names = [name.strip() for name in given.pop("task").split(",")]
     tasks = tuple(name for chosen in names for name in (evaluation.BENCHMARKS if chosen == "benchmarks" else [chosen]))
-    directory = Path(given.pop("output_dir", f"evals/{datetime.now():%Y-%m-%d-%H%M%S}"))
+    own = Path(given["model"]) / "eval"  # of a run directory
+    default = own if own.is_dir() else f"evals/{datetime.now():%Y-%m-%d-%H%M%S}"
+    directory = Path(given.pop("output_dir", default))
     for result in evaluation.run(evaluation.Request(tasks=tasks, output_dir=directory, **given)):
         if options.json:
             print(json.dumps(result), flush=True)

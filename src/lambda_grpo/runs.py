@@ -160,7 +160,16 @@ def write_json(path: Path, content: Mapping[str, Any]) -> Path:
 def provenance() -> dict[str, Any]:
     """Versions and the git commit that a run was made with."""
     versions: dict[str, str | None] = {}
-    for package in ("lambda-grpo", "torch", "trl", "transformers", "accelerate", "peft", "reasoning-gym"):
+    for package in (
+        "lambda-grpo",
+        "torch",
+        "trl",
+        "transformers",
+        "accelerate",
+        "peft",
+        "reasoning-gym",
+        "math-verify",
+    ):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

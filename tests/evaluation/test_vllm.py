@@ -56,13 +56,8 @@ def test_greedy_completions_are_those_of_transformers(tmp_path, model, server):
     by_prompt = {tuple(body["prompt"]): body for body in server.requests}
     assert set(by_prompt) == {tuple(tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]) for row in ours}
     body = server.requests[0]
-    assert (body["temperature"], body["top_p"], body["top_k"], body["min_p"], body["repetition_penalty"]) == (
-        0,
-        1,
-        0,
-        0,
-        1,
-    )
+    settings = {key: body[key] for key in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")}
+    assert settings == {"temperature": 0, "top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1}
 
 
 def test_sampling_follows_the_seed(tmp_path, model, server):

@@ -46,7 +46,9 @@ class StandIn(ThreadingHTTPServer):
         ids = body["prompt"]
         assert isinstance(ids, list)
         assert all(isinstance(token, int) for token in ids)
-        drawn = {key: body[key] for key in ("temperature", "top_p", "top_k")} if body["temperature"] > 0 else {}
+        drawn = {}
+        if body["temperature"] > 0:
+            drawn = {"temperature": body["temperature"], "top_p": body["top_p"], "top_k": max(0, body["top_k"])}
         with self.lock:
             torch.manual_seed(body["seed"])
             config = GenerationConfig(

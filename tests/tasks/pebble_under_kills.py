@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from concurrent.futures import TimeoutError
+from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -45,7 +45,7 @@ def trial(seed):
             future.result(timeout=8)
         except ProcessExpired:
             continue
-        except TimeoutError:
+        except FutureTimeoutError:
             return "stalled"
         except Exception as error:
             return f"{type(error).__name__}: {error}"

@@ -41,7 +41,7 @@ class VLLMEngine:
             base_url=f"{self.url}/v1", api_key=os.environ.get("VLLM_API_KEY", "none"), max_retries=RETRIES, timeout=None
         )
         try:
-            served = self.client.models.list().data
+            served = self.client.with_options(max_retries=0).models.list().data
         except openai.OpenAIError as error:
             raise UserError(f"no vLLM server answers at {self.url}: {_line(error)}") from error
         ours = [entry for entry in served if _is(entry.id, model) or _is(getattr(entry, "root", None), model)]
@@ -77,7 +77,7 @@ class VLLMEngine:
                 stop=list(stops) or None,
                 # what is left out would be the server's own default
                 extra_body={
-                    "top_k": sampling.top_k,
+                    "top_k": sampling.top_k or -1,  # 0 is refused by older servers
                     "min_p": sampling.min_p or 0.0,
                     "repetition_penalty": sampling.repetition_penalty,
                 },

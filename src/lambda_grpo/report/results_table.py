@@ -24,7 +24,7 @@ def results_table(paths: Sequence[str], metric: str = "accuracy", format: str = 
     95 % interval. The last column is the mean over the tasks where all rows have all of them.
 
     Args:
-        paths: result files of `lambda-grpo eval`, or directories that hold some.
+        paths: result files of `lambda-grpo eval`, directories that hold some, or run directories.
         metric: "accuracy", "avg@k", "pass@k" or "maj@k", as the results have it.
 
     Raises:
@@ -60,7 +60,8 @@ def results_table(paths: Sequence[str], metric: str = "accuracy", format: str = 
 def _read(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         raise UserError(f"no result {path}")
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    directory = path / "eval" if (path / "eval").is_dir() else path  # of a run
+    files = sorted(directory.glob("*.json")) if path.is_dir() else [path]
     results = []
     for file in files:
         try:

@@ -1,0 +1,352 @@
+"""`lambda-grpo eval` on files, benchmarks and made tasks: results, samples, resumption, templates, engines."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lambda_grpo.cli import main
+from lambda_grpo.evaluation.engines import LocalEngine, Sampling
+from lambda_grpo.evaluation.rows import Row, summarise
+from lambda_grpo.models import load_model, load_tokenizer, training_of, weights_id
+from lambda_grpo.report import results_table
+from lambda_grpo.tasks.templates import TEMPLATES, find_template
+from tests.evaluation.tiny_models import save_model, write_jsonl
+
+PROBLEMS = [{"question": f"What is {i} + {i}?", "answer": str(2 * i), "id": f"sum-{i}"} for i in range(10)]
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("models") / "qwen2")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("models") / "llama", "llama")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("models") / "base", chat=False)
+
+
+@pytest.fixture
+def problems(tmp_path):
+    return str(write_jsonl(tmp_path / "sums.jsonl", PROBLEMS))
+
+
+def evaluate(*options):
+    return main(["eval", "--max_completion_length", "12", "--batch_size", "8", *options])
+
+
+def read(directory, task="sums"):
+    """The result and its samples."""
+    lines = (directory / f"{task}.samples.jsonl").read_text().splitlines()
+    return json.loads((directory / f"{task}.json").read_text()), [json.loads(line) for line in lines]
+
+
+def test_result_and_samples(tmp_path, qwen, problems, capsys):
+    sampled = ["--samples", "4", "--temperature", "0.8", "--output_dir", str(tmp_path / "out")]
+    assert evaluate("--model", qwen, "--task", problems, *sampled) == 0
+    result, rows = read(tmp_path / "out")
+    assert (result["task"], result["n"], result["samples"], result["finished"]) == ("sums", 10, 4, True)
+    assert set(result["metrics"]) == {"accuracy", "avg@4", "pass@1", "pass@2", "pass@4", "maj@4"}
+    for estimate in result["metrics"].values():
+        assert 0 <= estimate["ci95"][0] <= estimate["value"] <= estimate["ci95"][1] <= 1
+    assert result["template"]["name"] == "boxed_system"
+    assert result["template"]["source"].startswith("Qwen2.5-Math")
+    assert result["example_prompt"] == (
+        "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
+        "<|im_start|>user\nWhat is 0 + 0?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert result["data"] == {"data": problems, "rows": 10}
+    assert {"torch", "transformers", "math-verify"} <= set(result["versions"])
+    assert len(rows) == 40
+    assert [(row["problem"], row["sample"]) for row in rows] == [(i, j) for i in range(10) for j in range(4)]
+    assert set(rows[0]) >= {
+        "prompt",
+        "completion",
+        "answer",
+        "extracted",
+        "correct",
+        "timed_out",
+        "length",
+        "ended",
+        "id",
+    }
+    assert (rows[4]["answer"], rows[4]["id"]) == ("2", "sum-1")
+    assert result["accuracy"] == pytest.approx(sum(row["correct"] for row in rows) / 40)
+    assert result["completion_length_mean"] == pytest.approx(sum(row["length"] for row in rows) / 40)
+    assert result["truncated"] == pytest.approx(sum(not row["ended"] for row in rows) / 40)
+    printed = capsys.readouterr().out
+    assert "maj@4" in printed
+    assert "10 problems, 4 samples each, template boxed_system" in printed
+
+
+def test_lamas_prompt_has_one_beginning(tmp_path, llama, problems):
+    """The chat template writes the special token, so the tokenizer mustn't."""
+    assert evaluate("--model", llama, "--task", problems, "--output_dir", str(tmp_path / "out")) == 0
+    result, _ = read(tmp_path / "out")
+    prompt = result["example_prompt"]
+    assert prompt.startswith("<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nPlease reason")
+    tokenizer = load_tokenizer(llama)
+    ids = TEMPLATES["boxed_system"].tokenize(prompt, tokenizer)
+    assert ids.count(tokenizer.bos_token_id) == 1
+    plain = TEMPLATES["qa"].tokenize(TEMPLATES["qa"].render("1+1?", tokenizer), tokenizer)
+    assert plain.count(tokenizer.bos_token_id) == 1  # and where there is no chat template, the tokenizer does
+
+
+@pytest.mark.parametrize("family", ["qwen", "llama"])
+def test_the_engines_agree(family, tmp_path, request, problems):
+    model = request.getfixturevalue(family)
+    found = {}
+    for engine in ("transformers", "fast", "auto"):
+        out = tmp_path / engine
+        assert evaluate("--model", model, "--task", problems, "--engine", engine, "--output_dir", str(out)) == 0
+        found[engine] = read(out)[1]
+    assert found["fast"] == found["transformers"] == found["auto"]
+    assert len({row["completion"] for row in found["fast"]}) > 1
+
+
+def test_a_base_model_gets_a_plain_template_and_stops(tmp_path, base, problems):
+    assert evaluate("--model", base, "--task", problems, "--output_dir", str(tmp_path / "out")) == 0
+    result, rows = read(tmp_path / "out")
+    assert result["template"]["name"] == "question_answer"
+    assert rows[1]["prompt"] == "Question:\nWhat is 1 + 1?\nAnswer:\nLet's think step by step.\n"
+    assert TEMPLATES["question_answer"].cut(" It is 4.\n\nQuestion:\nWhat") == " It is 4.\n\n"
+    assert TEMPLATES["r1_zero"].cut("<answer> 4 </answer> User: and") == "<answer> 4 "
+
+
+def test_every_template_renders_and_names_its_source(qwen):
+    tokenizer = load_tokenizer(qwen)
+    for name, template in TEMPLATES.items():
+        assert find_template(name, tokenizer) == (name, template)
+        text = template.render("What is {x} in \\frac{1}{2}?", tokenizer)
+        assert text.count("What is {x} in \\frac{1}{2}?") == 1
+        assert "{question}" not in text
+        assert len(template.source) > 20
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=12))
+def test_metrics_against_plain_loops(right):
+    rows = [
+        Row(i, i, j, "p", "c", "1", "1", float(is_right), is_right, False, "r" if is_right else f"w{i}{j}", 5, True)
+        for i, samples in enumerate(right)
+        for j, is_right in enumerate(samples)
+    ]
+    metrics = summarise("t", rows, Sampling(8), 0).metrics
+    n = len(right)
+    assert metrics["accuracy"].value == pytest.approx(sum(map(sum, right)) / (3 * n))
+    assert metrics["pass@3"].value == pytest.approx(sum(any(samples) for samples in right) / n)
+    pairs = [sum(samples[a] or samples[b] for a, b in ((0, 1), (0, 2), (1, 2))) / 3 for samples in right]
+    assert metrics["pass@2"].value == pytest.approx(sum(pairs) / n)
+    # one right sample ties with two wrong ones that differ
+    majority = [1.0 if sum(samples) > 1 else sum(samples) / 3 for samples in right]
+    assert metrics["maj@3"].value == pytest.approx(sum(majority) / n)
+
+
+class TestResuming:
+    SETTINGS = ("--samples", "3", "--temperature", "1.0", "--max_completion_length", "12", "--batch_size", "8")
+
+    def command(self, model, problems, out):
+        return ["eval", "--model", model, "--task", problems, *self.SETTINGS, "--output_dir", str(out)]
+
+    def test_killed_in_the_middle_and_gone_on_with_is_the_same(self, tmp_path, qwen, problems):
+        assert main(self.command(qwen, problems, tmp_path / "whole")) == 0
+        whole = read(tmp_path / "whole")
+        out = tmp_path / "cut"
+        program = subprocess.Popen(
+            [sys.executable, "-c", SLOW, *self.command(qwen, problems, out)], stdout=subprocess.DEVNULL
+        )
+        samples = out / "sums.samples.jsonl"
+        while not (samples.exists() and samples.read_text().count("\n") >= 8):
+            assert program.poll() is None
+            time.sleep(0.02)
+        program.send_signal(signal.SIGKILL)
+        program.wait()
+        assert not json.loads((out / "sums.json").read_text())["finished"]
+        with open(samples, "a") as file:
+            file.write('{"problem": 3, "id": "su')  # as a kill in the middle of a write leaves it
+        assert main(self.command(qwen, problems, out)) == 0
+        assert read(out) == whole
+
+    def test_what_is_finished_isnt_drawn_again(self, tmp_path, qwen, problems, monkeypatch, capsys):
+        command = self.command(qwen, problems, tmp_path / "out")
+        assert main(command) == 0
+        first = capsys.readouterr().out
+        monkeypatch.setattr(LocalEngine, "sample", None)
+        assert main(command) == 0
+        assert capsys.readouterr().out == first
+
+    def test_other_settings_are_refused(self, tmp_path, qwen, llama, problems, capsys):
+        out = tmp_path / "out"
+        assert main(self.command(qwen, problems, out)) == 0
+        before = (out / "sums.samples.jsonl").read_bytes()
+        for other in (["--temperature", "0.5"], ["--model", llama], ["--seed", "1"], ["--template", "boxed"]):
+            assert main([*self.command(qwen, problems, out), *other]) == 2
+            assert "is of another evaluation: its" in capsys.readouterr().err
+        assert (out / "sums.samples.jsonl").read_bytes() == before
+
+    def test_other_weights_in_the_same_place_are_noticed(self, tmp_path, qwen, problems, capsys):
+        model = shutil.copytree(qwen, tmp_path / "model")
+        assert main(self.command(str(model), problems, tmp_path / "out")) == 0
+        assert weights_id(str(model)) == weights_id(qwen)  # a copy is the same
+        weights = bytearray((model / "model.safetensors").read_bytes())
+        weights[-1] ^= 1
+        (model / "model.safetensors").write_bytes(weights)
+        assert main(self.command(str(model), problems, tmp_path / "out")) == 2
+        assert "its weights is" in capsys.readouterr().err
+
+    def test_one_program_at_a_time(self, tmp_path, qwen, problems, capsys):
+        out = tmp_path / "out"
+        program = subprocess.Popen(
+            [sys.executable, "-c", SLOW, *self.command(qwen, problems, out)], stdout=subprocess.DEVNULL
+        )
+        while not (out / "sums.samples.jsonl").exists():
+            time.sleep(0.02)
+        assert main(self.command(qwen, problems, out)) == 2
+        assert "another program evaluates in" in capsys.readouterr().err
+        program.kill()
+        program.wait()
+
+
+SLOW = """
+import sys, time
+from lambda_grpo.evaluation.engines import LocalEngine
+fast = LocalEngine.sample
+def slowly(*arguments, **settings):
+    time.sleep(0.7)
+    return fast(*arguments, **settings)
+LocalEngine.sample = slowly
+from lambda_grpo.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_several_tasks_and_json(tmp_path, qwen, problems, capsys):
+    other = str(write_jsonl(tmp_path / "more.jsonl", PROBLEMS[:3]))
+    assert (
+        evaluate("--model", qwen, "--task", f"{problems},{other}", "--json", "--output_dir", str(tmp_path / "o")) == 0
+    )
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["task"], second["task"]) == ("sums", "more")
+    assert first["n"] == 10
+    assert second["accuracy"] == second["metrics"]["accuracy"]["value"]
+
+
+def test_a_made_task_has_votes_too(tmp_path):
+    settings = ["--samples", "8", "--n", "40", "--output_dir", str(tmp_path / "out")]
+    assert main(["eval", "--model", "builtin", "--task", "arithmetic", *settings]) == 0
+    result, rows = read(tmp_path / "out", "arithmetic")
+    assert result["template"]["name"] == "plain"
+    assert result["example_prompt"] == rows[0]["prompt"]
+    metrics = {name: estimate["value"] for name, estimate in result["metrics"].items()}
+    assert metrics["pass@1"] == pytest.approx(metrics["accuracy"])
+    assert metrics["pass@1"] < metrics["pass@2"] < metrics["pass@8"]
+    assert metrics["maj@8"] > metrics["accuracy"]
+
+
+def test_a_timeout_is_counted_in_the_result(tmp_path, qwen, problems, monkeypatch):
+    from lambda_grpo.evaluation.engines import Completion
+
+    hostile = Completion(r"\boxed{\prod_{k=1}^{10^9} k}", 12, True)
+    monkeypatch.setattr(LocalEngine, "sample", lambda self, prompts, *a, **k: [hostile] * len(prompts))
+    assert evaluate("--model", qwen, "--task", problems, "--n", "2", "--output_dir", str(tmp_path / "out")) == 0
+    result, rows = read(tmp_path / "out")
+    assert result["timed_out"] == 2
+    assert [row["timed_out"] for row in rows] == [True, True]
+
+
+def test_a_runs_checkpoint_says_what_it_was_trained_with(tmp_path, problems):
+    quick = [
+        "--max_steps",
+        "2",
+        "--eval_size",
+        "0",
+        "--per_device_train_batch_size",
+        "8",
+        "--max_completion_length",
+        "8",
+    ]
+    assert main(["train", "--output_dir", str(tmp_path / "run"), "--objective", "dapo", *quick]) == 0
+    found = training_of(str(tmp_path / "run" / "checkpoint-2"))
+    assert (found["objective"], found["step"]) == ("dapo", 2)
+    assert main(["eval", "--model", str(tmp_path / "run"), "--task", "arithmetic", "--n", "8"]) == 0
+    assert read(tmp_path / "run" / "eval", "arithmetic")[0]["trained"] == found
+    assert "| dapo " in results_table([str(tmp_path / "run")])
+    assert training_of(str(tmp_path)) is None
+
+
+BAD = [
+    (["--samples", "2"], "several --samples of a greedy completion are all the same"),
+    (["--samples", "0"], "--samples must be at least 1, got 0"),
+    (["--top_p", "0"], "--top_p must be above 0 and at most 1, got 0.0"),
+    (["--top_k", "-1"], "--top_k must be at least 0 (0: no limit), got -1"),
+    (["--engine", "sglang"], "--engine must be one of auto, fast, transformers, vllm, got 'sglang'"),
+    (["--server", "http://127.0.0.1:1"], "--server needs --engine vllm"),
+    (["--template", "boxd"], "unknown template 'boxd': use plain, boxed_system"),
+    (["--data", "x.jsonl"], "--data is another source of one benchmark"),
+    (["--question_column", "text"], "has no column text: name the one with the questions by --question_column"),
+    (["--max_completion_length", "0"], "--max_completion_length must be at least 1, got 0"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD, ids=[" ".join(options) for options, _ in BAD])
+def test_bad_options_are_one_line(options, message, tmp_path, qwen, problems, capsys):
+    assert main(["eval", "--model", qwen, "--task", problems, "--output_dir", str(tmp_path / "out"), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_chat_template_is_needed_where_it_is_asked_for(tmp_path, base, problems, capsys):
+    assert (
+        evaluate("--model", base, "--task", problems, "--template", "boxed", "--output_dir", str(tmp_path / "o")) == 2
+    )
+    assert (
+        "template 'boxed' is for chat models, and this one has no chat template: use plain" in capsys.readouterr().err
+    )
+
+
+def test_a_file_that_isnt_there(tmp_path, qwen, capsys):
+    assert evaluate("--model", qwen, "--task", "nowhere.jsonl", "--output_dir", str(tmp_path / "out")) == 2
+    assert "no file nowhere.jsonl" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_greedy_is_the_same_for_any_batch(tmp_path, qwen, problems):
+    found = []
+    for size in ("1", "3", "64"):
+        out = tmp_path / size
+        assert evaluate("--model", qwen, "--task", problems, "--batch_size", size, "--output_dir", str(out)) == 0
+        found.append(read(out)[1])
+    assert found[0] == found[1] == found[2]
+
+
+def test_the_random_state_and_the_mode_are_left_alone(qwen):
+    import torch
+
+    model, tokenizer = load_model(qwen)
+    model.train()
+    before = torch.get_rng_state()
+    engine = LocalEngine(model, tokenizer)
+    first = engine.sample([[5, 6], [7]], Sampling(6), seed=3, stops=())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.training
+    assert engine.sample([[5, 6], [7]], Sampling(6), seed=3, stops=()) == first
+
+
+def test_in_an_environment_without_math_verify_the_word_is_clear(tmp_path, qwen, problems, monkeypatch, capsys):
+    from lambda_grpo.tasks import graders
+
+    graders._pool.cache_clear()
+    monkeypatch.setattr(graders, "find_spec", lambda name: None)
+    assert evaluate("--model", qwen, "--task", problems, "--output_dir", str(tmp_path / "out")) == 2
+    assert "grading maths needs math-verify: pip install 'lambda-grpo[eval]'" in capsys.readouterr().err

@@ -1,0 +1,90 @@
+"""`lambda-grpo report --table`: one table of results in three languages."""
+
+import json
+import math
+
+import pytest
+
+from lambda_grpo.cli import main
+from lambda_grpo.errors import UserError
+from lambda_grpo.report import results_table
+
+
+def write_result(directory, model, task, value, *, objective=None, n=100, samples=1, template="boxed_system", **more):
+    se = math.sqrt(value * (1 - value) / n)
+    estimate = {"value": value, "ci95": [value - 2 * se, value + 2 * se], "se": se}
+    result = {
+        "task": task, "model": model, "n": n, "samples": samples, "finished": True, "data": {"whole": True},
+        "trained": objective and {"objective": objective, "step": 10, "run": "r", "lambda": 0.1},
+        "template": {"name": template}, "metrics": {"accuracy": estimate, "pass@1": estimate}, **more,
+    }  # fmt: skip
+    directory.mkdir(exist_ok=True, parents=True)
+    (directory / f"{task}.json").write_text(json.dumps(result))
+    return str(directory)
+
+
+@pytest.fixture
+def results(tmp_path):
+    for name, objective, values in (("base", None, (0.5, 0.2)), ("runs/a_b", "lambda_grpo", (0.6, 0.4))):
+        for task, value in zip(("gsm8k", "math500"), values, strict=True):
+            directory = write_result(tmp_path / name, name, task, value, objective=objective)
+        (tmp_path / name / "gsm8k.samples.jsonl").write_text("{}\n")
+    return [str(tmp_path / "base"), directory]
+
+
+def test_a_row_for_each_model_and_the_mean(results):
+    lines = results_table(results).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == ["model", "objective", "template", "gsm8k (n = 100)", "math500 (n = 100)", "mean"]
+    assert cells[2][:4] == ["base", "–", "boxed_system", "50.0 (40.0 – 60.0)"]
+    assert cells[3][:3] == ["runs/a_b", "lambda_grpo", "boxed_system"]
+    # by hand: sqrt(0.6·0.4/100 + 0.4·0.6/100)/2 = 0.03464, times 1.96
+    assert cells[3][5] == "50.0 (43.2 – 56.8)"
+
+
+def test_latex_and_html_escape_what_users_chose(tmp_path):
+    path = write_result(tmp_path / "r", "my_model & <b>", "gsm8k", 0.5)
+    latex = results_table([path], format="latex")
+    assert r"my\_model \& " in latex
+    assert latex.startswith(r"\begin{tabular}")
+    assert r"\toprule" in latex
+    html = results_table([path], format="html")
+    assert "my_model &amp; &lt;b&gt;" in html
+    assert html.startswith("<table>")
+
+
+def test_a_missing_task_leaves_a_gap_and_no_mean(results, tmp_path):
+    other = write_result(tmp_path / "third", "third", "gsm8k", 0.3)
+    lines = results_table([*results, other]).splitlines()
+    assert "mean" not in lines[0]
+    assert [cell.strip() for cell in lines[4].strip("|").split("|")][-1] == "–"
+
+
+def test_a_part_of_a_benchmark_is_said(tmp_path):
+    path = write_result(tmp_path / "r", "m", "gsm8k", 0.5, n=7, data={"data": "x", "whole": False})
+    assert "gsm8k (part of it, n = 7)" in results_table([path])
+
+
+def test_the_command_prints_it(results, capsys):
+    assert main(["report", "--table", *results, "--metric", "pass@1", "--format", "html"]) == 0
+    assert "<th>mean" in capsys.readouterr().out
+
+
+def test_what_cant_be_a_table_is_refused(results, tmp_path, capsys):
+    with pytest.raises(UserError, match=r"has no maj@16: it has accuracy, pass@1"):
+        results_table(results, "maj@16")
+    with pytest.raises(UserError, match="no result"):
+        results_table([str(tmp_path / "nowhere")])
+    with pytest.raises(UserError, match="are of the same model and task: leave one out"):
+        results_table([*results, write_result(tmp_path / "again", "base", "gsm8k", 0.1)])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no finished result"):
+        results_table([str(tmp_path / "empty")])
+    (tmp_path / "running.json").write_text(json.dumps({"task": "gsm8k", "finished": False}))
+    with pytest.raises(UserError, match="is no finished result"):
+        results_table([str(tmp_path / "running.json")])
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(UserError, match="is no result of lambda-grpo eval"):
+        results_table([str(tmp_path / "broken.json")])
+    assert main(["report", "--table", str(tmp_path / "empty")]) == 2
+    assert "holds no finished result" in capsys.readouterr().err
