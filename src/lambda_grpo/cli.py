@@ -105,6 +105,8 @@ Evaluate a model on one task or several: accuracy, avg@k, pass@k and maj@k, with
                     question_answer, problem_solution, qa, r1_zero, dapo
                     (boxed_system where there is a chat template, otherwise
                     question_answer; plain for a made task)
+  shots             worked examples before each problem (0), from the training
+                    split (gsm8k) or a file of them: shots_data
   samples           of each problem (1)
   temperature       0 is greedy (0 for maths, 1 for a made task). top_p (1),
                     top_k (0: no limit)
@@ -152,7 +154,8 @@ STUDY_OPTIONS: dict[str, Callable[[str], Any]] = {
 
 EVAL_OPTIONS: dict[str, Callable[[str], Any]] = {
     "model": str, "task": str, "data": str, "question_column": str, "answer_column": str, "n": int, "template": str,
-    "samples": int, "temperature": float, "top_p": float, "top_k": int, "max_completion_length": int, "engine": str,
+    "shots": int, "shots_data": str, "samples": int, "temperature": float, "top_p": float, "top_k": int,
+    "max_completion_length": int, "engine": str,
     "server": str, "batch_size": int, "seed": int, "output_dir": str,
 }  # fmt: skip
 

@@ -124,6 +124,29 @@ def test_a_base_model_gets_a_plain_template_and_stops(tmp_path, base, problems):
     assert TEMPLATES["r1_zero"].cut("<answer> 4 </answer> User: and") == "<answer> 4 "
 
 
+def test_worked_examples_stand_before_the_problem(tmp_path, qwen, base, problems, capsys, monkeypatch):
+    shots = [{"problem": "1+1?", "solution": "It is 2. #### 2"}, {"problem": "2+2?", "solution": "It is 4. #### 4"}]
+    data = str(write_jsonl(tmp_path / "shots.jsonl", shots))
+    options = ["--task", problems, "--shots", "2", "--shots_data", data, "--n", "1"]
+    assert evaluate("--model", base, *options, "--template", "qa", "--output_dir", str(tmp_path / "text")) == 0
+    assert read(tmp_path / "text")[0]["example_prompt"] == (
+        "Question: 1+1?\nAnswer: It is 2. #### 2\n\nQuestion: 2+2?\nAnswer: It is 4. #### 4\n\n"
+        "Question: What is 0 + 0?\nAnswer:"
+    )
+    assert evaluate("--model", qwen, *options, "--output_dir", str(tmp_path / "chat")) == 0
+    prompt = read(tmp_path / "chat")[0]["example_prompt"]
+    assert "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\nIt is 2. #### 2<|im_end|>\n" in prompt
+    assert prompt.endswith("<|im_start|>user\nWhat is 0 + 0?<|im_end|>\n<|im_start|>assistant\n")
+    for wrong, message in (
+        (["--shots", "3"], "--shots 3 needs as many worked examples"),
+        (["--shots", "-1"], "at least 0"),
+    ):
+        assert evaluate("--model", base, *options, *wrong, "--output_dir", str(tmp_path / "no")) == 2
+        assert message in capsys.readouterr().err
+    assert evaluate("--model", base, *options[:4], "--output_dir", str(tmp_path / "none")) == 2
+    assert "sums has no training split: name a file of worked examples by --shots_data" in capsys.readouterr().err
+
+
 def test_every_template_renders_and_names_its_source(qwen):
     tokenizer = load_tokenizer(qwen)
     for name, template in TEMPLATES.items():

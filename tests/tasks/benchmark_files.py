@@ -146,9 +146,10 @@ DATA_SETS = {
 }  # fmt: skip
 
 
-def write_data_set(root, name, count):
+def write_data_set(root, name, count, *, split=None):
     """A data set as a folder, its rows repeated up to `count`."""
-    config, split, kind, rows = DATA_SETS[name]
+    config, own, kind, rows = DATA_SETS[name]
+    split = split or own
     folder = root / name
     (folder / config).mkdir(parents=True)
     file = f"{config}/{split}-00000-of-00001.{kind}"

@@ -9,9 +9,9 @@ import pytest
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.tasks import load_task
-from lambda_grpo.tasks.benchmarks import BENCHMARKS, load_benchmark
+from lambda_grpo.tasks.benchmarks import BENCHMARKS, load_benchmark, load_shots
 from lambda_grpo.tasks.problems import local_problems
-from tests.tasks.benchmark_files import DATA_SETS, write_data_set
+from tests.tasks.benchmark_files import DATA_SETS, GSM8K, write_data_set
 
 FIRST = {
     "gsm8k": ("12", r"So there are \boxed{12} apples."),
@@ -129,6 +129,15 @@ def test_bad_files_are_one_line(content, message, tmp_path):
 def test_a_benchmark_is_not_for_training():
     with pytest.raises(UserError, match="task 'gsm8k' is a benchmark, for lambda-grpo eval"):
         load_task("gsm8k", size=8)
+
+
+def test_worked_examples_are_from_the_training_split(hub):
+    write_data_set(hub, "openai/gsm8k", 3, split="train")
+    assert load_shots("gsm8k", 1) == [(GSM8K[0]["question"], GSM8K[0]["answer"])]
+    with pytest.raises(UserError, match="--shots 4 needs as many worked examples, openai/gsm8k has 3"):
+        load_shots("gsm8k", 4)
+    with pytest.raises(UserError, match="math500 has no training split"):
+        load_shots("math500", 4)
 
 
 def test_a_failing_grader_names_the_problems(hub, monkeypatch):

@@ -78,6 +78,7 @@ def draw_rows(
     sampling: Sampling,
     *,
     template: Template = TEMPLATES["plain"],
+    shots: Sequence[tuple[str, str]] = (),
     samples: int = 1,
     batch_size: int = 256,
     seed: int = 0,
@@ -89,13 +90,14 @@ def draw_rows(
     have drawn.
 
     Args:
+        shots: worked examples before each problem.
         start: at which sample to go on, a multiple of `batch_size`.
     """
     work = [(problem, sample) for problem in range(len(task)) for sample in range(samples)]
     for first in range(start, len(work), batch_size):
         part = work[first : first + batch_size]
         examples = [task[problem] for problem, _ in part]
-        prompts = [template.render(example.prompt, engine.tokenizer) for example in examples]
+        prompts = [template.render(example.prompt, engine.tokenizer, shots) for example in examples]
         ids = [template.tokenize(prompt, engine.tokenizer) for prompt in prompts]
         drawn = engine.sample(ids, sampling, seed=seed * SEEDS + first, stops=template.stops)
         texts = [template.cut(completion.text) for completion in drawn]

@@ -19,8 +19,8 @@ from lambda_grpo.evaluation.rows import draw_rows, summarise
 from lambda_grpo.models import load_model, load_tokenizer, resolve_model, training_of, weights_id
 from lambda_grpo.runs import provenance
 from lambda_grpo.tasks import Task, load_task
-from lambda_grpo.tasks.benchmarks import BENCHMARKS, load_benchmark
-from lambda_grpo.tasks.problems import FORMATS, MathProblems, local_problems
+from lambda_grpo.tasks.benchmarks import BENCHMARKS, load_benchmark, load_shots
+from lambda_grpo.tasks.problems import FORMATS, MathProblems, local_problems, read_rows, worked_examples
 from lambda_grpo.tasks.templates import TEMPLATES, find_template
 
 ENGINES = ("auto", "fast", "transformers", "vllm")
@@ -43,6 +43,8 @@ class Request:
     engine: str = "auto"
     server: str | None = None
     template: str | None = None
+    shots: int = 0
+    shots_data: str | None = None
     temperature: float | None = None
     top_p: float = 1.0
     top_k: int = 0
@@ -62,6 +64,8 @@ class Request:
             raise UserError(f"--top_p must be above 0 and at most 1, got {self.top_p}")
         if self.top_k < 0:
             raise UserError(f"--top_k must be at least 0 (0: no limit), got {self.top_k}")
+        if self.shots < 0:
+            raise UserError(f"--shots must be at least 0, got {self.shots}")
         if self.engine not in ENGINES:
             raise UserError(f"--engine must be one of {', '.join(ENGINES)}, got {self.engine!r}")
         if self.server is not None and self.engine != "vllm":
@@ -109,6 +113,7 @@ def _evaluate(request: Request, task: Task, path: str, tokenizer: Any, engine: A
     length = request.max_completion_length or (MATH_LENGTH if is_maths else GENERATED_LENGTH)
     sampling = Sampling(length, temperature, request.top_p, request.top_k)
     name, template = find_template(request.template or (None if is_maths else "plain"), tokenizer)
+    shots = _shots(request, task.name)
     settings = {
         "task": task.name,
         "n": len(task),
@@ -121,7 +126,8 @@ def _evaluate(request: Request, task: Task, path: str, tokenizer: Any, engine: A
         "engine": request.engine,
         "server": request.server,
         "template": {"name": name, **asdict(template)},
-        "example_prompt": template.render(task[0].prompt, tokenizer),
+        "shots": {"count": request.shots, "data": request.shots_data},
+        "example_prompt": template.render(task[0].prompt, tokenizer, shots),
         "sampling": asdict(sampling),
         "seed": request.seed,
         "batch_size": request.batch_size,
@@ -136,6 +142,7 @@ def _evaluate(request: Request, task: Task, path: str, tokenizer: Any, engine: A
                 task,
                 sampling,
                 template=template,
+                shots=shots,
                 samples=request.samples,
                 batch_size=request.batch_size,
                 seed=request.seed,
@@ -154,6 +161,14 @@ def _load(request: Request, name: str) -> Task:
         columns = {"question": request.question_column, "answer": request.answer_column}
         return local_problems(name, size=request.n, **columns)
     return load_task(name, "test", size=request.n or GENERATED_SIZE)
+
+
+def _shots(request: Request, task: str) -> list[tuple[str, str]]:
+    if request.shots == 0:
+        return []
+    if request.shots_data is None:
+        return load_shots(task, request.shots)
+    return worked_examples(request.shots_data, read_rows(request.shots_data), request.shots)
 
 
 def _engine(request: Request, path: str, tokenizer: Any, stack: ExitStack) -> Engine:

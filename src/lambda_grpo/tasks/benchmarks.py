@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lambda_grpo.errors import UserError, warn_once
-from lambda_grpo.tasks.problems import MathProblems, find_columns, load_split, read_rows
+from lambda_grpo.tasks.problems import MathProblems, find_columns, load_split, read_rows, worked_examples
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Benchmark:
         data: ids of data sets that hold it; the first one is loaded.
         config, split: of the data sets, in their order.
         rows: how many problems it has. Where sources differ, all their numbers.
+        shots: the split of the first data set that worked examples are from, where it has one.
     """
 
     title: str
@@ -29,10 +30,11 @@ class Benchmark:
     split: tuple[str, ...]
     rows: tuple[int, ...]
     config: tuple[str | None, ...] = (None, None)
+    shots: str | None = None
 
 
 BENCHMARKS: dict[str, Benchmark] = {
-    "gsm8k": Benchmark("GSM8K", ("openai/gsm8k",), ("test",), (1319,), ("main",)),
+    "gsm8k": Benchmark("GSM8K", ("openai/gsm8k",), ("test",), (1319,), ("main",), shots="train"),
     "math500": Benchmark("MATH-500", ("HuggingFaceH4/MATH-500",), ("test",), (500,)),
     "minerva": Benchmark("Minerva", ("math-ai/minervamath",), ("test",), (272,)),
     "gaokao2023en": Benchmark("Gaokao 2023 (en)", ("MARIO-Math-Reasoning/Gaokao2023-Math-En",), ("train",), (385,)),
@@ -81,6 +83,15 @@ def load_benchmark(name: str, *, data: str | None = None, size: int | None = Non
     columns = find_columns(chosen, rows[0], None, None)
     whole = len(rows) in benchmark.rows and (size is None or size >= len(rows))
     return MathProblems(name, rows[:size], columns, {**source, "rows": len(rows), "whole": whole})
+
+
+def load_shots(name: str, count: int) -> list[tuple[str, str]]:
+    """Worked examples from a benchmark's own training split. Raises UserError where it has none."""
+    benchmark = BENCHMARKS.get(name)
+    if benchmark is None or benchmark.shots is None:
+        raise UserError(f"{name} has no training split: name a file of worked examples by --shots_data")
+    data, config = benchmark.data[0], benchmark.config[0]
+    return worked_examples(data, list(load_split(data, data, config, split=benchmark.shots)), count)
 
 
 def _from_hub(benchmark: Benchmark, number: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -15,6 +15,7 @@ FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 # How data sets of maths problems name their columns, in the order in which they are looked for
 QUESTION_COLUMNS = ("question", "problem", "Question", "Problem", "prompt")
 ANSWER_COLUMNS = ("answer", "final_answer", "Answer")
+SOLUTION_COLUMNS = ("solution", "Solution", "answer")
 ID_COLUMNS = ("unique_id", "id", "ID", "question_number")
 
 
@@ -111,6 +112,22 @@ def local_problems(path: str, *, size: int | None, question: str | None, answer:
         raise UserError(f"{path} holds no problems")
     columns = find_columns(path, rows[0], question, answer)
     return MathProblems(Path(path).stem, rows[:size], columns, {"data": str(path), "rows": len(rows)})
+
+
+def worked_examples(name: str, rows: Sequence[Mapping[str, Any]], count: int) -> list[tuple[str, str]]:
+    """The first `count` problems with their solutions, to stand before a problem that is put.
+
+    Raises:
+        UserError: there are fewer, or they have no solutions.
+    """
+    if len(rows) < count:
+        raise UserError(f"--shots {count} needs as many worked examples, {name} has {len(rows)}")
+    question, solution = (
+        next((column for column in known if column in rows[0]), None) for known in (QUESTION_COLUMNS, SOLUTION_COLUMNS)
+    )
+    if question is None or solution is None:
+        raise UserError(f"{name} needs columns problem and solution for worked examples, it has {', '.join(rows[0])}")
+    return [(str(row[question]), str(row[solution])) for row in rows[:count]]
 
 
 def _example(name: str, number: int, row: Mapping[str, Any], columns: tuple[str, str]) -> Example:

@@ -6,6 +6,7 @@ part of every result.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,15 +33,21 @@ class Template:
     system: str | None = None
     stops: tuple[str, ...] = ()
 
-    def render(self, question: str, tokenizer: Any) -> str:
-        """The prompt as text."""
-        text = self.text.replace("{question}", question)
+    def render(self, question: str, tokenizer: Any, shots: Sequence[tuple[str, str]] = ()) -> str:
+        """The prompt as text.
+
+        Args:
+            shots: problems and their solutions that stand before it: as text, or as earlier turns of a chat.
+        """
         if not self.chat:
-            return text
-        system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        rendered: str = tokenizer.apply_chat_template(
-            [*system, {"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-        )
+            gap = "" if self.text[-1].isspace() else " "
+            solved = [self.text.replace("{question}", one) + gap + solution for one, solution in shots]
+            return "\n\n".join([*solved, self.text.replace("{question}", question)])
+        turns = [] if self.system is None else [{"role": "system", "content": self.system}]
+        for one, solution in [*shots, (question, "")]:
+            turns.append({"role": "user", "content": self.text.replace("{question}", one)})
+            turns.append({"role": "assistant", "content": solution})
+        rendered: str = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
         return rendered
 
     def tokenize(self, prompt: str, tokenizer: Any) -> list[int]:
@@ -73,12 +80,12 @@ TEMPLATES: dict[str, Template] = {
         stops=("Question:",),
     ),
     "problem_solution": Template(
-        "Minerva (arXiv 2206.14858), as lm-evaluation-harness has it in minerva_math, without examples",
+        "Minerva (arXiv 2206.14858), as lm-evaluation-harness has it in minerva_math (there with 4 examples)",
         "Problem:\n{question}\n\nSolution:",
         stops=("Problem:",),
     ),
     "qa": Template(
-        "lm-evaluation-harness, gsm8k, without examples", "Question: {question}\nAnswer:", stops=("Question:",)
+        "lm-evaluation-harness, gsm8k (there with --shots 5)", "Question: {question}\nAnswer:", stops=("Question:",)
     ),
     "r1_zero": Template(
         "DeepSeek-R1-Zero (arXiv 2501.12948), table 1",
