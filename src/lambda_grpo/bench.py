@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import math
 import statistics
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from scipy.stats import quantile_test
 
-from lambda_grpo import bench_steps
+from lambda_grpo import bench_grading, bench_steps
 from lambda_grpo.objective import group_advantages, loss_normalizer, policy_loss, response_weights
 
 Work = Callable[[], dict[str, float]]  # returns the seconds that it took, by phase
@@ -236,6 +237,12 @@ def _study() -> tuple[Work, Work]:
     )
 
 
+def _grading() -> tuple[Work, Work]:
+    """A batch of completions, by processes that are started already."""
+    numbers = itertools.count()
+    return _clocked(*(lambda grade=grade: grade(next(numbers)) for grade in (bench_grading.ours, bench_grading.theirs)))
+
+
 def _process(module: str, *words: str | int) -> Any:
     """What a module prints, as JSON, in its last line."""
     command = [sys.executable, "-m", module, *map(str, words)]
@@ -276,6 +283,7 @@ BENCHMARKS = {
             )
             for name in WORDS
         ),
+        Benchmark("grading", "512 maths completions, against math-verify in a loop in one process", 7, _grading),
         Benchmark(
             "study_throughput",
             "a run of a study (4 objectives, 10 seeds, 60 steps, side by side), against one of stock TRL by itself",

@@ -13,6 +13,7 @@ math-verify (0.9) alone says "same" of some that aren't, so it is asked under th
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import re
@@ -29,6 +30,7 @@ from lambda_grpo.tasks.graders.writing import as_text, choice, is_number, is_wor
 
 MAX_LENGTH = 1000  # characters of an answer
 MAX_DEPTH = 20  # of its braces and brackets
+MAX_DIGITS = 100  # of a number
 MAX_NODES = 400  # of its expression
 MAX_EXPONENT = 10_000
 MAX_BITS = 10_000  # of a whole number
@@ -41,6 +43,7 @@ for _name in ("math_verify.parser", "math_verify.grader"):
 
 _NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
+_DECIMAL = re.compile(r"-?\d+(?:\.\d+)?")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _CAPITAL_GREEK = re.compile(r"\\(Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega)(?![A-Za-z_(])")
 _SUBSCRIPT = re.compile(r"\d_\{?([^{}]*)\}?$")
@@ -105,8 +108,11 @@ def _equal(ours: Basic | MatrixBase, theirs: Basic | MatrixBase) -> bool:
     return isinstance(ours, Eq) and isinstance(theirs, Eq) and _is_multiple(ours, theirs)
 
 
+@functools.lru_cache(maxsize=1024)
 def _read(text: str) -> Basic | MatrixBase | None:
     """As math-verify parses it; None where it can't, or where it had better not."""
+    if _DECIMAL.fullmatch(text) and len(text) < MAX_DIGITS:  # as the parser makes it, without the parser
+        return sympy.Float(text) if "." in text else sympy.Integer(int(text))
     if len(text) > MAX_LENGTH or _depth(text) > MAX_DEPTH or _CONTROL.search(text):
         return None
     marked = re.sub(r"([A-Za-z])('+)", lambda match: f"{match[1]}_{{{'p' * len(match[2])}}}", text)  # x' isn't x
