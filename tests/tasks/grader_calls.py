@@ -14,6 +14,11 @@ def double_slowly(x):
     return 2 * x
 
 
+def doze(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
 def power(base, exponent):
     """Stays in C code, where no exception reaches it."""
     return len(str(base**exponent)) if exponent < 100 else (base**exponent) % 2

@@ -42,6 +42,12 @@ def test_a_call_in_c_code_is_ended_and_the_others_go_on():
     assert [outcome.result for outcome in outcomes] == [3, None, 4, None, 4]
 
 
+def test_a_call_that_only_waits_is_ended_too():
+    outcomes = Pool(CALLS, "doze", workers=2).run([(0.1,), (60,), (0.5,)], 0.2)
+    assert [outcome.result for outcome in outcomes] == [0.1, None, 0.5]  # waiting costs no computing time
+    assert outcomes[1].ended
+
+
 def test_the_deadline_of_a_batch_ends_what_is_left():
     pool = Pool(CALLS, "double_slowly", workers=1)
     outcomes = pool.run([(i,) for i in range(1000)], 10, deadline=time.monotonic() + 1.0)

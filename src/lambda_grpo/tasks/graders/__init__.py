@@ -14,8 +14,8 @@ from lambda_grpo.tasks.graders.pool import Outcome, Pool
 
 __all__ = ["Grade", "grade_math"]
 
-SECONDS = 2.0  # that one completion may take
-QUICK_SECONDS = 0.4  # in a first round, so that no completion waits for others that take long
+SECONDS = 2.0  # of computing that one completion may take
+QUICK_SECONDS = 0.4  # the same in a first round, so that no completion waits for others that take long
 BATCH_SECONDS, MORE_SECONDS = 10.0, 0.1  # that a batch may take: so many, and more for each completion
 
 logger = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ def grade_math(
     Args:
         completions: B texts.
         answers: B references: a formula or a word, or a text with `####` or `\boxed{}` before it.
-        seconds: that a completion may take. One that takes longer is wrong, counted and logged.
-        batch_seconds: that all may take; 10 s and 0.1 s for each completion by default.
+        seconds: of computing that a completion may take. One that takes longer is wrong, counted and logged.
+        batch_seconds: that all may take on the clock; 10 s and 0.1 s for each completion by default.
 
     Raises:
         UserError: math-verify isn't installed, or a reference is empty.

@@ -2,8 +2,9 @@
 
 Why not pebble's ProcessPool: its workers share one pipe and one lock. Killing workers at random moments broke or
 stalled the whole pool in 4 of 12 trials (pebble 5.2.3; tests/tasks/pebble_under_kills.py). Here each worker has a pipe
-of its own, and its death is its own affair. The limit of time is the kernel's alarm, which ends a process inside C
-code, too, and also after the program that asked has been killed.
+of its own, and its death is its own affair. The limit of time is the kernel's timer, which ends a process inside C
+code, too, and also after the program that asked has been killed. It counts computing time, so that a busy machine
+changes no verdict.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ from lambda_grpo.parallel import START_METHOD, cores
 
 MEMORY = 2**30  # bytes that a worker may take beyond what it starts with
 PRELOAD = "lambda_grpo.tasks.graders.verdict"  # so that a process that is replaced needn't import SymPy
+PATIENCE = 5  # times the limit that a call may take on the clock, which goes on while others compute
+LIMITS = (
+    signal.SIGPROF,
+    signal.SIGALRM,
+)  # what ends a call at its limit: the timers of computing time and of the clock
 MAX_DEATHS = 3  # of workers by the same call
 _IMPORTED_IN = os.getpid()
 
@@ -70,7 +76,7 @@ class Pool:
         A worker that dies is replaced and its call made again; one that kills MAX_DEATHS workers is ended.
 
         Args:
-            seconds: that a call may take.
+            seconds: of computing that a call may take.
             deadline: of all calls, on the clock of `time.monotonic`; those that aren't done then are ended.
         """
         if self._owner != os.getpid():  # this process was forked: the workers are its parent's
@@ -146,7 +152,7 @@ class _Batch:
         worker.process.join()
         worker.connection.close()
         self.deaths[worker.number] += 1
-        if worker.process.exitcode != -signal.SIGALRM and self.deaths[worker.number] < MAX_DEATHS:
+        if -(worker.process.exitcode or 0) not in LIMITS and self.deaths[worker.number] < MAX_DEATHS:
             self.waiting.appendleft(worker.number)
 
 
@@ -172,7 +178,8 @@ def _start(module: str, function: str) -> _Worker:
 
 def _serve(module: str, name: str, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the program's
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process
+    for limit in LIMITS:
+        signal.signal(limit, signal.SIG_DFL)  # ends the process
     function = getattr(importlib.import_module(module), name)
     _limit_memory()
     while True:
@@ -180,11 +187,13 @@ def _serve(module: str, name: str, connection: Connection) -> None:
             seconds, arguments = connection.recv()
         except EOFError:  # the program has ended
             return
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE * seconds)
         try:
             outcome = Outcome(function(*arguments))
         except Exception:
             outcome = Outcome(error=traceback.format_exc())
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         connection.send(outcome)
 
