@@ -16,7 +16,8 @@ def write_result(directory, model, task, value, *, objective=None, n=100, sample
     result = {
         "task": task, "model": model, "n": n, "samples": samples, "finished": True, "data": {"whole": True},
         "trained": objective and {"objective": objective, "step": 10, "run": "r", "lambda": 0.1},
-        "template": {"name": template}, "metrics": {"accuracy": estimate, "pass@1": estimate}, **more,
+        "template": {"name": template}, "metrics": {"accuracy": estimate, "pass@1": estimate}, "shots": None,
+        "sampling": {"temperature": 0.0 if samples == 1 else 0.6}, **more,
     }  # fmt: skip
     directory.mkdir(exist_ok=True, parents=True)
     (directory / f"{task}.json").write_text(json.dumps(result))
@@ -35,11 +36,36 @@ def results(tmp_path):
 def test_a_row_for_each_model_and_the_mean(results):
     lines = results_table(results).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0] == ["model", "objective", "template", "gsm8k (n = 100)", "math500 (n = 100)", "mean"]
-    assert cells[2][:4] == ["base", "–", "boxed_system", "50.0 (40.0 – 60.0)"]
+    assert cells[0] == ["model", "objective", "template", "sampling", "gsm8k (n = 100)", "math500 (n = 100)", "mean"]
+    assert cells[2][:5] == ["base", "–", "boxed_system", "greedy", "50.0 (40.0 – 60.0)"]
     assert cells[3][:3] == ["runs/a_b", "lambda_grpo", "boxed_system"]
-    # by hand: sqrt(0.6·0.4/100 + 0.4·0.6/100)/2 = 0.03464, times 1.96
-    assert cells[3][5] == "50.0 (43.2 – 56.8)"
+    # by hand: each half is 2·sqrt(0.24/100) = 0.09798; sqrt(2)·0.09798/2 = 0.06928
+    assert cells[3][6] == "50.0 (43.1 – 56.9)"
+
+
+def test_how_was_sampled_makes_a_row_of_its_own(tmp_path):
+    paths = [
+        write_result(tmp_path / "greedy", "m", "gsm8k", 0.5),
+        write_result(tmp_path / "sampled", "m", "gsm8k", 0.5, samples=32),
+        write_result(tmp_path / "shots", "m", "gsm8k", 0.5, shots={"count": 5, "digest": "x"}),
+    ]
+    table = results_table(paths)
+    assert "T = 0.6, 32 each" in table
+    assert "boxed_system, 5 shots" in table
+
+
+def test_the_mean_of_all_right_has_an_interval(tmp_path):
+    for task in ("a", "b"):
+        path = write_result(tmp_path / "r", "m", task, 1.0, n=100)
+        result = json.loads((tmp_path / "r" / f"{task}.json").read_text())
+        result["metrics"]["accuracy"]["ci95"] = [0.96, 1.0]
+        (tmp_path / "r" / f"{task}.json").write_text(json.dumps(result))
+    assert "100.0 (97.2 – 100.0)" in results_table([path])  # 4·sqrt(2)/2 = 2.83
+
+
+def test_a_format_is_of_a_table(capsys):
+    assert main(["report", "somewhere", "--format", "html"]) == 2
+    assert "--format and --metric are of a table: add --table" in capsys.readouterr().err
 
 
 def test_latex_and_html_escape_what_users_chose(tmp_path):

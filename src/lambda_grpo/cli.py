@@ -115,8 +115,8 @@ Evaluate a model on one task or several: accuracy, avg@k, pass@k and maj@k, with
   server            a vLLM server's URL; without it, --engine vllm starts one
   batch_size        completions drawn together (256). seed (0)
   output_dir        for TASK.json and TASK.samples.jsonl (RUN/eval for a run
-                    directory, otherwise evals/ and the time); the same command
-                    goes on there after a stop
+                    directory, otherwise a folder in evals/ for this model and
+                    these settings); the same command goes on after a stop
   json              print a JSON object for each task instead of tables
 
 Tables of several results: lambda-grpo report --table RESULT…"""
@@ -221,8 +221,8 @@ def _parser() -> argparse.ArgumentParser:
     report = add("report", _report, "write the report.html of a run or a study again, or a table of evaluations")
     report.add_argument("paths", nargs="+", metavar="PATH", help="a run or a study; with --table, results of eval")
     report.add_argument("--table", action="store_true", help="print one table of all results at the PATHs")
-    report.add_argument("--format", choices=("markdown", "latex", "html"), default="markdown", help="of the table")
-    report.add_argument("--metric", default="accuracy", help="of the table: accuracy, pass@4, maj@16, … (accuracy)")
+    report.add_argument("--format", choices=("markdown", "latex", "html"), help="of the table (markdown)")
+    report.add_argument("--metric", help="of the table: accuracy, pass@4, maj@16, … (accuracy)")
 
     bench = add("bench", _bench, "speed, as ratios against a peer")
     bench.add_argument("names", nargs="*", metavar="NAME", help="what to measure (all): see the table's first column")
@@ -282,12 +282,10 @@ def _compare(options: argparse.Namespace, rest: list[str]) -> None:
 def _eval(options: argparse.Namespace, rest: list[str]) -> None:
     evaluation = _import("lambda_grpo.evaluation.run", "trl,eval")
     given = {name: getattr(options, name) for name in EVAL_OPTIONS if hasattr(options, name)}
-    names = [name.strip() for name in given.pop("task").split(",")]
+    named = given.pop("task")
+    names = [named] if Path(named).is_file() else [name.strip() for name in named.split(",")]
     tasks = tuple(name for chosen in names for name in (evaluation.BENCHMARKS if chosen == "benchmarks" else [chosen]))
-    own = Path(given["model"]) / "eval"  # of a run directory
-    default = own if own.is_dir() else f"evals/{datetime.now():%Y-%m-%d-%H%M%S}"
-    directory = Path(given.pop("output_dir", default))
-    for result in evaluation.run(evaluation.Request(tasks=tasks, output_dir=directory, **given)):
+    for result in evaluation.run(evaluation.Request(tasks=tasks, **given)):
         if options.json:
             print(json.dumps(result), flush=True)
             continue
@@ -306,8 +304,6 @@ def _eval(options: argparse.Namespace, rest: list[str]) -> None:
             + (f", {result['timed_out']} graded wrong because it took too long" if result["timed_out"] else "")
             + "\n"
         )
-    if not options.json:
-        print(f"Results and samples: {directory}")
 
 
 def _report(options: argparse.Namespace, rest: list[str]) -> None:
@@ -315,8 +311,10 @@ def _report(options: argparse.Namespace, rest: list[str]) -> None:
 
     report = _import("lambda_grpo.report", "report")
     if options.table:
-        print(report.results_table(options.paths, options.metric, options.format))
+        print(report.results_table(options.paths, options.metric or "accuracy", options.format or "markdown"))
         return
+    if options.format or options.metric:
+        raise UserError("--format and --metric are of a table: add --table")
     for path in options.paths:
         directory = Path(path)
         if (directory / "results.json").is_file():

@@ -16,7 +16,7 @@ from lambda_grpo.runs import Run
 
 BUILTIN = "builtin"
 BUILTIN_LLAMA = "builtin-llama"
-END = 2**20  # bytes
+PIECE, PIECES = 2**16, 1000  # bytes; of a file
 _FOLDERS = {BUILTIN: "base_policy", BUILTIN_LLAMA: "llama_policy"}
 
 
@@ -68,22 +68,27 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         raise UserError(f"can't load a tokenizer from {path}: {' '.join(str(error).split())}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # as TRL does
+    if tokenizer.pad_token is None:
+        raise UserError(f"the tokenizer in {path} has neither a padding nor an end-of-sequence token: give it one")
     return tokenizer
 
 
 def weights_id(path: str) -> str:
-    """What tells a model from one that lay there before: its commit on the hub, or a digest of its files' two ends."""
+    """What tells a model from one that lay there before: its commit on the hub, or a digest of its files.
+
+    Of a large file it reads PIECES pieces, evenly spaced: training changes all of a matrix.
+    """
     if not Path(path).is_dir():
-        return str(AutoConfig.from_pretrained(path)._commit_hash)
+        return str(AutoConfig.from_pretrained(path)._commit_hash or "unknown")
     digest = hashlib.sha256()
     for file in sorted(Path(path).iterdir()):
         if file.suffix in (".safetensors", ".bin", ".json"):
             with open(file, "rb") as content:
                 size = content.seek(0, os.SEEK_END)
                 digest.update(f"{file.name} {size}\n".encode())
-                for start in (0, max(0, size - END)):
+                for start in range(0, size, max(PIECE, size // PIECES)):
                     content.seek(start)
-                    digest.update(content.read(END))
+                    digest.update(content.read(PIECE))
     return digest.hexdigest()[:16]
 
 

@@ -1,23 +1,27 @@
 """`lambda-grpo eval` on files, benchmarks and made tasks: results, samples, resumption, templates, engines."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_grpo.cli import main
-from lambda_grpo.evaluation.engines import LocalEngine, Sampling
-from lambda_grpo.evaluation.rows import Row, summarise
+from lambda_grpo.evaluation.engines import Completion, LocalEngine, Sampling
+from lambda_grpo.evaluation.rows import Row, draw_rows, summarise
 from lambda_grpo.models import load_model, load_tokenizer, training_of, weights_id
 from lambda_grpo.report import results_table
+from lambda_grpo.tasks import load_task
+from lambda_grpo.tasks.arithmetic import Arithmetic
 from lambda_grpo.tasks.templates import TEMPLATES, find_template
-from tests.evaluation.tiny_models import save_model, write_jsonl
+from tests.evaluation.tiny_models import CHATML, save_model, write_jsonl
 
 PROBLEMS = [{"question": f"What is {i} + {i}?", "answer": str(2 * i), "id": f"sum-{i}"} for i in range(10)]
 
@@ -66,7 +70,7 @@ def test_result_and_samples(tmp_path, qwen, problems, capsys):
         "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
         "<|im_start|>user\nWhat is 0 + 0?<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert result["data"] == {"data": problems, "rows": 10}
+    assert (result["data"]["data"], result["data"]["rows"]) == (problems, 10)
     assert {"torch", "transformers", "math-verify"} <= set(result["versions"])
     assert len(rows) == 40
     assert [(row["problem"], row["sample"]) for row in rows] == [(i, j) for i in range(10) for j in range(4)]
@@ -144,7 +148,7 @@ def test_worked_examples_stand_before_the_problem(tmp_path, qwen, base, problems
         assert evaluate("--model", base, *options, *wrong, "--output_dir", str(tmp_path / "no")) == 2
         assert message in capsys.readouterr().err
     assert evaluate("--model", base, *options[:4], "--output_dir", str(tmp_path / "none")) == 2
-    assert "sums has no training split: name a file of worked examples by --shots_data" in capsys.readouterr().err
+    assert "sums.jsonl has no training split: name a file of worked examples by --shots_data" in capsys.readouterr().err
 
 
 def test_every_template_renders_and_names_its_source(qwen):
@@ -164,8 +168,7 @@ def test_metrics_against_plain_loops(right):
         for i, samples in enumerate(right)
         for j, is_right in enumerate(samples)
     ]
-    metrics = summarise("t", rows, Sampling(8), 0).metrics
-    n = len(right)
+    metrics = summarise(Arithmetic("test", n := len(right)), rows, Sampling(8), 0).metrics
     assert metrics["accuracy"].value == pytest.approx(sum(map(sum, right)) / (3 * n))
     assert metrics["pass@3"].value == pytest.approx(sum(any(samples) for samples in right) / n)
     pairs = [sum(samples[a] or samples[b] for a, b in ((0, 1), (0, 2), (1, 2))) / 3 for samples in right]
@@ -212,7 +215,13 @@ class TestResuming:
         out = tmp_path / "out"
         assert main(self.command(qwen, problems, out)) == 0
         before = (out / "sums.samples.jsonl").read_bytes()
-        for other in (["--temperature", "0.5"], ["--model", llama], ["--seed", "1"], ["--template", "boxed"]):
+        for other in (
+            ["--n", "9"],
+            ["--temperature", "0.5"],
+            ["--model", llama],
+            ["--seed", "1"],
+            ["--template", "boxed"],
+        ):
             assert main([*self.command(qwen, problems, out), *other]) == 2
             assert "is of another evaluation: its" in capsys.readouterr().err
         assert (out / "sums.samples.jsonl").read_bytes() == before
@@ -226,6 +235,34 @@ class TestResuming:
         (model / "model.safetensors").write_bytes(weights)
         assert main(self.command(str(model), problems, tmp_path / "out")) == 2
         assert "its weights is" in capsys.readouterr().err
+
+    def test_other_problems_in_the_same_file_are_noticed(self, tmp_path, qwen, problems, capsys):
+        assert main(self.command(qwen, problems, tmp_path / "out")) == 0
+        write_jsonl(Path(problems), [*PROBLEMS[:9], {"question": "What is 9 + 10?", "answer": "19"}])
+        assert main(self.command(qwen, problems, tmp_path / "out")) == 2
+        assert "is of another evaluation: its data is" in capsys.readouterr().err
+
+    def test_samples_that_arent_these_are_refused(self, tmp_path, qwen, problems, capsys):
+        out = tmp_path / "out"
+        assert main(self.command(qwen, problems, out)) == 0
+        samples = (out / "sums.samples.jsonl").read_text()
+        (out / "sums.samples.jsonl").write_text(samples + samples.split("\n")[0] + "\n")
+        assert main(self.command(qwen, problems, out)) == 2
+        assert "holds other samples than these" in capsys.readouterr().err
+        (out / "sums.json").unlink()
+        assert main(self.command(qwen, problems, out)) == 2
+        assert "sums.samples.jsonl has lost its sums.json" in capsys.readouterr().err
+        (out / "sums.json").write_text('{"task": ')
+        assert main(self.command(qwen, problems, out)) == 2
+        assert "is no result of lambda-grpo eval" in capsys.readouterr().err
+
+    def test_without_a_directory_the_same_command_finds_its_own(self, tmp_path, qwen, problems, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        for seed in ("0", "0", "1"):
+            assert evaluate("--model", qwen, "--task", problems, "--seed", seed) == 0
+        named = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Results and samples: ")]
+        assert named[0] == named[1] != named[2]
+        assert len(list((tmp_path / "evals").iterdir())) == 2
 
     def test_one_program_at_a_time(self, tmp_path, qwen, problems, capsys):
         out = tmp_path / "out"
@@ -277,8 +314,6 @@ def test_a_made_task_has_votes_too(tmp_path):
 
 
 def test_a_timeout_is_counted_in_the_result(tmp_path, qwen, problems, monkeypatch):
-    from lambda_grpo.evaluation.engines import Completion
-
     hostile = Completion(r"\boxed{\prod_{k=1}^{10^9} k}", 12, True)
     monkeypatch.setattr(LocalEngine, "sample", lambda self, prompts, *a, **k: [hostile] * len(prompts))
     assert evaluate("--model", qwen, "--task", problems, "--n", "2", "--output_dir", str(tmp_path / "out")) == 0
@@ -311,6 +346,8 @@ BAD = [
     (["--samples", "2"], "several --samples of a greedy completion are all the same"),
     (["--samples", "0"], "--samples must be at least 1, got 0"),
     (["--top_p", "0"], "--top_p must be above 0 and at most 1, got 0.0"),
+    (["--seed", "99999999999999999"], "--seed must be from 0 to 4294967295"),
+    (["--output_dir", __file__], "is a file"),
     (["--top_k", "-1"], "--top_k must be at least 0 (0: no limit), got -1"),
     (["--engine", "sglang"], "--engine must be one of auto, fast, transformers, vllm, got 'sglang'"),
     (["--server", "http://127.0.0.1:1"], "--server needs --engine vllm"),
@@ -327,6 +364,71 @@ def test_bad_options_are_one_line(options, message, tmp_path, qwen, problems, ca
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_what_is_wrong_with_a_later_task_is_said_before_anything_is_drawn(tmp_path, qwen, problems, capsys):
+    out = tmp_path / "out"
+    settings = ["--samples", "4", "--output_dir", str(out)]
+    assert evaluate("--model", qwen, "--task", f"arithmetic,{problems}", *settings) == 2
+    assert "several --samples of a greedy completion" in capsys.readouterr().err
+    other = write_jsonl(tmp_path / "other" / "sums.jsonl", PROBLEMS[:2])
+    assert evaluate("--model", qwen, "--task", f"{problems},{other}", "--output_dir", str(out)) == 2
+    assert "two tasks are called 'sums'" in capsys.readouterr().err
+    taken = write_jsonl(tmp_path / "gsm8k.jsonl", PROBLEMS)
+    assert evaluate("--model", qwen, "--task", str(taken), "--output_dir", str(out)) == 2
+    assert "would be taken for the benchmark" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_what_doesnt_fit_into_the_model_is_refused(tmp_path, qwen, problems, capsys):
+    out = str(tmp_path / "out")
+    assert evaluate("--model", qwen, "--task", problems, "--max_completion_length", "2000", "--output_dir", out) == 2
+    assert re.search(
+        r"may take \d+ tokens, the model has 1024: set --max_completion_length lower", capsys.readouterr().err
+    )
+
+
+def test_a_path_may_have_commas_brackets_and_capitals(tmp_path, qwen, capsys):
+    path = write_jsonl(tmp_path / "a, b" / "t[1]*.JSONL", PROBLEMS[:3])
+    write_jsonl(tmp_path / "a, b" / "t1x.JSONL", PROBLEMS)
+    assert evaluate("--model", qwen, "--task", str(path), "--json", "--output_dir", str(tmp_path / "out")) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 3
+
+
+def test_a_chat_template_without_a_system_role(tmp_path, problems, capsys):
+    model = save_model(tmp_path / "model")
+    strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    (tmp_path / "model" / "chat_template.jinja").write_text(strict + CHATML.split("{% endif %}", 1)[1])
+    assert evaluate("--model", model, "--task", problems, "--output_dir", str(tmp_path / "no")) == 2
+    assert (
+        "refuses template 'boxed_system' (System role not supported): use another --template" in capsys.readouterr().err
+    )
+    assert (
+        evaluate("--model", model, "--task", problems, "--template", "boxed", "--output_dir", str(tmp_path / "o")) == 0
+    )
+
+
+def test_a_completion_that_was_cut_at_a_stop_is_as_long_as_its_text(qwen):
+    class Engine:
+        tokenizer, context = load_tokenizer(qwen), None
+
+        def sample(self, prompts, sampling, *, seed, stops):
+            return [Completion("It is 4.\nQuestion: and then?", 500, False)] * len(prompts)
+
+    task = load_task("arithmetic", "test", size=1)
+    ((row,),) = draw_rows(Engine(), task, Sampling(500), template=TEMPLATES["qa"])
+    assert row.completion == "It is 4.\n"
+    assert row.length == len(Engine.tokenizer("It is 4.\n")["input_ids"]) < 10
+    assert row.ended
+
+
+def test_a_model_that_never_answers_has_a_majority_too(tmp_path, qwen, problems, monkeypatch):
+    monkeypatch.setattr(LocalEngine, "sample", lambda self, prompts, *a, **k: [Completion("", 1, True)] * len(prompts))
+    settings = ["--samples", "2", "--temperature", "1", "--output_dir", str(tmp_path / "out")]
+    assert evaluate("--model", qwen, "--task", problems, *settings) == 0
+    result, _ = read(tmp_path / "out")
+    assert result["unanswered"] == 1.0
+    assert result["metrics"]["maj@2"]["value"] == 0.0
 
 
 def test_a_chat_template_is_needed_where_it_is_asked_for(tmp_path, base, problems, capsys):
@@ -369,7 +471,7 @@ def test_the_random_state_and_the_mode_are_left_alone(qwen):
 def test_in_an_environment_without_math_verify_the_word_is_clear(tmp_path, qwen, problems, monkeypatch, capsys):
     from lambda_grpo.tasks import graders
 
-    graders._pool.cache_clear()
+    graders._started_pool.cache_clear()
     monkeypatch.setattr(graders, "find_spec", lambda name: None)
     assert evaluate("--model", qwen, "--task", problems, "--output_dir", str(tmp_path / "out")) == 2
     assert "grading maths needs math-verify: pip install 'lambda-grpo[eval]'" in capsys.readouterr().err

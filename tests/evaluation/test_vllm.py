@@ -105,11 +105,17 @@ def test_a_served_name_of_its_own_is_known_by_its_root(model):
         running.shutdown()
 
 
-def test_what_doesnt_fit_is_refused_before_anything_is_drawn(model, server):
+def test_what_doesnt_fit_is_refused_before_anything_is_drawn(tmp_path, model, server, capsys):
     engine = VLLMEngine(server.url, model, load_tokenizer(model))
-    with pytest.raises(UserError, match="may take 515 tokens, the server's --max-model-len is 512"):
-        engine.sample([[5, 6, 7]], Sampling(512, 0.0), seed=0, stops=())
+    assert engine.context == 512
+    code, _ = evaluate(
+        tmp_path, model, "long", "--engine", "vllm", "--server", server.url, "--max_completion_length", "480"
+    )
+    assert code == 2
+    assert "a prompt and its completion may take 528 tokens, the model has 512" in capsys.readouterr().err
     assert server.requests == []
+    with pytest.raises(UserError, match=r"maximum context length is 512 tokens\. What was drawn is kept"):
+        engine.sample([[5, 6, 7]], Sampling(512, 0.0), seed=0, stops=())
 
 
 def test_no_server(tmp_path, model, capsys):

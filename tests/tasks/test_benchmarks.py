@@ -8,8 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from lambda_grpo.errors import UserError
-from lambda_grpo.tasks import load_task
+from lambda_grpo.tasks import graders, load_task
 from lambda_grpo.tasks.benchmarks import BENCHMARKS, load_benchmark, load_shots
+from lambda_grpo.tasks.graders import GradingError
+from lambda_grpo.tasks.graders.pool import Pool
 from lambda_grpo.tasks.problems import local_problems
 from tests.tasks.benchmark_files import DATA_SETS, GSM8K, write_data_set
 
@@ -111,7 +113,8 @@ def test_a_file_of_ones_own(kind, tmp_path):
     ("content", "message"),
     [
         ("", "bad.jsonl holds no problems"),
-        ("{not json\n", "can't load .*bad.jsonl"),
+        ("{not json\n", "can't read .*bad.jsonl"),
+        ("[1, 2]", "bad.jsonl holds no problems: need a mapping with question and answer for each"),
         (json.dumps({"text": "?", "answer": "1"}), "no column question or problem.*name the one with the questions by"),
         (json.dumps({"question": "?", "label": "1"}), "no column answer .*--answer_column, it has question, label"),
         (json.dumps({"question": "?", "answer": ""}), "bad, row 0: need a question and an answer, got '\\?' and ''"),
@@ -143,6 +146,7 @@ def test_worked_examples_are_from_the_training_split(hub):
 def test_a_failing_grader_names_the_problems(hub, monkeypatch):
     write_data_set(hub, "HuggingFaceH4/MATH-500", 500)
     task = load_benchmark("math500")
-    with pytest.raises(TypeError, match="completion 0 must be text") as caught:
-        task.grade_all([None], [task[0]])
-    assert caught.value.__notes__ == ["Task 'math500', problems test/precalculus/1.json"]
+    monkeypatch.setattr(graders, "_pool", lambda: Pool("tests.tasks.grader_calls", "fail_on_seven", workers=2))
+    with pytest.raises(GradingError, match="the grader failed on completion 1") as caught:
+        task.grade_all([r"\boxed{5}", r"\boxed{7}"], [task[0], task[1]])
+    assert caught.value.__notes__ == ["This is problem test/algebra/2.json of task 'math500'."]

@@ -19,8 +19,12 @@ def test_accuracy_reads_either_column_and_conversations():
     ]
     conversations = [[{"role": "assistant", "content": text}] for text in texts]
     assert math_accuracy(conversations, answer=["0.5", "6", "8"]) == [1.0, 0.0, 1.0]
+    assert math_accuracy([r"\boxed{1, 2}"], answer=[["$2$", "$1$"]]) == [1.0]
     with pytest.raises(UserError, match="math_accuracy needs a column 'answer' or 'solution'"):
         math_accuracy(texts)
+    for missing in (None, float("nan"), "", []):
+        with pytest.raises(UserError, match="answer 1 is ''"):
+            math_accuracy(texts[:2], answer=["5", missing])
 
 
 def test_timeouts_are_logged():

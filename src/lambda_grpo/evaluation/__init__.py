@@ -30,4 +30,4 @@ def evaluate(
     """
     engine = LocalEngine(model, tokenizer)
     rows = [row for batch in draw_rows(engine, task, sampling, batch_size=batch_size, seed=seed) for row in batch]
-    return summarise(task.name, rows, sampling, seed)
+    return summarise(task, rows, sampling, seed)

@@ -14,57 +14,78 @@ from typing import Any
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.evaluation.rows import Evaluation, Row
-from lambda_grpo.runs import write_json
+from lambda_grpo.runs import write_json, write_text
 
 # What may differ where an evaluation goes on: it doesn't change what is drawn.
-INCIDENTAL = {"versions", "git_commit", "server"}
+INCIDENTAL = {"git_commit", "server"}
 
 
 class EvaluationFiles:
-    """The files of one task in an output directory.
+    """The files of one task in an output directory. Row i is work item i: (problem, sample) in order.
 
     Args:
         directory: is made if it isn't there.
-        settings: what decides the result, as JSON holds it.
+        settings: what decides the result, as JSON holds it; `n` problems, `samples` of each.
         batch_size: samples that are drawn together.
 
     Raises:
-        UserError: the directory holds an evaluation of this task with other settings.
+        UserError: the directory holds an evaluation of this task with other settings, or something that isn't one.
     """
 
-    def __init__(self, directory: Path, task: str, settings: Mapping[str, Any], batch_size: int):
+    def __init__(self, directory: Path, name: str, settings: Mapping[str, Any], batch_size: int):
         directory.mkdir(parents=True, exist_ok=True)
-        self.result_path = directory / f"{task}.json"
-        self.samples_path = directory / f"{task}.samples.jsonl"
+        self.result_path = directory / f"{name}.json"
+        self.samples_path = directory / f"{name}.samples.jsonl"
         self.settings: dict[str, Any] = json.loads(json.dumps(settings, default=str))
         self.batch_size = batch_size
+        self.result: dict[str, Any] | None = None  # once it is finished
         self.rows: list[Row] = []
         if self.result_path.exists():
-            self._check(json.loads(self.result_path.read_text()))
+            found = self._read_result()
+            self._check(found)
+            self.result = found if found["finished"] else None
             self._read_rows()
+        elif self.samples_path.exists():
+            raise UserError(f"{self.samples_path} has lost its {self.result_path.name}: choose another --output_dir")
         else:
             write_json(self.result_path, {**self.settings, "finished": False})
 
+    def _read_result(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(self.result_path.read_text())
+            if "finished" in found:
+                return found
+        except json.JSONDecodeError:
+            pass
+        raise UserError(f"{self.result_path} is no result of lambda-grpo eval: choose another --output_dir")
+
     def _check(self, found: Mapping[str, Any]) -> None:
         for key, value in self.settings.items():
-            if key not in INCIDENTAL and found.get(key) != value:
-                raise UserError(
-                    f"{self.result_path} is of another evaluation: its {key} is {found.get(key)!r}, not {value!r}. "
-                    "Choose another --output_dir"
-                )
+            # what is finished may be looked at with other versions, but not gone on with
+            if key in INCIDENTAL or (key == "versions" and found["finished"]) or found.get(key) == value:
+                continue
+            raise UserError(
+                f"{self.result_path} is of another evaluation: its {key} is {found.get(key)!r}, not {value!r}. "
+                "Choose another --output_dir"
+            )
 
     def _read_rows(self) -> None:
         """What is there up to the last whole batch. A kill may have cut the last line short."""
-        if not self.samples_path.exists():
-            return
-        lines = self.samples_path.read_text().split("\n")[:-1]
-        whole = len(lines)
-        if whole < self.settings["n"] * self.settings["samples"]:
-            whole -= whole % self.batch_size
-            partial = self.samples_path.with_suffix(".partial")
-            partial.write_text("".join(line + "\n" for line in lines[:whole]))
-            partial.replace(self.samples_path)
-        self.rows = [Row(**json.loads(line)) for line in lines[:whole]]
+        text = self.samples_path.read_text() if self.samples_path.exists() else ""
+        lines = complete = text.split("\n")[:-1]
+        samples, total = self.settings["samples"], self.settings["n"] * self.settings["samples"]
+        if len(lines) < total:
+            lines = lines[: len(lines) - len(lines) % self.batch_size]
+        try:
+            self.rows = [Row(**json.loads(line)) for line in lines]
+        except (json.JSONDecodeError, TypeError) as error:
+            raise UserError(f"{self.samples_path} can't be read ({error}): choose another --output_dir") from error
+        if len(lines) > total or any(
+            (row.problem, row.sample) != divmod(i, samples) for i, row in enumerate(self.rows)
+        ):
+            raise UserError(f"{self.samples_path} holds other samples than these: choose another --output_dir")
+        if len(lines) < len(complete) or not text.endswith("\n"):
+            write_text(self.samples_path, "".join(line + "\n" for line in lines))
 
     def add(self, rows: list[Row]) -> None:
         """Append a batch."""
@@ -76,4 +97,5 @@ class EvaluationFiles:
         """Write the result, and return it."""
         result = {**self.settings, **evaluation.to_dict(), "finished": True}
         write_json(self.result_path, result)
-        return json.loads(json.dumps(result, default=str))
+        self.result = json.loads(json.dumps(result, default=str))
+        return self.result

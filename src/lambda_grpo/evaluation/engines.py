@@ -61,9 +61,14 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Draws completions."""
+    """Draws completions.
+
+    Attributes:
+        context: tokens that a prompt and its completion may have together; None where that isn't known.
+    """
 
     tokenizer: Any
+    context: int | None
 
     def sample(
         self, prompts: list[list[int]], sampling: Sampling, *, seed: int, stops: tuple[str, ...]
@@ -87,6 +92,7 @@ class LocalEngine:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: str = "auto"):
         self.model, self.tokenizer, self.kind = model, tokenizer, kind
+        self.context: int | None = getattr(model.config, "max_position_embeddings", None)
 
     def sample(
         self, prompts: list[list[int]], sampling: Sampling, *, seed: int, stops: tuple[str, ...]

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lambda_grpo.evaluation.engines import Engine, Sampling
+from lambda_grpo.evaluation.engines import Completion, Engine, Sampling
 from lambda_grpo.evaluation.statistics import Estimate, clustered_mean, majority_at_k, pass_at_k, powers_up_to
 from lambda_grpo.tasks import Task, grade_all
 from lambda_grpo.tasks.templates import TEMPLATES, Template
 
-SEEDS = 1_000_003  # between two seeds of a user's: more than there are samples
+SEEDS = 10**9 + 7  # between two seeds of a user's: more than there are samples
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ def draw_rows(
         ids = [template.tokenize(prompt, engine.tokenizer) for prompt in prompts]
         drawn = engine.sample(ids, sampling, seed=seed * SEEDS + first, stops=template.stops)
         texts = [template.cut(completion.text) for completion in drawn]
+        drawn = [_cut(completion, text, engine.tokenizer) for completion, text in zip(drawn, texts, strict=True)]
         yield [
             Row(
                 problem, example.metadata.get("id", problem), sample, prompt, text, example.answer, grade.extracted,
@@ -112,7 +113,14 @@ def draw_rows(
         ]  # fmt: skip
 
 
-def summarise(task: str, rows: Sequence[Row], sampling: Sampling, seed: int) -> Evaluation:
+def _cut(completion: Completion, text: str, tokenizer: Any) -> Completion:
+    """A completion that was drawn beyond a stop, as long as its text up to there."""
+    if text == completion.text:
+        return completion
+    return Completion(text, len(tokenizer(text, add_special_tokens=False)["input_ids"]), True)
+
+
+def summarise(task: Task, rows: Sequence[Row], sampling: Sampling, seed: int) -> Evaluation:
     """What the samples of all problems say together. Each problem has as many."""
     by_problem: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
@@ -124,14 +132,14 @@ def summarise(task: str, rows: Sequence[Row], sampling: Sampling, seed: int) -> 
     metrics = {"accuracy": accuracy, f"avg@{samples}": accuracy}
     for k in powers_up_to(samples):
         metrics[f"pass@{k}"] = clustered_mean([pass_at_k(count, samples, k) for count in right], samples)
-    extracts = any(row.vote is not None for row in rows)
+    extracts = hasattr(task, "extract") or hasattr(task, "grade_all")
     if extracts:
         metrics[f"maj@{samples}"] = clustered_mean(
             [majority_at_k([row.vote for row in problem], [row.correct for row in problem]) for problem in problems]
         )
     count = len(rows)
     return Evaluation(
-        task=task,
+        task=task.name,
         n=len(problems),
         accuracy=accuracy.value,
         ci95=accuracy.ci95,

@@ -2,96 +2,80 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from jinja2 import TemplateError
 from tqdm import tqdm
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.evaluation.directory import EvaluationFiles
 from lambda_grpo.evaluation.engines import Engine, LocalEngine, Sampling
+from lambda_grpo.evaluation.request import Request, file_name
 from lambda_grpo.evaluation.rows import draw_rows, summarise
 from lambda_grpo.models import load_model, load_tokenizer, resolve_model, training_of, weights_id
 from lambda_grpo.runs import provenance
 from lambda_grpo.tasks import Task, load_task
 from lambda_grpo.tasks.benchmarks import BENCHMARKS, load_benchmark, load_shots
-from lambda_grpo.tasks.problems import FORMATS, MathProblems, local_problems, read_rows, worked_examples
-from lambda_grpo.tasks.templates import TEMPLATES, find_template
+from lambda_grpo.tasks.problems import MathProblems, is_file_of_problems, local_problems, read_rows, worked_examples
+from lambda_grpo.tasks.templates import Template, find_template
 
-ENGINES = ("auto", "fast", "transformers", "vllm")
+__all__ = ["BENCHMARKS", "Request", "run"]
+
 GENERATED_SIZE = 500  # held-out examples of a task that makes them
 MATH_LENGTH, GENERATED_LENGTH = 2048, 256  # tokens of a completion
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to evaluate; None stands for the task's own default: the options of `lambda-grpo eval`."""
+class _Plan:
+    """One task, with all that is decided before anything is drawn.
 
-    model: str
-    tasks: tuple[str, ...]
-    output_dir: Path
-    n: int | None = None
-    data: str | None = None
-    question_column: str | None = None
-    answer_column: str | None = None
-    samples: int = 1
-    engine: str = "auto"
-    server: str | None = None
-    template: str | None = None
-    shots: int = 0
-    shots_data: str | None = None
-    temperature: float | None = None
-    top_p: float = 1.0
-    top_k: int = 0
-    max_completion_length: int | None = None
-    batch_size: int = 256
-    seed: int = 0
+    longest: tokens of the longest prompt.
+    settings: what decides the result, for its file.
+    """
 
-    def check(self) -> None:
-        """Raises UserError, naming the option, if one can't be used."""
-        for name in ("n", "samples", "max_completion_length", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name} must be at least 1, got {value}")
-        if self.temperature is not None and not 0 <= self.temperature < float("inf"):
-            raise UserError(f"--temperature must be a number of at least 0, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"--top_p must be above 0 and at most 1, got {self.top_p}")
-        if self.top_k < 0:
-            raise UserError(f"--top_k must be at least 0 (0: no limit), got {self.top_k}")
-        if self.shots < 0:
-            raise UserError(f"--shots must be at least 0, got {self.shots}")
-        if self.engine not in ENGINES:
-            raise UserError(f"--engine must be one of {', '.join(ENGINES)}, got {self.engine!r}")
-        if self.server is not None and self.engine != "vllm":
-            raise UserError("--server needs --engine vllm")
-        if self.data is not None and (len(self.tasks) > 1 or self.tasks[0] not in BENCHMARKS):
-            raise UserError("--data is another source of one benchmark: for a file of your own, name it as --task")
-        if self.template is not None and self.template not in TEMPLATES:
-            raise UserError(f"unknown template {self.template!r}: use {', '.join(TEMPLATES)}")
+    task: Task
+    sampling: Sampling
+    template: Template
+    shots: list[tuple[str, str]]
+    longest: int
+    settings: dict[str, Any]
 
 
 def run(request: Request) -> Iterator[dict[str, Any]]:
     """Evaluate on each task, and yield its result as it is finished. The same request goes on where it was stopped.
 
     Raises:
-        UserError: the request can't be carried out; what has been drawn stays.
+        UserError: the request can't be carried out. What can be known beforehand is said before anything is written;
+            what has been drawn stays.
     """
-    request.check()
-    tasks = [_load(request, name) for name in request.tasks]
     path = resolve_model(request.model)
     tokenizer = load_tokenizer(path)
-    request.output_dir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(request.output_dir / ".lock")
+    model = {
+        "model": request.model,
+        "path": path,
+        "weights": weights_id(path),
+        "trained": training_of(path),
+        **provenance(),
+    }
+    plans = [_plan(request, name, tokenizer, model) for name in request.tasks]
+    names = [plan.task.name for plan in plans]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two tasks are called {name!r}: evaluate on them in two directories")
+    request.directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(request.directory / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise UserError(f"another program evaluates in {request.output_dir}: choose another --output_dir") from error
+        raise UserError(f"another program evaluates in {request.directory}: choose another --output_dir") from error
+    print(f"Results and samples: {request.directory}", file=sys.stderr)
     with ExitStack() as stack:
         stack.callback(lock.release)
         engines: list[Engine] = []  # made when the first task needs it: a finished evaluation needs none
@@ -101,48 +85,29 @@ def run(request: Request) -> Iterator[dict[str, Any]]:
                 engines.append(_engine(request, path, tokenizer, stack))
             return engines[0]
 
-        for task in tasks:
-            yield _evaluate(request, task, path, tokenizer, engine)
+        for plan in plans:
+            yield _evaluate(request, plan, engine)
 
 
-def _evaluate(request: Request, task: Task, path: str, tokenizer: Any, engine: Any) -> dict[str, Any]:
-    is_maths = isinstance(task, MathProblems)
-    temperature = request.temperature if request.temperature is not None else (0.0 if is_maths else 1.0)
-    if request.samples > 1 and temperature == 0:
-        raise UserError("several --samples of a greedy completion are all the same: set --temperature above 0")
-    length = request.max_completion_length or (MATH_LENGTH if is_maths else GENERATED_LENGTH)
-    sampling = Sampling(length, temperature, request.top_p, request.top_k)
-    name, template = find_template(request.template or (None if is_maths else "plain"), tokenizer)
-    shots = _shots(request, task.name)
-    settings = {
-        "task": task.name,
-        "n": len(task),
-        "samples": request.samples,
-        "model": request.model,
-        "path": path,
-        "weights": weights_id(path),
-        "trained": training_of(path),
-        "data": getattr(task, "source", {"task": task.name, "split": "test"}),
-        "engine": request.engine,
-        "server": request.server,
-        "template": {"name": name, **asdict(template)},
-        "shots": {"count": request.shots, "data": request.shots_data},
-        "example_prompt": template.render(task[0].prompt, tokenizer, shots),
-        "sampling": asdict(sampling),
-        "seed": request.seed,
-        "batch_size": request.batch_size,
-        **provenance(),
-    }
-    files = EvaluationFiles(request.output_dir, _file_name(task.name), settings, request.batch_size)
-    total = len(task) * request.samples
-    with tqdm(total=total, initial=len(files.rows), desc=task.name, unit="sample", disable=None) as bar:
+def _evaluate(request: Request, plan: _Plan, engine: Callable[[], Engine]) -> dict[str, Any]:
+    files = EvaluationFiles(request.directory, file_name(plan.task.name), plan.settings, request.batch_size)
+    if files.result is not None:
+        return files.result
+    total = len(plan.task) * request.samples
+    with tqdm(total=total, initial=len(files.rows), desc=plan.task.name, unit="sample", disable=None) as bar:
         if len(files.rows) < total:
+            needed, context = plan.longest + plan.sampling.max_completion_length, engine().context
+            if context is not None and needed > context:
+                raise UserError(
+                    f"{plan.task.name}: a prompt and its completion may take {needed} tokens, the model has {context}: "
+                    "set --max_completion_length lower (or vLLM's --max-model-len higher)"
+                )
             batches = draw_rows(
                 engine(),
-                task,
-                sampling,
-                template=template,
-                shots=shots,
+                plan.task,
+                plan.sampling,
+                template=plan.template,
+                shots=plan.shots,
                 samples=request.samples,
                 batch_size=request.batch_size,
                 seed=request.seed,
@@ -151,24 +116,69 @@ def _evaluate(request: Request, task: Task, path: str, tokenizer: Any, engine: A
             for rows in batches:
                 files.add(rows)
                 bar.update(len(rows))
-    return files.finish(summarise(task.name, files.rows, sampling, request.seed))
+    return files.finish(summarise(plan.task, files.rows, plan.sampling, request.seed))
+
+
+def _plan(request: Request, name: str, tokenizer: Any, model: dict[str, Any]) -> _Plan:
+    task = _load(request, name)
+    is_maths = isinstance(task, MathProblems)
+    temperature = request.temperature if request.temperature is not None else (0.0 if is_maths else 1.0)
+    if request.samples > 1 and temperature == 0:
+        raise UserError("several --samples of a greedy completion are all the same: set --temperature above 0")
+    length = request.max_completion_length or (MATH_LENGTH if is_maths else GENERATED_LENGTH)
+    sampling = Sampling(length, temperature, request.top_p, request.top_k)
+    chosen, template = find_template(request.template or (None if is_maths else "plain"), tokenizer)
+    shots = _shots(request, name)
+    examples = [task[i] for i in range(len(task))]
+    try:
+        prompts = [template.render(example.prompt, tokenizer, shots) for example in examples]
+    except TemplateError as error:  # some models' chat templates know no system role
+        raise UserError(
+            f"the model's chat template refuses template {chosen!r} ({error}): use another --template"
+        ) from error
+    settings = {
+        "task": task.name,
+        "n": len(task),
+        "samples": request.samples,
+        **model,
+        "data": {
+            **getattr(task, "source", {"task": name, "split": "test"}),
+            "digest": _digest([(example.prompt, example.answer) for example in examples]),
+        },
+        "engine": request.engine,
+        "server": request.server,
+        "template": {"name": chosen, **asdict(template)},
+        "shots": {"count": request.shots, "digest": _digest(shots)} if shots else None,
+        "example_prompt": prompts[0],
+        "sampling": asdict(sampling),
+        "seed": request.seed,
+        "batch_size": request.batch_size,
+    }
+    longest = max(len(template.tokenize(prompt, tokenizer)) for prompt in prompts)
+    return _Plan(task, sampling, template, shots, longest, settings)
 
 
 def _load(request: Request, name: str) -> Task:
     if name in BENCHMARKS:
         return load_benchmark(name, data=request.data, size=request.n)
-    if Path(name).suffix in FORMATS:
-        columns = {"question": request.question_column, "answer": request.answer_column}
-        return local_problems(name, size=request.n, **columns)
-    return load_task(name, "test", size=request.n or GENERATED_SIZE)
+    if not is_file_of_problems(name):
+        return load_task(name, "test", size=request.n or GENERATED_SIZE)
+    task = local_problems(name, size=request.n, question=request.question_column, answer=request.answer_column)
+    if task.name in BENCHMARKS:
+        raise UserError(f"{name} would be taken for the benchmark: rename it, or --task {task.name} --data {name}")
+    return task
 
 
-def _shots(request: Request, task: str) -> list[tuple[str, str]]:
+def _shots(request: Request, name: str) -> list[tuple[str, str]]:
     if request.shots == 0:
         return []
     if request.shots_data is None:
-        return load_shots(task, request.shots)
+        return load_shots(name, request.shots)
     return worked_examples(request.shots_data, read_rows(request.shots_data), request.shots)
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def _engine(request: Request, path: str, tokenizer: Any, stack: ExitStack) -> Engine:
@@ -179,9 +189,5 @@ def _engine(request: Request, path: str, tokenizer: Any, stack: ExitStack) -> En
         from lambda_grpo.evaluation.vllm import VLLMEngine, serve
     except ModuleNotFoundError as error:
         raise UserError(f"--engine vllm needs {error.name}: pip install 'lambda-grpo[eval]'") from error
-    url = request.server or stack.enter_context(serve(path, request.output_dir / "vllm.log"))
+    url = request.server or stack.enter_context(serve(path, request.directory / "vllm.log"))
     return VLLMEngine(url, path, tokenizer)
-
-
-def _file_name(task: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", task)

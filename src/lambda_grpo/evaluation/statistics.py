@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scipy.stats import norm
+from scipy.stats import t as student
 
 LEVEL = 0.95
 
@@ -32,8 +33,9 @@ def clustered_mean(values: Sequence[float], samples: int = 1) -> Estimate:
 
     The standard error is clustered by problem (E. Miller, Adding Error Bars to Evals, arXiv 2411.00640): of the
     problems' own means, since the samples of one problem aren't independent. The interval is Wilson's for as many
-    independent samples as would have that standard error (Korn and Graubard's effective sample size, Survey Methodology
-    24, 1998), which stays within 0 and 1 and isn't empty where all are right; with one sample it is Wilson's own.
+    independent samples as would have that standard error (E. L. Korn and B. I. Graubard's effective sample size, with
+    its adjustment for few clusters, Survey Methodology 24, 1998), which stays within 0 and 1 and isn't empty where all
+    are right; with one sample it is Wilson's own.
 
     Args:
         values: the mean of each problem's samples, or an estimate of its own like pass@k.
@@ -46,11 +48,16 @@ def clustered_mean(values: Sequence[float], samples: int = 1) -> Estimate:
     if n == 0:
         raise ValueError("no problems")
     mean = math.fsum(values) / n
-    variance = math.fsum((value - mean) ** 2 for value in values) / n
-    spread = mean * (1 - mean)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n if n > 1 else 0.0  # of the mean
     # as if each problem were one sample at least, and all samples independent at most
-    effective = min(max(n * spread / variance, n), n * samples) if variance > 0 else n
-    return Estimate(mean, _wilson(mean, effective), math.sqrt(variance / n))
+    effective = min(max(mean * (1 - mean) / variance, n), n * samples) if variance > 0 else n
+    if samples > 1:
+        effective *= (_quantile(n * samples - 1) / _quantile(n - 1)) ** 2 if n > 1 else 1
+    return Estimate(mean, _wilson(mean, effective), math.sqrt(variance))
+
+
+def _quantile(degrees: int) -> float:
+    return float(student.ppf((1 + LEVEL) / 2, degrees))
 
 
 def _wilson(share: float, n: float) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from lambda_grpo.errors import UserError
 from lambda_grpo.evaluation.engines import Completion, Sampling
 
 CONCURRENT = 256  # requests; vLLM makes batches of them itself
+SECONDS_TO_END = 60  # that a server has
 RETRIES = 5  # of a request, with growing pauses
 
 
@@ -37,9 +38,7 @@ class VLLMEngine:
 
     def __init__(self, url: str, model: str, tokenizer: Any):
         self.url, self.tokenizer = url.rstrip("/").removesuffix("/v1"), tokenizer
-        self.client = openai.OpenAI(
-            base_url=f"{self.url}/v1", api_key=os.environ.get("VLLM_API_KEY", "none"), max_retries=RETRIES, timeout=None
-        )
+        self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=_key(), max_retries=RETRIES, timeout=None)
         try:
             served = self.client.with_options(max_retries=0).models.list().data
         except openai.OpenAIError as error:
@@ -49,7 +48,7 @@ class VLLMEngine:
             names = ", ".join(entry.id for entry in served)
             raise UserError(f"the server at {self.url} serves {names}, not {model}: start it with `vllm serve {model}`")
         self.model = ours[0].id
-        self.max_model_len: int | None = getattr(ours[0], "max_model_len", None)
+        self.context: int | None = getattr(ours[0], "max_model_len", None)
 
     def sample(
         self, prompts: list[list[int]], sampling: Sampling, *, seed: int, stops: tuple[str, ...]
@@ -59,12 +58,6 @@ class VLLMEngine:
         Raises:
             UserError: the server refuses a request, or has gone away.
         """
-        longest = max(map(len, prompts)) + sampling.max_completion_length
-        if self.max_model_len is not None and longest > self.max_model_len:
-            raise UserError(
-                f"a prompt and its completion may take {longest} tokens, the server's --max-model-len is "
-                f"{self.max_model_len}: start it with more, or set --max_completion_length lower"
-            )
 
         def draw(number: int) -> Completion:
             answer = self.client.completions.create(
@@ -118,18 +111,28 @@ def serve(model: str, log: Path) -> Iterator[str]:
             yield url
         finally:
             server.terminate()
+            try:
+                server.wait(SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                server.kill()
 
 
 def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=5)
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=_key(), max_retries=0, timeout=5)
     while server.poll() is None:
         try:
             client.models.list()
             return
-        except openai.OpenAIError:
+        except openai.APIConnectionError:
             time.sleep(0.5)  # loading a model takes as long as it takes; the process ends if it fails
+        except openai.APIStatusError:
+            return  # it answers: what it says is for the engine to tell
     last = log.read_text().strip().rsplit("\n", 1)[-1]
     raise UserError(f"vllm serve ended with exit code {server.returncode}: {last} (all of it: {log})")
+
+
+def _key() -> str:
+    return os.environ.get("VLLM_API_KEY", "none")  # the variable that vLLM reads, too
 
 
 def _is(served: str | None, model: str) -> bool:

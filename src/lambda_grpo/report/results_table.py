@@ -8,20 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import norm
 from tabulate import tabulate
 
 from lambda_grpo.errors import UserError
 
 FORMATS = {"markdown": "github", "latex": "latex_booktabs", "html": "html"}
-HALF = float(norm.ppf(0.975))
 
 
 def results_table(paths: Sequence[str], metric: str = "accuracy", format: str = "markdown") -> str:
     """The table of all finished results at `paths`.
 
-    A row is a model, the objective that it was trained with, and a template; a cell is the metric in per cent with its
-    95 % interval. The last column is the mean over the tasks where all rows have all of them.
+    A row is a model, the objective that it was trained with, a template (with the number of worked examples), and how
+    was sampled; a cell is the metric in per cent with its 95 % interval. The last column is the mean over the tasks
+    where all rows have all of them.
 
     Args:
         paths: result files of `lambda-grpo eval`, directories that hold some, or run directories.
@@ -32,12 +31,12 @@ def results_table(paths: Sequence[str], metric: str = "accuracy", format: str = 
     """
     results = [result for path in paths for result in _read(Path(path))]
     tasks = list(dict.fromkeys(result["task"] for result in results))
-    rows: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = {}
+    rows: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
     for result in results:
         if metric not in result["metrics"]:
             raise UserError(f"{result['file']} has no {metric}: it has {', '.join(result['metrics'])}")
         trained = result["trained"]
-        label = (result["model"], trained["objective"] if trained else "–", result["template"]["name"])
+        label: tuple[str, ...] = (result["model"], trained["objective"] if trained else "–", *_way(result))
         row = rows.setdefault(label, {})
         if result["task"] in row:
             raise UserError(
@@ -45,7 +44,7 @@ def results_table(paths: Sequence[str], metric: str = "accuracy", format: str = 
             )
         row[result["task"]] = result
     is_complete = len(tasks) > 1 and all(len(row) == len(tasks) for row in rows.values())
-    header = ["model", "objective", "template", *(_title(task, rows.values()) for task in tasks)]
+    header = ["model", "objective", "template", "sampling", *(_title(task, rows.values()) for task in tasks)]
     body = []
     for label, row in rows.items():
         cells = [_cell(row[task]["metrics"][metric]) if task in row else "–" for task in tasks]
@@ -90,8 +89,23 @@ def _cell(estimate: Mapping[str, Any]) -> str:
     return f"{100 * estimate['value']:.1f} ({100 * low:.1f} – {100 * high:.1f})"
 
 
+def _way(result: Mapping[str, Any]) -> tuple[str, str]:
+    """How the problems were put, and how was sampled."""
+    shots, temperature = result["shots"], result["sampling"]["temperature"]
+    template = result["template"]["name"] + (f", {shots['count']} shots" if shots else "")
+    return template, "greedy" if temperature == 0 else f"T = {temperature:g}, {result['samples']} each"
+
+
 def _mean(estimates: Sequence[Mapping[str, Any]]) -> str:
-    """Over tasks, which are independent: the interval is normal, with the variances' sum."""
+    """Over tasks, which are independent.
+
+    The interval is made of theirs (MOVER: G. Y. Zou and A. Donner, Statistics in Medicine 27, 2008), so that it isn't
+    empty where all are right.
+    """
     value = math.fsum(estimate["value"] for estimate in estimates) / len(estimates)
-    half = HALF * math.sqrt(math.fsum(estimate["se"] ** 2 for estimate in estimates)) / len(estimates)
-    return f"{100 * value:.1f} ({100 * max(0.0, value - half):.1f} – {100 * min(1.0, value + half):.1f})"
+    below, above = (
+        math.sqrt(math.fsum((estimate["ci95"][end] - estimate["value"]) ** 2 for estimate in estimates))
+        / len(estimates)
+        for end in (0, 1)
+    )
+    return f"{100 * value:.1f} ({100 * (value - below):.1f} – {100 * (value + above):.1f})"

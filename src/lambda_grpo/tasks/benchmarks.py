@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from lambda_grpo.errors import UserError, warn_once
-from lambda_grpo.tasks.problems import MathProblems, find_columns, load_split, read_rows, worked_examples
+from lambda_grpo.tasks.problems import (
+    MathProblems,
+    find_columns,
+    is_file_of_problems,
+    load_split,
+    read_rows,
+    worked_examples,
+)
 
 
 @dataclass(frozen=True)
@@ -73,13 +80,11 @@ def load_benchmark(name: str, *, data: str | None = None, size: int | None = Non
                 "data set, or another one. To evaluate on it all the same, save it as a file and name that as --task"
             )
     else:
-        if "." not in chosen.rsplit("/", 1)[-1]:
+        if not is_file_of_problems(chosen):
             raise UserError(f"{benchmark.title} is {' or '.join(benchmark.data)} or a local file, not {chosen!r}")
         rows, source = read_rows(chosen), {"data": chosen}
         if len(rows) not in benchmark.rows:
             warn_once(f"{chosen} has {len(rows)} rows, {benchmark.title} has {_numbers(benchmark)}: a part of it")
-    if not rows:
-        raise UserError(f"{chosen} holds no problems")
     columns = find_columns(chosen, rows[0], None, None)
     whole = len(rows) in benchmark.rows and (size is None or size >= len(rows))
     return MathProblems(name, rows[:size], columns, {**source, "rows": len(rows), "whole": whole})

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.tasks.base import Example, Grade
-from lambda_grpo.tasks.graders import grade_math
+from lambda_grpo.tasks.graders import GradingError, grade_math
 from lambda_grpo.tasks.graders.extraction import reference_answer
 
-FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+SUFFIXES = (".jsonl", ".json", ".parquet")
 # How data sets of maths problems name their columns, in the order in which they are looked for
 QUESTION_COLUMNS = ("question", "problem", "Question", "Problem", "prompt")
 ANSWER_COLUMNS = ("answer", "final_answer", "Answer")
@@ -50,27 +51,42 @@ class MathProblems:
 
     def grade_all(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Grade]:
         try:
-            return grade_math(completions, [example.answer or "" for example in examples])
-        except Exception as error:
-            ids = ", ".join(str(example.metadata["id"]) for example in examples[:3])
-            error.add_note(f"Task {self.name!r}, problems {ids}{' …' if len(examples) > 3 else ''}")
+            return grade_math(completions, [str(example.answer) for example in examples])
+        except GradingError as error:
+            error.add_note(f"This is problem {examples[error.number].metadata['id']} of task {self.name!r}.")
             raise
 
 
-def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a local JSONL, JSON or Parquet file, as `datasets` reads it.
+def is_file_of_problems(name: str) -> bool:
+    """Whether a task is named by a file."""
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+def read_rows(path: str) -> list[dict[str, Any]]:
+    """The rows of a local JSONL, JSON or Parquet file.
 
     Raises:
         UserError: there is no such file, or it can't be read.
     """
-    kind = FORMATS.get(Path(path).suffix)
-    if kind is None:
-        raise UserError(f"can't read {path}: need a file that ends with {', '.join(FORMATS)}")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not is_file_of_problems(path):
+        raise UserError(f"can't read {path}: need a file that ends with {', '.join(SUFFIXES)}")
     if not Path(path).is_file():
         raise UserError(f"no file {path}")
-    if Path(path).stat().st_size == 0:  # `datasets` fails on it in a way of its own
-        raise UserError(f"{path} holds no problems")
-    return list(load_split(str(path), kind, data_files=str(path), split="train"))
+    try:
+        if Path(path).suffix.lower() == ".parquet":
+            rows = pq.read_table(path).to_pylist()
+        else:
+            text = Path(path).read_text(encoding="utf-8")
+            is_list = Path(path).suffix.lower() == ".json" and text.lstrip().startswith("[")
+            rows = json.loads(text) if is_list else [json.loads(line) for line in text.split("\n") if line.strip()]
+    except (ValueError, pa.ArrowException) as error:  # what JSON, UTF-8 and Parquet raise
+        raise UserError(f"can't read {path}: {' '.join(str(error).split())}") from error
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path} holds no problems: need a mapping with question and answer for each")
+    return rows
 
 
 def load_split(name: str, *arguments: Any, **settings: Any) -> Any:
@@ -108,8 +124,6 @@ def find_columns(name: str, row: Mapping[str, Any], question: str | None, answer
 def local_problems(path: str, *, size: int | None, question: str | None, answer: str | None) -> MathProblems:
     """The first `size` problems of a local file, all by default."""
     rows = read_rows(path)
-    if not rows:
-        raise UserError(f"{path} holds no problems")
     columns = find_columns(path, rows[0], question, answer)
     return MathProblems(Path(path).stem, rows[:size], columns, {"data": str(path), "rows": len(rows)})
 
@@ -132,9 +146,8 @@ def worked_examples(name: str, rows: Sequence[Mapping[str, Any]], count: int) ->
 
 def _example(name: str, number: int, row: Mapping[str, Any], columns: tuple[str, str]) -> Example:
     question, given = row[columns[0]], row[columns[1]]
-    parts = [str(part).strip().strip("$").strip() for part in (given if isinstance(given, list) else [given])]
-    answer = reference_answer(", ".join(parts))
-    if not isinstance(question, str) or not question.strip() or given is None or not answer.strip():
+    answer = reference_answer(given)
+    if not isinstance(question, str) or not question.strip() or not answer:
         raise UserError(f"{name}, row {number}: need a question and an answer, got {question!r} and {given!r}")
     identity = next((row[column] for column in ID_COLUMNS if column in row), number)
     return Example(prompt=question, answer=answer, metadata={"id": identity})

@@ -36,7 +36,7 @@ def math_accuracy(
     references = answer if answer is not None else solution
     if references is None:
         raise UserError("math_accuracy needs a column 'answer' or 'solution' with the reference of each prompt")
-    grades = grade_math([text_of(one) for one in completions], [reference_answer(str(one)) for one in references])
+    grades = grade_math([text_of(one) for one in completions], [reference_answer(one) for one in references])
     if log_metric is not None:
         log_metric("math_accuracy/timed_out", sum(grade.timed_out for grade in grades) / len(grades))
     return [grade.score for grade in grades]

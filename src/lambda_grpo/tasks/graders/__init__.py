@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
 from collections.abc import Sequence
 from importlib.util import find_spec
+from threading import Lock
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.tasks.base import Grade
 from lambda_grpo.tasks.graders.pool import Outcome, Pool
 
-__all__ = ["Grade", "grade_math"]
+__all__ = ["Grade", "GradingError", "grade_math"]
 
 SECONDS = 2.0  # of computing that one completion may take
-QUICK_SECONDS = 0.4  # the same in a first round, so that no completion waits for others that take long
+QUICK_SECONDS = 0.25  # the same in a first round, so that no completion waits for others that take long
 BATCH_SECONDS, MORE_SECONDS = 10.0, 0.1  # that a batch may take: so many, and more for each completion
 
+_starting = Lock()
 logger = logging.getLogger(__name__)
+
+
+class GradingError(RuntimeError):
+    """A grader that is broken, not an answer that is wrong. `number`: of the completion."""
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.number = number
 
 
 def grade_math(
@@ -42,7 +51,7 @@ def grade_math(
 
     Raises:
         UserError: math-verify isn't installed, or a reference is empty.
-        RuntimeError: the grader itself failed; the message names the completion.
+        GradingError: the grader itself failed; the message names the completion.
     """
     if len(completions) != len(answers):
         raise ValueError(f"need an answer for each completion, got {len(completions)} and {len(answers)}")
@@ -54,17 +63,18 @@ def grade_math(
             raise TypeError(f"completion {i} must be text, got {completion!r}")
     calls = list(zip(completions, answers, strict=True))
     limit = BATCH_SECONDS + MORE_SECONDS * len(calls) if batch_seconds is None else batch_seconds
-    deadline = time.monotonic() + limit
-    outcomes = _pool().run(calls, min(QUICK_SECONDS, seconds), deadline)
-    slow = [i for i, outcome in enumerate(outcomes) if outcome.ended]
-    if slow and seconds > QUICK_SECONDS:
-        for i, outcome in zip(slow, _pool().run([calls[i] for i in slow], seconds, deadline), strict=True):
-            outcomes[i] = outcome
+    outcomes = _pool().run(calls, min(QUICK_SECONDS, seconds), seconds, batch_seconds=limit)
     grades = [_grade(i, calls[i], outcome) for i, outcome in enumerate(outcomes)]
     if timed_out := sum(grade.timed_out for grade in grades):
         logger.warning(
             f"{timed_out} of {len(grades)} completions couldn't be graded within {seconds:g} s each and {limit:g} s "
             "together: they count as wrong"
+        )
+    failures = [outcome.result.failure for outcome in outcomes if outcome.result and outcome.result.failure]
+    if failures:
+        logger.warning(
+            f"{len(failures)} of {len(grades)} completions have answers that can't be read: they count as wrong. The "
+            f"first: {failures[0]}"
         )
     return grades
 
@@ -72,9 +82,10 @@ def grade_math(
 def _grade(number: int, call: tuple[str, str], outcome: Outcome) -> Grade:
     if outcome.error is not None:
         completion, answer = call
-        raise RuntimeError(
+        raise GradingError(
             f"the grader failed on completion {number} (answer {answer!r}), which ends with {completion[-200:]!r}:\n"
-            f"{outcome.error}"
+            f"{outcome.error}",
+            number,
         )
     if outcome.ended:
         return Grade(0.0, timed_out=True)
@@ -83,13 +94,18 @@ def _grade(number: int, call: tuple[str, str], outcome: Outcome) -> Grade:
     return Grade(float(verdict.correct), verdict.extracted, vote=vote)
 
 
-@functools.cache
 def _pool() -> Pool:
+    with _starting:
+        return _started_pool()
+
+
+@functools.cache
+def _started_pool() -> Pool:
     if find_spec("math_verify") is None:
         raise UserError("grading maths needs math-verify: pip install 'lambda-grpo[eval]'")
     pool = Pool("lambda_grpo.tasks.graders.verdict", "judge")
     # A math-verify that can't read anything would make all answers wrong, without a word.
-    (outcome,) = pool.run([(r"\boxed{\frac{2}{4}}", "0.5")], seconds=60)
+    (outcome,) = pool.run([(r"\boxed{\frac{2}{4}}", "0.5")], 60)
     if outcome.result is None or not outcome.result.correct:
         raise RuntimeError(f"math-verify doesn't work here: it doesn't see that 2/4 is 0.5. {outcome.error or ''}")
     return pool

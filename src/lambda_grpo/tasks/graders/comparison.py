@@ -26,7 +26,7 @@ from math_verify.grader import should_treat_as_complex
 from math_verify.parser import get_last_eq
 from sympy import Basic, Eq, Expr, MatrixBase, Pow, factorial, preorder_traversal
 
-from lambda_grpo.tasks.graders.writing import as_text, choice, is_number, is_words, plain, unit
+from lambda_grpo.tasks.graders.writing import as_text, choice, is_number, is_words, modulus, plain, unit
 
 MAX_LENGTH = 1000  # characters of an answer
 MAX_DEPTH = 20  # of its braces and brackets
@@ -43,7 +43,7 @@ for _name in ("math_verify.parser", "math_verify.grader"):
 
 _NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
-_DECIMAL = re.compile(r"-?\d+(?:\.\d+)?")
+_DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _CAPITAL_GREEK = re.compile(r"\\(Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega)(?![A-Za-z_(])")
 _SUBSCRIPT = re.compile(r"\d_\{?([^{}]*)\}?$")
@@ -54,7 +54,7 @@ def same_answer(answer: str, reference: str) -> bool:
     ours, theirs = (plain(text, is_number=is_number(reference)) for text in (answer, reference))
     if not ours or not theirs:
         return False
-    if len({unit(answer), unit(reference)} - {None}) > 1:
+    if len({unit(answer), unit(reference)} - {None}) > 1 or len({modulus(answer), modulus(reference)} - {None}) > 1:
         return False
     if (letter := choice(reference)) is not None and len(theirs) <= len(r"\textbf{(A)}"):
         return choice(answer) == letter
@@ -94,6 +94,8 @@ def _same_mathematics(ours: str, theirs: str) -> bool:
         return False
     try:
         return _equal(left, right)
+    except MemoryError:
+        raise
     except Exception:  # as in math-verify: SymPy raises many things on what makes no sense, and that isn't the answer
         return False
 
@@ -127,6 +129,8 @@ def _read(text: str) -> Basic | MatrixBase | None:
                 normalization_config=None,
                 conversion_config=_CONVERSION,
             )
+        except MemoryError:
+            raise
         except Exception:  # ANTLR's errors are of this class itself, and SymPy raises many things
             continue
         return None if _is_heavy(read) else read

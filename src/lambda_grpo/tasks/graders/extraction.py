@@ -8,6 +8,7 @@ looked for inside the last one.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 TAIL = 4000  # characters: an answer without a mark is looked for in the end of a completion
 LINE = 100  # of a line that is nothing but an answer
@@ -62,8 +63,18 @@ def final_answer(completion: str) -> str | None:
     return found
 
 
-def reference_answer(reference: str) -> str:
-    r"""A data set's answer without its derivation: what follows GSM8K's `####`, or stands in a `\boxed{}`."""
+def reference_answer(reference: Any) -> str:
+    r"""A data set's answer as text, without its derivation; empty where there is none.
+
+    Args:
+        reference: a text, a number, a list of several answers, or a text with GSM8K's `####` or a `\boxed{}` before the
+            answer. None and NaN are none.
+    """
+    if isinstance(reference, list):
+        return ", ".join(reference_answer(part) for part in reference)
+    if reference is None or reference != reference:  # NaN isn't itself
+        return ""
+    reference = str(reference).strip().removeprefix("$").removesuffix("$").strip()
     if "####" in reference or "\\boxed" in reference:
         return final_answer(reference) or ""
     return reference
@@ -71,10 +82,12 @@ def reference_answer(reference: str) -> str:
 
 def closed_box(completion: str) -> str | None:
     r"""The content of the last `\boxed{}`, if it is closed and holds anything."""
-    for box in reversed(list(_BOX.finditer(completion))):
-        content, end = _boxed(completion, box.end())
-        return content if content and completion[end - 1] == "}" and completion[box.end()] == "{" else None
-    return None
+    boxes = list(_BOX.finditer(completion))
+    if not boxes:
+        return None
+    start = boxes[-1].end()
+    content, end = _boxed(completion, start)
+    return content if content and completion[start] == "{" and completion[end - 1] == "}" else None
 
 
 def joined_boxes(completion: str) -> str | None:

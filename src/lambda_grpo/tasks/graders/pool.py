@@ -3,8 +3,8 @@
 Why not pebble's ProcessPool: its workers share one pipe and one lock. Killing workers at random moments broke or
 stalled the whole pool in 4 of 12 trials (pebble 5.2.3; tests/tasks/pebble_under_kills.py). Here each worker has a pipe
 of its own, and its death is its own affair. The limit of time is the kernel's timer, which ends a process inside C
-code, too, and also after the program that asked has been killed. It counts computing time, so that a busy machine
-changes no verdict.
+code, too, and also after the program that asked has been killed. It counts computing time, so that a machine's load
+hardly matters.
 """
 
 from __future__ import annotations
@@ -70,19 +70,31 @@ class Pool:
     _lock: Lock = field(default_factory=Lock)
     _owner: int = field(default_factory=os.getpid)
 
-    def run(self, calls: Sequence[tuple[Any, ...]], seconds: float, deadline: float = float("inf")) -> list[Outcome]:
+    def run(
+        self, calls: Sequence[tuple[Any, ...]], *seconds: float, batch_seconds: float = float("inf")
+    ) -> list[Outcome]:
         """Make the calls, from any thread, and return their outcomes in order.
 
         A worker that dies is replaced and its call made again; one that kills MAX_DEATHS workers is ended.
 
         Args:
-            seconds: of computing that a call may take.
-            deadline: of all calls, on the clock of `time.monotonic`; those that aren't done then are ended.
+            seconds: of computing that a call may take: in a first round, and those that were ended there in the next
+                one, so that no call waits for others that take long.
+            batch_seconds: that all may take on the clock, from when no other thread's calls are made; those that
+                aren't done then are ended.
         """
         if self._owner != os.getpid():  # this process was forked: the workers are its parent's
             self._idle, self._lock, self._owner = [], Lock(), os.getpid()
         with self._lock:
-            return _Batch(self, calls, seconds, deadline).run()
+            deadline = time.monotonic() + batch_seconds
+            outcomes = [Outcome(ended=True)] * len(calls)
+            for limit in seconds:
+                again = [i for i, outcome in enumerate(outcomes) if outcome.ended]
+                for i, outcome in zip(
+                    again, _Batch(self, [calls[i] for i in again], limit, deadline).run(), strict=True
+                ):
+                    outcomes[i] = outcome
+            return outcomes
 
     def processes(self) -> int:
         """How many there are at most."""
@@ -157,6 +169,11 @@ class _Batch:
 
 
 def _start(module: str, function: str) -> _Worker:
+    if multiprocessing.current_process().daemon:
+        raise RuntimeError(
+            "this process is daemonic (a worker of a DataLoader or of multiprocessing.Pool) and may start none of its "
+            "own: grade in the main process"
+        )
     # A process that was forked can't reach the fork server of the one it comes from.
     method = START_METHOD if os.getpid() == _IMPORTED_IN else "spawn"
     context: Any = multiprocessing.get_context(method)
@@ -191,6 +208,8 @@ def _serve(module: str, name: str, connection: Connection) -> None:
         signal.setitimer(signal.ITIMER_REAL, PATIENCE * seconds)
         try:
             outcome = Outcome(function(*arguments))
+        except MemoryError:
+            outcome = Outcome(ended=True)
         except Exception:
             outcome = Outcome(error=traceback.format_exc())
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -10,15 +10,37 @@ from lambda_grpo.tasks.graders.extraction import final_answer, joined_boxes, ref
 
 @dataclass(frozen=True)
 class Verdict:
-    """extracted: the answer as the completion has it; normal: see `normal_form`, None for a right one."""
+    """The verdict on a completion.
+
+    Attributes:
+        extracted: the answer as the completion has it.
+        normal: see `normal_form`; None for a right answer.
+        failure: what kept it from being read, in words; then it counts as wrong.
+    """
 
     correct: bool
     extracted: str | None = None
     normal: str | None = None
+    failure: str | None = None
 
 
 def judge(completion: str, reference: str) -> Verdict:
-    """Whether the completion's answer is the reference's."""
+    """Whether the completion's answer is the reference's.
+
+    What a model writes may make any part of this fail, and is then no answer. A grader that is broken fails on the
+    reference itself as well, and that is raised.
+    """
+    try:
+        return _judge(completion, reference)
+    except MemoryError:
+        raise
+    except Exception as error:
+        if not same_answer(reference_answer(reference), reference_answer(reference)):
+            raise
+        return Verdict(False, failure=f"{type(error).__name__}: {error}")
+
+
+def _judge(completion: str, reference: str) -> Verdict:
     answer = final_answer(completion)
     if answer is None or len(answer) > MAX_LENGTH:
         return Verdict(False)
@@ -29,3 +51,15 @@ def judge(completion: str, reference: str) -> Verdict:
     if together is not None and same_answer(together, reference):
         return Verdict(True, together)
     return Verdict(False, answer, normal_form(answer))
+
+
+# The parser and SymPy build tables when they first read something: here, once for all processes that are forked from
+# the one that has imported this.
+for _answer, _reference in (
+    (r"x^2 + 3x + \frac{1}{3}", r"-\frac{3\sqrt{2}}{4} + x^{2}"),
+    (r"2\pi", "6.5"),
+    (r"(1, -2)", "(2, 3)"),
+    (r"(1, 2] \cup \{\pi\}", "[1, 2)"),
+    ("y = 2x", "y = 3x"),
+):
+    _judge(rf"\boxed{{{_answer}}}", _reference)

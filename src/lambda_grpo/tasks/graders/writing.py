@@ -59,12 +59,21 @@ _UNITS = {
     }.items()
     for name in names.split()
 }  # fmt: skip
+_NAMED_UNIT = re.compile(
+    r"(?:\\(?:text|mathrm)\s*\{\s*([A-Za-z./ ]+)\}|(?<=[\d\s])([A-Za-z./]+))(?:\s*\^\s*\{?\s*(-?\d)\s*\}?)?[\s.$]*$"
+)
+# Words that say something of the number before them
+_NO_UNIT = (
+    r"times|minus|plus|(?:less|more)\s+than\s+[a-z]\b|squared|cubed|factorial|over|root|choose|divided|power|undefined|"
+    r"infinit|negative|positive|or\b|and\b|half|halves|thirds?|quarters?|"
+    r"(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand|million)ths?\b"
+)
 _POWER = r"(?:\s*\^\s*(?:-?\d|\{\s*-?\d+\s*\}))?"
 # In \text{} or \mathrm{}: letters after a space, or two and more; a single letter right after a number is a variable,
 # or the imaginary unit.
 _UPRIGHT = (
-    r"\\(?:text\w*|mathrm|mbox|rm)\s*\{(?!\s*[ied]\s*[}^])(?:[\s~]+[A-Za-z]|[A-Za-z][A-Za-z./^])"
-    r"(?:[A-Za-z\s~./·^-]|\{-?\d\}|(?<=\^)-?\d)*\}"
+    rf"\\(?:text\w*|mathrm|mbox|rm)\s*\{{(?!\s*(?:[ied]\s*[}}^]|{_NO_UNIT}))"
+    r"(?:[\s~]+[A-Za-z]|[A-Za-z][A-Za-z./^])(?:[A-Za-z\s~./·^-]|\{-?\d\}|(?<=\^)-?\d)*\}"
 )
 _ONE_LETTER = r"(?:(?<=\s)|\\mu\s*)\\(?:text|mathrm)\s*\{[mgshLlJNWVAKF]\}"
 _FORMAL_UNIT = re.compile(
@@ -74,9 +83,9 @@ _FORMAL_UNIT = re.compile(
 # In plain letters: a known unit, or a word; of a number alone, as "5 xy" and "2 theta" are products.
 _PLAIN_UNIT = re.compile(
     r"(?<=[\d)}])(?:\s*(?:[ckm]m|kg|m[lL]|ft|lbs?|oz|mph|hrs?|mins?|secs?|(?:k?m|mi|ft)/(?:h|s|hr|min))|"
-    r"\s+(?!times|minus|plus|less|more|squared|cubed|factorial|half|over|root|choose|divided|theta|alpha|beta|lambda|"
-    r"gamma|delta|sigma|omega|undefined|infinity|or|and)(?:[A-Za-z]{4,}|cups?|eggs?|days?|men|yen|mi|m|K|N|W|J)\b"
-    rf"[A-Za-z./ ]*){_POWER}\s*\.?$|(?<=\d)\s*[\u4e00-\u9fff]+$"
+    rf"\s+(?!{_NO_UNIT}|theta|alpha|beta|lambda|gamma|delta|sigma|omega)"
+    r"(?:[A-Za-z]{4,}|cups?|eggs?|days?|men|yen|mi|m|K|N|W|J)\b[A-Za-z./ ]*)"
+    rf"{_POWER}\s*\.?$|(?<=\d)\s*[\u4e00-\u9fff]+$"
 )
 
 
@@ -86,7 +95,7 @@ def plain(answer: str, *, is_number: bool = False) -> str:
     Args:
         is_number: whether the reference is one, without variables: then words and letters behind a number are units.
     """
-    text = _SPACES.sub(" ", answer.translate(_SIGNS).replace(r"\!", ""))
+    text = re.sub(r"\s+", " ", _SPACES.sub(" ", answer.translate(_SIGNS).replace(r"\!", "")))
     text = _LAYOUT.sub("", text).strip().rstrip(" .,;")
     text = _DELIMITERS.sub("", text).strip().strip("*").rstrip(" .,;")
     text = _CURRENCY.sub("", text).replace(r"\%", "%")
@@ -96,7 +105,7 @@ def plain(answer: str, *, is_number: bool = False) -> str:
     if _TRIGONOMETRIC.search(text):  # inside a function degrees aren't a unit
         text = re.sub(rf"(\d+(?:\.\d+)?)\s*(?:{_DEGREES})", r"{(\\frac{\1 \\pi}{180})}", text)
     text = re.sub(_DEGREES, "", text)
-    text = _SQRT.sub(lambda match: rf"\sqrt{{{next(group for group in match.groups() if group)}}}", text)
+    text = _SQRT.sub(lambda match: rf"\sqrt{{{''.join(filter(None, match.groups()))}}}", text)
     text = _without_frame(text).strip()
     text = _MULTIPLIER.sub(lambda match: rf" \times {_MULTIPLIERS[match.group(1)]} \text{{ ", text, count=1)
     text = re.sub(r" \\text\{ \s*(?:\}|$)", "", text)
@@ -162,11 +171,16 @@ def choice(answer: str) -> str | None:
 
 
 def unit(answer: str) -> str | None:
-    """The unit behind an answer, as far as it is a known one."""
-    found = re.search(
-        r"(?:\\(?:text|mathrm)\s*\{\s*([A-Za-z./ ]+)\}|(?<=[\d\s])([A-Za-z./]+))" + _POWER + r"[\s.$]*$", answer
-    )
+    """The unit behind an answer with its power, as far as it is a known one."""
+    found = _NAMED_UNIT.search(answer)
     if not found:
         return None
     name = (found.group(1) or found.group(2)).strip(" .").casefold()
-    return _UNITS.get(name) or _UNITS.get(name.removesuffix("s"))
+    known = _UNITS.get(name) or _UNITS.get(name.removesuffix("s"))
+    return known and f"{known}^{found.group(3) or 1}"
+
+
+def modulus(answer: str) -> str | None:
+    r"""What a `\pmod{}` names."""
+    found = re.search(r"\\(?:pmod|bmod|mod)\s*\{?\s*(\w+)", answer)
+    return found.group(1) if found else None
