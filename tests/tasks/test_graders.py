@@ -120,8 +120,9 @@ def test_hostile_completions_are_wrong_and_quick(caplog):
 
 
 def test_ordinary_completions_dont_wait_for_hostile_ones():
-    slow = [r"\boxed{\prod_{k=1}^{10^9} k}"] * 40  # 40 s of computing, were each of them waited for
-    grades = grade_math([*slow, r"\boxed{\frac{2}{4}}"], ["5"] * 40 + ["0.5"], batch_seconds=18)
+    """Were each of the hostile ones given its 2 s, the batch would be over before the last one's turn."""
+    slow = [r"\boxed{\prod_{k=1}^{10^9} k}"] * 12
+    grades = grade_math([*slow, r"\boxed{\frac{2}{4}}"], ["5"] * 12 + ["0.5"], batch_seconds=9)
     assert grades[-1].correct
     assert all(grade.timed_out and not grade.correct for grade in grades[:-1])
 
@@ -167,7 +168,7 @@ def test_answers_that_are_the_same_have_the_same_vote():
 def test_a_batch_is_graded_at_least_as_fast_as_by_math_verify_in_a_loop():
     bench_grading.ours(0)  # the processes are started once
     ratios = []
-    for number in (1, 2, 3):
+    for number in (1, 2):
         start = time.perf_counter()
         theirs = bench_grading.theirs(number)
         middle = time.perf_counter()

@@ -1,6 +1,6 @@
 r"""Reward functions as TRL calls them, for maths: each is one thing, and is logged under its own name.
 
-The third one of the usual set, shaping for overlong answers, is a setting: `overlong_buffer_length`.
+The third one of the usual set, shaping for overlong answers, is TRL's: the setting `overlong_buffer_length` adds it.
 """
 
 from __future__ import annotations

@@ -30,10 +30,8 @@ from lambda_grpo.parallel import START_METHOD, cores
 MEMORY = 2**30  # bytes that a worker may take beyond what it starts with
 PRELOAD = "lambda_grpo.tasks.graders.verdict"  # so that a process that is replaced needn't import SymPy
 PATIENCE = 5  # times the limit that a call may take on the clock, which goes on while others compute
-LIMITS = (
-    signal.SIGPROF,
-    signal.SIGALRM,
-)  # what ends a call at its limit: the timers of computing time and of the clock
+# What ends a call at its limit: the timers of computing time and of the clock
+LIMITS = (signal.SIGPROF, signal.SIGALRM)
 MAX_DEATHS = 3  # of workers by the same call
 _IMPORTED_IN = os.getpid()
 
@@ -89,10 +87,9 @@ class Pool:
             deadline = time.monotonic() + batch_seconds
             outcomes = [Outcome(ended=True)] * len(calls)
             for limit in seconds:
-                again = [i for i, outcome in enumerate(outcomes) if outcome.ended]
-                for i, outcome in zip(
-                    again, _Batch(self, [calls[i] for i in again], limit, deadline).run(), strict=True
-                ):
+                left = [i for i, outcome in enumerate(outcomes) if outcome.ended]
+                found = _Batch(self, [calls[i] for i in left], limit, deadline).run()
+                for i, outcome in zip(left, found, strict=True):
                     outcomes[i] = outcome
             return outcomes
 
