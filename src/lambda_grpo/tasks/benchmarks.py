@@ -1,4 +1,4 @@
-"""The eight benchmarks of the papers of this family: which data set each is, and how many rows it has to have.
+"""Eight maths benchmarks: which data set each is, and how many rows it has to have.
 
 They are the default eight of SimpleRL-Zoo's evaluation (arXiv 2503.18892). A data set with another number of rows, or
 under another name, is another benchmark: it is refused.
@@ -49,7 +49,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         "OlympiadBench",
         ("math-ai/olympiadbench", "Hothan/OlympiadBench"),
         ("test", "train"),
-        (675, 674),  # SimpleRL-Zoo's copy and the hub's data sets differ by one
+        (675, 674),  # both are in use for it
         (None, "OE_TO_maths_en_COMP"),
     ),
     "college_math": Benchmark("College Math", ("di-zhang-fdu/College_Math_Test",), ("test",), (2818,)),
