@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from multiprocessing import current_process
 
 from lambda_grpo.tasks.graders.comparison import MAX_LENGTH, normal_form, same_answer
 from lambda_grpo.tasks.graders.extraction import final_answer, joined_boxes, reference_answer
@@ -53,13 +54,15 @@ def _judge(completion: str, reference: str) -> Verdict:
     return Verdict(False, answer, normal_form(answer))
 
 
-# The parser and SymPy build tables when they first read something: here, once for all processes that are forked from
-# the one that has imported this.
-for _answer, _reference in (
+_TYPICAL = (
     (r"x^2 + 3x + \frac{1}{3}", r"-\frac{3\sqrt{2}}{4} + x^{2}"),
     (r"2\pi", "6.5"),
     (r"(1, -2)", "(2, 3)"),
     (r"(1, 2] \cup \{\pi\}", "[1, 2)"),
     ("y = 2x", "y = 3x"),
-):
-    _judge(rf"\boxed{{{_answer}}}", _reference)
+)
+# The parser and SymPy build tables when they first read something: here, in the fork server that imports this, once for
+# all processes that are forked from it. A process that imports it for itself reads something at once anyway.
+if current_process().name == "MainProcess":
+    for _answer, _reference in _TYPICAL:
+        _judge(rf"\boxed{{{_answer}}}", _reference)
