@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lambda_grpo.cli import main
 from lambda_grpo.evaluation.engines import Completion, LocalEngine, Sampling
-from lambda_grpo.evaluation.rows import Row, draw_rows, summarise
+from lambda_grpo.evaluation.rows import Row, draw_rows, read_prompts, summarise
 from lambda_grpo.models import load_model, load_tokenizer, training_of, weights_id
 from lambda_grpo.report import results_table
 from lambda_grpo.tasks import load_task
@@ -416,7 +416,8 @@ def test_a_completion_that_was_cut_at_a_stop_is_as_long_as_its_text(qwen):
             return [Completion("It is 4.\nQuestion: and then?", 500, False)] * len(prompts)
 
     task = load_task("arithmetic", "test", size=1)
-    ((row,),) = draw_rows(Engine(), task, Sampling(500), template=TEMPLATES["qa"])
+    prompts = read_prompts(task, TEMPLATES["qa"], Engine.tokenizer)
+    ((row,),) = draw_rows(Engine(), task, prompts, TEMPLATES["qa"], Sampling(500))
     assert row.completion == "It is 4.\n"
     assert row.length == len(Engine.tokenizer("It is 4.\n")["input_ids"]) < 10
     assert row.ended

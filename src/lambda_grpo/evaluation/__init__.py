@@ -5,8 +5,9 @@ from __future__ import annotations
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lambda_grpo.evaluation.engines import LocalEngine, Sampling
-from lambda_grpo.evaluation.rows import Evaluation, draw_rows, summarise
+from lambda_grpo.evaluation.rows import Evaluation, draw_rows, read_prompts, summarise
 from lambda_grpo.tasks import Task
+from lambda_grpo.tasks.templates import TEMPLATES
 
 __all__ = ["Evaluation", "Sampling", "evaluate"]
 
@@ -28,6 +29,8 @@ def evaluate(
         batch_size: completions sampled together.
         seed: of the sampling; the caller's random state is left as it was.
     """
-    engine = LocalEngine(model, tokenizer)
-    rows = [row for batch in draw_rows(engine, task, sampling, batch_size=batch_size, seed=seed) for row in batch]
+    engine, template = LocalEngine(model, tokenizer), TEMPLATES["plain"]
+    prompts = read_prompts(task, template, tokenizer)
+    batches = draw_rows(engine, task, prompts, template, sampling, batch_size=batch_size, seed=seed)
+    rows = [row for batch in batches for row in batch]
     return summarise(task, rows, sampling, seed)

@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.tasks.benchmarks import BENCHMARKS
@@ -77,8 +78,12 @@ class Request:
         settings = {
             name: value for name, value in asdict(self).items() if name not in ("tasks", "output_dir", "server")
         }
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-        return Path("evals") / f"{file_name(self.model.strip('./'))}-{digest}"
+        return Path("evals") / f"{file_name(self.model.strip('./'))}-{digest(settings)[:8]}"
+
+
+def digest(content: Any) -> str:
+    """What tells contents apart that JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def file_name(text: str) -> str:

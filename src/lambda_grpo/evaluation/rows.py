@@ -10,7 +10,7 @@ from typing import Any
 from lambda_grpo.evaluation.engines import Completion, Engine, Sampling
 from lambda_grpo.evaluation.statistics import Estimate, clustered_mean, majority_at_k, pass_at_k, powers_up_to
 from lambda_grpo.tasks import Task, grade_all
-from lambda_grpo.tasks.templates import TEMPLATES, Template
+from lambda_grpo.tasks.templates import Template
 
 SEEDS = 10**9 + 7  # between two seeds of a user's: more than there are samples
 
@@ -63,22 +63,40 @@ class Evaluation:
     truncated: float
     sampling: Sampling
     seed: int
-    samples: int = 1
-    metrics: dict[str, Estimate] | None = None
-    unanswered: float | None = None
-    timed_out: int = 0
+    samples: int
+    metrics: dict[str, Estimate]
+    unanswered: float | None
+    timed_out: int
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """What the model reads, as text and as token ids."""
+
+    text: str
+    ids: list[int]
+
+
+def read_prompts(task: Task, template: Template, tokenizer: Any, shots: Sequence[tuple[str, str]] = ()) -> list[Prompt]:
+    """The prompt of each example.
+
+    Args:
+        shots: worked examples before each problem.
+    """
+    texts = [template.render(task[i].prompt, tokenizer, shots) for i in range(len(task))]
+    return [Prompt(text, template.tokenize(text, tokenizer)) for text in texts]
+
+
 def draw_rows(
     engine: Engine,
     task: Task,
+    prompts: Sequence[Prompt],
+    template: Template,
     sampling: Sampling,
     *,
-    template: Template = TEMPLATES["plain"],
-    shots: Sequence[tuple[str, str]] = (),
     samples: int = 1,
     batch_size: int = 256,
     seed: int = 0,
@@ -90,25 +108,25 @@ def draw_rows(
     have drawn.
 
     Args:
-        shots: worked examples before each problem.
+        prompts: of each example, as `read_prompts` makes them with the template.
         start: at which sample to go on, a multiple of `batch_size`.
     """
     work = [(problem, sample) for problem in range(len(task)) for sample in range(samples)]
     for first in range(start, len(work), batch_size):
         part = work[first : first + batch_size]
         examples = [task[problem] for problem, _ in part]
-        prompts = [template.render(example.prompt, engine.tokenizer, shots) for example in examples]
-        ids = [template.tokenize(prompt, engine.tokenizer) for prompt in prompts]
+        ids = [prompts[problem].ids for problem, _ in part]
         drawn = engine.sample(ids, sampling, seed=seed * SEEDS + first, stops=template.stops)
         texts = [template.cut(completion.text) for completion in drawn]
         drawn = [_cut(completion, text, engine.tokenizer) for completion, text in zip(drawn, texts, strict=True)]
         yield [
             Row(
-                problem, example.metadata.get("id", problem), sample, prompt, text, example.answer, grade.extracted,
+                problem, example.metadata.get("id", problem), sample, prompts[problem].text, text, example.answer,
+                grade.extracted,
                 grade.score, grade.correct, grade.timed_out, grade.vote, completion.length, completion.ended,
             )
-            for (problem, sample), example, prompt, text, completion, grade in zip(
-                part, examples, prompts, texts, drawn, grade_all(task, texts, examples), strict=True
+            for (problem, sample), example, text, completion, grade in zip(
+                part, examples, texts, drawn, grade_all(task, texts, examples), strict=True
             )
         ]  # fmt: skip
 

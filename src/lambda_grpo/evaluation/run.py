@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,8 +15,8 @@ from tqdm import tqdm
 from lambda_grpo.errors import UserError
 from lambda_grpo.evaluation.directory import EvaluationFiles
 from lambda_grpo.evaluation.engines import Engine, LocalEngine, Sampling
-from lambda_grpo.evaluation.request import Request, file_name
-from lambda_grpo.evaluation.rows import draw_rows, summarise
+from lambda_grpo.evaluation.request import Request, digest, file_name
+from lambda_grpo.evaluation.rows import Prompt, draw_rows, read_prompts, summarise
 from lambda_grpo.models import load_model, load_tokenizer, resolve_model, training_of, weights_id
 from lambda_grpo.runs import provenance
 from lambda_grpo.tasks import Task, load_task
@@ -36,15 +34,13 @@ MATH_LENGTH, GENERATED_LENGTH = 2048, 256  # tokens of a completion
 class _Plan:
     """One task, with all that is decided before anything is drawn.
 
-    longest: tokens of the longest prompt.
     settings: what decides the result, for its file.
     """
 
     task: Task
     sampling: Sampling
     template: Template
-    shots: list[tuple[str, str]]
-    longest: int
+    prompts: list[Prompt]
     settings: dict[str, Any]
 
 
@@ -96,7 +92,8 @@ def _evaluate(request: Request, plan: _Plan, engine: Callable[[], Engine]) -> di
     total = len(plan.task) * request.samples
     with tqdm(total=total, initial=len(files.rows), desc=plan.task.name, unit="sample", disable=None) as bar:
         if len(files.rows) < total:
-            needed, context = plan.longest + plan.sampling.max_completion_length, engine().context
+            longest = max(len(prompt.ids) for prompt in plan.prompts)
+            needed, context = longest + plan.sampling.max_completion_length, engine().context
             if context is not None and needed > context:
                 raise UserError(
                     f"{plan.task.name}: a prompt and its completion may take {needed} tokens, the model has {context}: "
@@ -105,9 +102,9 @@ def _evaluate(request: Request, plan: _Plan, engine: Callable[[], Engine]) -> di
             batches = draw_rows(
                 engine(),
                 plan.task,
+                plan.prompts,
+                plan.template,
                 plan.sampling,
-                template=plan.template,
-                shots=plan.shots,
                 samples=request.samples,
                 batch_size=request.batch_size,
                 seed=request.seed,
@@ -131,7 +128,7 @@ def _plan(request: Request, name: str, tokenizer: Any, model: dict[str, Any]) ->
     shots = _shots(request, name)
     examples = [task[i] for i in range(len(task))]
     try:
-        prompts = [template.render(example.prompt, tokenizer, shots) for example in examples]
+        prompts = read_prompts(task, template, tokenizer, shots)
     except TemplateError as error:  # some models' chat templates know no system role
         raise UserError(
             f"the model's chat template refuses template {chosen!r} ({error}): use another --template"
@@ -143,19 +140,18 @@ def _plan(request: Request, name: str, tokenizer: Any, model: dict[str, Any]) ->
         **model,
         "data": {
             **getattr(task, "source", {"task": name, "split": "test"}),
-            "digest": _digest([(example.prompt, example.answer) for example in examples]),
+            "digest": digest([(example.prompt, example.answer) for example in examples]),
         },
         "engine": request.engine,
         "server": request.server,
         "template": {"name": chosen, **asdict(template)},
-        "shots": {"count": request.shots, "digest": _digest(shots)} if shots else None,
-        "example_prompt": prompts[0],
+        "shots": {"count": request.shots, "digest": digest(shots)} if shots else None,
+        "example_prompt": prompts[0].text,
         "sampling": asdict(sampling),
         "seed": request.seed,
         "batch_size": request.batch_size,
     }
-    longest = max(len(template.tokenize(prompt, tokenizer)) for prompt in prompts)
-    return _Plan(task, sampling, template, shots, longest, settings)
+    return _Plan(task, sampling, template, prompts, settings)
 
 
 def _load(request: Request, name: str) -> Task:
@@ -175,10 +171,6 @@ def _shots(request: Request, name: str) -> list[tuple[str, str]]:
     if request.shots_data is None:
         return load_shots(name, request.shots)
     return worked_examples(request.shots_data, read_rows(request.shots_data), request.shots)
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def _engine(request: Request, path: str, tokenizer: Any, stack: ExitStack) -> Engine:
