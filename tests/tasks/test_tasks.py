@@ -43,6 +43,7 @@ def test_a_failing_grader_is_an_error_not_a_zero():
     [
         ("arithmetics", "unknown task 'arithmetics'.*Did you mean.*arithmetic"),
         ("chain_sums", "Did you mean.*chain_sum"),
+        ("gsm9k", "Did you mean gsm8k"),
         ("composite", "reasoning-gym can't make 'composite'"),
         ("no_such_module_here:Task", "no module 'no_such_module_here'"),
         ("json:Task", "module 'json' has no 'Task'"),

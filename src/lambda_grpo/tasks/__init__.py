@@ -60,7 +60,7 @@ def load_task(name: str, split: str = "train", *, size: int, seed: int = 0) -> T
             f"task {name!r} is a benchmark, for lambda-grpo eval: to train on maths, set dataset_name and reward_funcs"
         )
     else:
-        close = difflib.get_close_matches(name, [*TASKS, *names], n=3)
+        close = difflib.get_close_matches(name, [*TASKS, *BENCHMARKS, *names], n=3)
         meant = f" Did you mean {' or '.join(close)}?" if close else ""
         more = "" if names else " (pip install 'lambda-grpo[gym]' adds reasoning-gym's data sets)"
         raise UserError(
