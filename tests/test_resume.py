@@ -47,7 +47,7 @@ def everything(run):
         (["--lambda_optimizer", "adam"], "with lambda_optimizer 'sgd', not 'adam': a run keeps its lambda_optimizer"),
         (["--lambda_init", "0.5"], "with lambda_init 0.0, not 0.5: a run keeps its lambda_init"),
         (["--task", "chain_sum"], "with task 'arithmetic', not 'chain_sum': a run keeps its task"),
-        (["--task_size", "100"], "with task_size 4096, not 100"),
+        (["--task_size", "100"], "with task_size None, not 100"),
         (["--task_seed", "1"], "with task_seed 0, not 1"),
         (["--eval_size", "9"], "with eval_size 8, not 9"),
         (["--model_name_or_path", "other"], "with model_name_or_path 'builtin', not 'other'"),

@@ -58,8 +58,7 @@ def train_one(output_dir: str, objective: str, seed: int, steps: int) -> float:
     keys = {"output_dir": output_dir, "objective": objective, "seed": seed, "max_steps": steps}
     known = next(Path(output_dir).parent.glob("*/eval/before.json"), None)
     train(
-        None,
-        [word for key, value in keys.items() for word in (f"--{key}", str(value))],
+        overrides=[word for key, value in keys.items() for word in (f"--{key}", str(value))],
         before=None if known is None else json.loads(known.read_text()),
     )
     return Path(output_dir, "config.json").stat().st_mtime
@@ -74,11 +73,11 @@ def stock(steps: int) -> dict[str, Any]:
     from lambda_grpo.models import BUILTIN, resolve_model
     from lambda_grpo.recipe import Recipe, read_recipe
     from lambda_grpo.tasks import load_task
-    from lambda_grpo.training_data import task_dataset, task_reward
+    from lambda_grpo.training_data import MADE, task_dataset, task_reward
 
     keys = read_recipe(None)
     settings = Recipe.parse({**keys, "output_dir": "unused"}, []).task
-    task = load_task(keys["task"], "train", size=settings.task_size, seed=settings.task_seed)
+    task = load_task(keys["task"], "train", size=settings.task_size or MADE, seed=settings.task_seed)
     of_trl = {field.name for field in dataclasses.fields(GRPOConfig)}
     with tempfile.TemporaryDirectory() as folder:
         args = {key: value for key, value in keys.items() if key in of_trl}

@@ -23,34 +23,34 @@ demonstration, which takes less than a minute on two CPU cores.
   lambda-grpo train recipes/grpo.yaml --max_steps 100 --output_dir runs/mine
   lambda-grpo train --output_dir runs/mine --resume
 
-A recipe is a TRL YAML. Any key of TRL's GRPOConfig and ModelConfig works there
-and as --key value. Without a recipe, or where one says base: demo, the others
-are the demonstration's: on the CPU. The keys that lambda-grpo adds:
+A recipe is a TRL YAML; of several, each lies over those before it. Any key of
+TRL's GRPOConfig and ModelConfig works there and as --key value. Without a recipe,
+or with one of base: demo, the others are the demonstration's (CPU). Our own keys:
 
   objective         lambda_grpo, lambda_grpo_paper, grpo, dapo, dr_grpo, gspo,
                     cispo, …: the table of docs/objective.md
-  lambda_init       where λ starts (0.0)
-  lambda_lr         learning rate of λ; 0 freezes it (0.1). lambda_optimizer:
-                    sgd or adam. lambda_lr_scheduler_type: constant, linear or
-                    cosine, lambda_warmup_steps (0)
+  lambda_init       where λ starts (0.0). lambda_lr: its learning rate, 0 freezes it
+                    (0.1). lambda_optimizer: sgd or adam. lambda_lr_scheduler_type:
+                    constant, linear or cosine, lambda_warmup_steps (0)
   lambda_bounds     λ stays within these two values (-10 10; daro: -2 2)
-  lambda_r          r of h = 1 + r·z (1/9)
-  weight_norm       sum: f as the paper has it; tokens: rescaled so that λ
-                    can't change the step size (sum)
+  lambda_r          r of h = 1 + r·z (1/9). weight_norm: sum, f as the paper has it;
+                    tokens, rescaled so that λ can't change the step size (sum)
   trace, trace_gamma, trace_lambda, advantage_min
                     of grpo_lambda: recent or both (recent), 1, 0.99, -0.1
-  dynamic_sampling  fresh prompts for groups of equal rewards, in so many
-                    rounds: max_resample_times (10). overlong_buffer_length:
-                    last tokens of a completion that are penalised
-  select_best_and_worst, select_min_reward, selection_baseline
-                    train on some samples of a group
+  dynamic_sampling  fresh prompts for groups of equal rewards, max_resample_times
+                    (10) rounds. overlong_buffer_length: last tokens with a penalty
+  select_best_and_worst, select_min_reward, selection_baseline   train on some samples
   error_correction, correct_reward, reflection_prompt, answer_template
                     shares of wrong samples that reflect, get the answer, or
                     are replaced by a solution
   sampler, packing  fast or trl (fast); train without padding (true)
-  task              a built-in one, a reasoning-gym data set, or module:attribute
-  task_size         training examples (4096). task_seed: of the examples (0)
-  eval_size         held-out examples before and after; 0 for none (500)
+  task              a built-in one, a reasoning-gym data set, gsm8k, math,
+                    dapo_math_17k, a file of problems, or module:attribute
+  question_column, answer_column   of a file, or of dataset_name; template: how a
+                    problem is put (see lambda-grpo eval --help)
+  task_size         training examples (all; 4096 made ones). task_seed: theirs (0)
+  eval_task, eval_size    evaluated before and after (the task's held-out ones; 500)
+  check_overlap, remove_overlap   of training problems with test sets
   base              in a recipe: the recipe that it builds on, or demo
 
 model_name_or_path is builtin, builtin-llama, a directory or a hub id."""
@@ -178,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
         "train",
         _train,
         "train a policy; without arguments, the demonstration",
-        usage="lambda-grpo train [RECIPE.yaml] [--key value …] [--output_dir DIR [--resume]]",
+        usage="lambda-grpo train [RECIPE.yaml …] [--key value …] [--output_dir DIR [--resume]]",
         description=TRAIN_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
@@ -232,10 +232,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(options: argparse.Namespace, rest: list[str]) -> None:
-    recipe = rest.pop(0) if rest and not rest[0].startswith("-") else None
+    first = next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))
+    recipes, overrides = rest[:first], rest[first:]
     training = _import("lambda_grpo.training", "trl")
     report = _import("lambda_grpo.report", "report")
-    run = training.train(recipe, rest, resume=options.resume)
+    run = training.train(recipes, overrides, resume=options.resume)
     if int(os.environ.get("RANK", "0")) != 0:  # torchrun: one process speaks
         return
     summary = report.summarise(run)

@@ -28,11 +28,31 @@ class TaskConfig:
     """What to train on and how to evaluate, beside TRL's own keys."""
 
     task: str | None = field(
-        default=None, metadata={"help": "A built-in task, a reasoning-gym data set, or module:attribute for your own."}
+        default=None,
+        metadata={
+            "help": "A built-in task, a reasoning-gym data set, gsm8k, math, dapo_math_17k, a file of problems, or "
+            "module:attribute for your own."
+        },
     )
-    task_size: int = field(default=4096, metadata={"help": "Number of training examples."})
-    task_seed: int = field(default=0, metadata={"help": "Seed of the examples, for training and held-out ones."})
-    eval_size: int = field(default=500, metadata={"help": "Held-out examples before and after; 0 for no evaluation."})
+    question_column: str | None = field(
+        default=None,
+        metadata={"help": "Of a file, or of dataset_name, whose rows are problems then. outer.inner inside another."},
+    )
+    answer_column: str | None = field(default=None, metadata={"help": "The same of the reference answer."})
+    template: str | None = field(default=None, metadata={"help": "How a problem is put, as in lambda-grpo eval."})
+    task_size: int | None = field(
+        default=None,
+        metadata={"help": "Training examples. Default: all of a data set, 4096 of a made task."},
+    )
+    task_seed: int = field(default=0, metadata={"help": "Seed of made examples, for training and held-out ones."})
+    eval_task: str | None = field(
+        default=None, metadata={"help": "What to evaluate on before and after. Default: what belongs to the task."}
+    )
+    eval_size: int = field(default=500, metadata={"help": "At most so many problems of it; 0 for no evaluation."})
+    check_overlap: list[str] | None = field(
+        default=None, metadata={"help": "Test sets to look for training problems in; 'benchmarks' for all eight."}
+    )
+    remove_overlap: bool = field(default=False, metadata={"help": "Leave out the training problems found there."})
 
 
 @dataclass(frozen=True)
@@ -83,16 +103,35 @@ class Recipe:
         return replace(recipe, keys={key: value for key, value in keys.items() if not key.endswith("_token")})
 
 
-def read_recipe(path: str | os.PathLike[str] | None, _built_on: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_recipes(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
+    """The keys of recipes that lie over one another, the last one on top; without any, the demonstration's.
+
+    One that builds on the demonstration builds on those below it instead, where there are any.
+
+    Raises:
+        UserError: as `read_recipe`.
+    """
+    keys: dict[str, Any] = {}
+    for path in paths or [DEMO]:
+        keys |= read_recipe(path, on_demo=not keys)
+    return keys
+
+
+def read_recipe(
+    path: str | os.PathLike[str] | None, *, on_demo: bool = True, _built_on: tuple[Path, ...] = ()
+) -> dict[str, Any]:
     """The keys of a recipe file, with those of its `base` below them; None is the demonstration.
 
     `base` is a path relative to the file, or "demo" for the built-in recipe.
+
+    Args:
+        on_demo: whether the demonstration's keys are read where it is the base.
 
     Raises:
         UserError: no such file, not a YAML mapping, or built on itself.
     """
     if path is None or str(path) == DEMO:
-        return yaml.safe_load(files("lambda_grpo").joinpath("demo.yaml").read_text())
+        return yaml.safe_load(files("lambda_grpo").joinpath("demo.yaml").read_text()) if on_demo else {}
     try:
         keys = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -112,7 +151,7 @@ def read_recipe(path: str | os.PathLike[str] | None, _built_on: tuple[Path, ...]
     below: str | Path = base if base == DEMO else Path(path).parent / base
     if base != DEMO and Path(below).resolve() in built_on:
         raise UserError(f"the recipe {path} is built on itself: its base {base} leads back to it")
-    return {**read_recipe(below, built_on), **keys}
+    return {**read_recipe(below, on_demo=on_demo, _built_on=built_on), **keys}
 
 
 def write_recipe(path: Path, keys: Mapping[str, Any]) -> Path:

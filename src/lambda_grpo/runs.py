@@ -10,6 +10,7 @@ report.html
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -155,6 +156,11 @@ def write_text(path: Path, content: str) -> Path:
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """The same of what JSON can hold; anything else as its text."""
     return write_text(path, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def digest(content: Any) -> str:
+    """What tells contents apart that JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def provenance() -> dict[str, Any]:

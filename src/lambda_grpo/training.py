@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from itertools import islice
@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from tqdm import tqdm
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 from transformers.integrations import get_available_reporting_integrations
 from trl import get_peft_config, get_quantization_config
 
@@ -22,29 +21,19 @@ from lambda_grpo.backends.trl_trainer import LambdaGRPOConfig, LambdaGRPOTrainer
 from lambda_grpo.errors import UserError
 from lambda_grpo.evaluation import Sampling, evaluate
 from lambda_grpo.models import BUILTIN, resolve_model
-from lambda_grpo.recipe import Recipe, read_recipe
+from lambda_grpo.recipe import Recipe, read_recipes
 from lambda_grpo.report import write_report
 from lambda_grpo.resume import checkpoint_to_resume, reached, set_learning_rate
-from lambda_grpo.runs import Run, provenance
-from lambda_grpo.tasks import Task, load_task
-from lambda_grpo.training_data import (
-    RewardFunction,
-    is_conversation,
-    task_dataset,
-    task_reward,
-    trl_datasets,
-    trl_rewards,
-)
-
-# TRL's names of what every metrics line holds under a name of ours
-METRIC_NAMES = {"completions/mean_length": "completion_length_mean"}
+from lambda_grpo.runs import Run, provenance, write_json
+from lambda_grpo.training_callbacks import AtTrainBegin, ProgressBar, RunRecorder
+from lambda_grpo.training_data import is_conversation, read_training_data
 
 # Where metrics can be sent to; transformers answers for each of them whether it is there
 REPORTERS = {"clearml", "comet_ml", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"}
 
 
 def train(
-    recipe_path: str | None = None,
+    recipes: Sequence[str] = (),
     overrides: Sequence[str] = (),
     *,
     resume: bool = False,
@@ -53,7 +42,7 @@ def train(
     """Train as a recipe says.
 
     Args:
-        recipe_path: a recipe file, None for the demonstration.
+        recipes: recipe files that lie over one another, none for the demonstration.
         overrides: a command line's `--key value` pairs.
         resume: go on from the last good checkpoint in `--output_dir`, with the settings written there.
         before: what `eval/before.json` of another run of the same policy holds, so that it isn't evaluated again.
@@ -66,7 +55,7 @@ def train(
     """
     output_dir = _output_dir(overrides)
     if resume:
-        if recipe_path is not None:
+        if recipes:
             raise UserError("--resume takes the settings from the run directory: leave the recipe out")
         if before is not None:
             raise UserError("a run that goes on has its evaluation before training already: leave `before` out")
@@ -76,7 +65,7 @@ def train(
         recipe = Recipe.parse(run.config()["recipe"], overrides)
         checkpoint = checkpoint_to_resume(run, recipe)
         return _Training(recipe, run).resume(checkpoint)
-    keys = read_recipe(recipe_path)
+    keys = read_recipes(recipes)
     if output_dir is None and "output_dir" not in keys:
         if _world_size() > 1:
             raise UserError("with several processes give --output_dir, so that all of them mean the same run")
@@ -105,20 +94,15 @@ class _Training:
         if config.resume_from_checkpoint:
             raise UserError("use --output_dir DIR --resume instead of resume_from_checkpoint")
         self.model_path = resolve_model(recipe.model.model_name_or_path or BUILTIN)
-        self.task, self.held_out = self._tasks()
-        self.reward_funcs: list[RewardFunction | str]
-        if self.task is not None:
-            self.dataset, self.reward_funcs = task_dataset(self.task), [task_reward(self.task, self.held_out)]
-            self.eval_dataset = None if self.held_out is None else task_dataset(self.held_out, "test")
-        else:
-            self.reward_funcs = trl_rewards(recipe.data)
-            self.dataset, self.eval_dataset = trl_datasets(recipe.data, recipe.mixture, config.eval_strategy)
-        if config.eval_strategy != "no" and self.eval_dataset is None:
-            raise UserError("eval_strategy needs held-out examples, set eval_size above 0")
-        _check_fills_a_batch(self.dataset, config)
+        self.data = read_training_data(recipe, self.model_path)
+        if config.eval_strategy != "no" and self.data.eval_dataset is None:
+            raise UserError("eval_strategy needs held-out examples, set eval_size above 0, or eval_task")
+        _check_fills_a_batch(self.data.dataset, config)
         for name in REPORTERS.intersection(config.report_to).difference(get_available_reporting_integrations()):
             raise UserError(f"report_to names {name}, which isn't installed: install it, or set report_to to none")
         config.disable_tqdm = True  # one progress bar, ours
+        if config.use_vllm and self.data.template.stops:  # other engines go on: what is behind a stop isn't graded
+            config.generation_kwargs = {"stop": list(self.data.template.stops), **(config.generation_kwargs or {})}
         # as `trl grpo` does
         config.model_init_kwargs = {
             "revision": recipe.model.model_revision,
@@ -127,29 +111,13 @@ class _Training:
             **(config.model_init_kwargs or {}),
         }
 
-    def _tasks(self) -> tuple[Task | None, Task | None]:
-        settings, data = self.recipe.task, self.recipe.data
-        given = {"a task": settings.task, "a dataset_name": data.dataset_name, "datasets": self.recipe.mixture.datasets}
-        named = [name for name, value in given.items() if value]
-        if not named:
-            raise UserError("the recipe names nothing to train on: set task (or TRL's dataset_name and reward_funcs)")
-        if len(named) > 1:
-            raise UserError(f"the recipe names both {named[0]} and {named[1]}: give one of them")
-        if not settings.task:
-            return None, None
-        if data.reward_funcs or data.reward_model_name_or_path:
-            raise UserError("a task grades by itself: leave reward_funcs and reward_model_name_or_path out")
-        task = load_task(settings.task, "train", size=settings.task_size, seed=settings.task_seed)
-        if settings.eval_size == 0:
-            return task, None
-        return task, load_task(settings.task, "test", size=settings.eval_size, seed=settings.task_seed)
-
     def start(self, before: Mapping[str, Any] | None) -> Run:
         if before is not None:
             self._check_is_ours(before)
         trainer = self._trainer()
         if trainer.is_world_process_zero():
             Run.create(self.run.path, self._config())
+            self._report_overlap()
         if before is None:
             self._evaluate(trainer, "before")
         elif trainer.is_world_process_zero():
@@ -158,6 +126,11 @@ class _Training:
         return self._finish(trainer)
 
     def resume(self, checkpoint: Path) -> Run:
+        before = self.run.config().get("data", {}).get("digest")
+        if before is not None and before != self.data.description["digest"]:
+            raise UserError(
+                f"{self.run.path} was trained on other problems: the data set has changed since, start another run"
+            )
         trainer = self._trainer()
         state = reached(checkpoint)
         *_, last_step = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
@@ -197,10 +170,10 @@ class _Training:
         try:
             trainer = LambdaGRPOTrainer(
                 model=self.model_path,
-                reward_funcs=self.reward_funcs,
+                reward_funcs=self.data.rewards,
                 args=self.recipe.training,
-                train_dataset=self.dataset,
-                eval_dataset=self.eval_dataset,
+                train_dataset=self.data.dataset,
+                eval_dataset=self.data.eval_dataset,
                 peft_config=get_peft_config(self.recipe.model),
                 quantization_config=get_quantization_config(self.recipe.model),
                 on_samples=self._record_samples,
@@ -211,7 +184,11 @@ class _Training:
             for path in made:
                 if path.is_dir() and not any(path.iterdir()):
                     path.rmdir()
-        if self.task is None and is_conversation(self.dataset) and not trainer.processing_class.chat_template:
+        if (
+            not self.data.has_tasks
+            and is_conversation(self.data.dataset)
+            and not trainer.processing_class.chat_template
+        ):
             raise UserError(
                 f"the prompts are conversations, and the tokenizer of {self.model_path} has no chat template: "
                 "take a chat model, or prompts of plain text"
@@ -223,6 +200,15 @@ class _Training:
         trainer.add_callback(ProgressBar())
         return trainer
 
+    def _report_overlap(self) -> None:
+        if not self.data.overlaps:
+            return
+        write_json(self.run.path / "overlap.json", {"overlaps": [overlap.to_dict() for overlap in self.data.overlaps]})
+        removed = " (removed)" if self.recipe.task.remove_overlap else ""
+        print(f"Training problems among those of test sets{removed}, see overlap.json:", file=sys.stderr)
+        for overlap in self.data.overlaps:
+            print(f"  {overlap}", file=sys.stderr)
+
     def _record_samples(self, columns: dict[str, list[Any]]) -> None:
         groups = [self.first_group + group for group in columns["group"]]
         self.first_group = groups[-1] + 1
@@ -230,9 +216,9 @@ class _Training:
 
     def _check_is_ours(self, evaluation: Mapping[str, Any]) -> None:
         """Raise UserError if an evaluation was made in another way than this run's own will be."""
-        if self.held_out is None:
+        if self.data.held_out is None:
             raise UserError("a run without held-out examples has no evaluation: leave `before` out, or set eval_size")
-        ours = {"task": self.held_out.name, "n": len(self.held_out), "sampling": asdict(self._sampling())}
+        ours = {"task": self.data.held_out.name, "n": len(self.data.held_out), "sampling": asdict(self._sampling())}
         for name, value in ours.items():
             if evaluation.get(name) != value:
                 raise UserError(f"`before` is of another evaluation: its {name} is {evaluation.get(name)}, not {value}")
@@ -250,14 +236,15 @@ class _Training:
         )
 
     def _evaluate(self, trainer: LambdaGRPOTrainer, name: str) -> None:
-        if self.held_out is None:
+        if self.data.held_out is None:
             return
         evaluation = evaluate(
             trainer.accelerator.unwrap_model(trainer.model),
             trainer.processing_class,
-            self.held_out,
+            self.data.held_out,
             self._sampling(),
             batch_size=self.recipe.training.per_device_eval_batch_size,
+            template=self.data.template,
         )
         if trainer.is_world_process_zero():
             self.run.log_evaluation(name, evaluation.to_dict())
@@ -277,6 +264,7 @@ class _Training:
                 "rollouts": repr(objective.rollouts),
             },
             "model": self.recipe.model.model_name_or_path or BUILTIN,
+            "data": self.data.description,
             "resolved": {
                 "task": vars(self.recipe.task),
                 "training": self.recipe.training.to_dict(),
@@ -285,58 +273,6 @@ class _Training:
             },
             **provenance(),
         }
-
-
-class RunRecorder(TrainerCallback):
-    """Each logged step, as a line of the run's metrics."""
-
-    def __init__(self, run: Run):
-        self.run = run
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if logs is None or "reward" not in logs or not state.is_world_process_zero:
-            return  # the Trainer's closing summary, say
-        row = {METRIC_NAMES.get(key, key): value for key, value in logs.items()}
-        # an objective without λ has null there, so that every run has the same columns
-        self.run.log_metrics({"step": state.global_step, "lambda": None, "lambda_grad": None, **row})
-
-
-class AtTrainBegin(TrainerCallback):
-    """Calls a function with the step that training begins at."""
-
-    def __init__(self, function: Callable[[int], None]):
-        self.function = function
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.function(state.global_step)
-
-
-class ProgressBar(TrainerCallback):
-    """Step, reward, length, λ and the time left."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
-            self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc="train", unit="step", file=sys.stderr
-            )
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
-            self.bar.update(state.global_step - self.bar.n)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if logs is None or "reward" not in logs or not state.is_world_process_zero:
-            return
-        shown = (
-            ("reward", logs["reward"], ".3f"),  # None where no sample could be scored
-            ("length", logs.get("completions/mean_length"), ".1f"),
-            ("λ", logs.get("lambda"), "+.4f"),
-        )
-        self.bar.set_postfix({name: format(value, spec) for name, value, spec in shown if value is not None})
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
-            self.bar.close()
 
 
 def _check_fills_a_batch(dataset: Any, config: LambdaGRPOConfig) -> None:

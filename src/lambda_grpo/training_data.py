@@ -1,13 +1,15 @@
-"""What a run trains on: a task, or the data set and reward functions that a TRL configuration names."""
+"""What a run trains on: a task, problems of maths, or a data set and reward functions as TRL takes them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from datasets import Dataset, IterableDataset, load_dataset
 from datasets.exceptions import DatasetsError
 from datasets.utils.logging import CRITICAL, set_verbosity
+from jinja2 import TemplateError
 from trl import DatasetMixtureConfig, get_dataset
 from trl.data_utils import is_conversational
 from trl.rewards import get_soft_overlong_punishment
@@ -15,9 +17,25 @@ from trl.scripts.grpo import GRPOScriptArguments
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.imports import import_callable
-from lambda_grpo.tasks import Task, grade_all
+from lambda_grpo.models import load_tokenizer
+from lambda_grpo.recipe import Recipe
+from lambda_grpo.runs import digest
+from lambda_grpo.tasks import Task, grade_all, load_task, load_test_task
+from lambda_grpo.tasks.benchmarks import BENCHMARKS
+from lambda_grpo.tasks.overlap import Overlap, find_overlap
+from lambda_grpo.tasks.problems import MathProblems, is_file_of_problems
+from lambda_grpo.tasks.rewards import text_of
+from lambda_grpo.tasks.templates import TEMPLATES, Template, find_template
+from lambda_grpo.tasks.training_sets import (
+    TRAINING_SETS,
+    hub_training_set,
+    load_training_set,
+    local_training_set,
+)
 
 RewardFunction = Callable[..., list[float | None]]
+
+MADE = 4096  # training examples of a task that makes them, where no number is given
 
 # Those that `trl grpo` names, and ours
 REWARDS = {
@@ -26,12 +44,161 @@ REWARDS = {
 }  # fmt: skip
 
 
-def task_dataset(task: Task, split: str = "train") -> Dataset:
+@dataclass(frozen=True)
+class TrainingData:
+    """All that a run is trained and evaluated on.
+
+    Attributes:
+        dataset, eval_dataset: rows as TRL reads them; for training, and for its evaluation during training.
+        rewards: as TRL takes them.
+        held_out: what is evaluated before and after.
+        template: how a problem is put.
+        has_tasks: whether the rows are a task's, and not a data set as TRL reads it.
+        description: what there is to say of it, for config.json and the model card.
+        overlaps: what the training problems share with test sets.
+    """
+
+    dataset: Dataset | IterableDataset
+    eval_dataset: Dataset | IterableDataset | None
+    rewards: list[RewardFunction | str]
+    held_out: Task | None
+    template: Template
+    has_tasks: bool
+    description: dict[str, Any]
+    overlaps: tuple[Overlap, ...] = ()
+
+
+def read_training_data(recipe: Recipe, model_path: str) -> TrainingData:
+    """What the recipe says to train on.
+
+    Raises:
+        UserError: it names nothing, or too much, or what it names can't be used.
+    """
+    settings, data = recipe.task, recipe.data
+    given = {"a task": settings.task, "a dataset_name": data.dataset_name, "datasets": recipe.mixture.datasets}
+    named = [name for name, value in given.items() if value]
+    if not named:
+        raise UserError("the recipe names nothing to train on: set task (or TRL's dataset_name and reward_funcs)")
+    if len(named) > 1:
+        raise UserError(f"the recipe names both {named[0]} and {named[1]}: give one of them")
+    has_columns = settings.question_column is not None or settings.answer_column is not None
+    if settings.task or (data.dataset_name and has_columns):
+        return _of_task(recipe, model_path)
+    for key in ("template", "question_column", "answer_column", "eval_task", "check_overlap"):
+        if getattr(settings, key):
+            raise UserError(
+                f"{key} is for a task, or a dataset_name with question_column and answer_column: without them its rows "
+                "are taken as TRL takes them"
+            )
+    rewards = trl_rewards(data)
+    dataset, eval_dataset = trl_datasets(data, recipe.mixture, recipe.training.eval_strategy)
+    name = data.dataset_name or "datasets"
+    return TrainingData(dataset, eval_dataset, rewards, None, TEMPLATES["plain"], False, {"name": name})
+
+
+def _of_task(recipe: Recipe, model_path: str) -> TrainingData:
+    settings, data = recipe.task, recipe.data
+    task, held_out = _training_task(recipe), _held_out(recipe)
+    is_problems = isinstance(task, MathProblems)
+    if not is_problems and (data.reward_funcs or data.reward_model_name_or_path):
+        raise UserError("a task grades by itself: leave reward_funcs and reward_model_name_or_path out")
+    chosen, template = "plain", TEMPLATES["plain"]
+    if is_problems or settings.template is not None:
+        tokenizer = load_tokenizer(model_path)
+        chosen, template = find_template(settings.template, tokenizer)
+        try:
+            template.render(task[0].prompt, tokenizer)
+        except TemplateError as error:  # some models' chat templates know no system role
+            raise UserError(
+                f"the model's chat template refuses template {chosen!r} ({error}): set another template"
+            ) from error
+    overlaps = tuple(_overlap(task, name) for name in _tests(recipe, held_out))
+    if overlaps and settings.remove_overlap:
+        assert isinstance(task, MathProblems)
+        task = task.without({pair.training for overlap in overlaps for pair in overlap.pairs})
+    named = trl_rewards(data) if data.reward_funcs or data.reward_model_name_or_path else None
+    problems = [(task[i].prompt, task[i].answer) for i in range(len(task))]
+    return TrainingData(
+        task_dataset(task, template=template),
+        None if held_out is None else task_dataset(held_out, "test", template=template),
+        named or [task_reward(task, held_out, template)],
+        held_out,
+        template,
+        True,
+        {
+            "name": task.name,
+            "problems": len(task),
+            "digest": digest(problems),
+            "source": getattr(task, "source", None),
+            "template": {"name": chosen, **asdict(template)},
+            "held_out": None if held_out is None else held_out.name,
+            "overlaps": [{**overlap.summary(), "removed": settings.remove_overlap} for overlap in overlaps],
+        },
+        overlaps,
+    )
+
+
+def _training_task(recipe: Recipe) -> Task:
+    settings, data = recipe.task, recipe.data
+    columns = {"question": settings.question_column, "answer": settings.answer_column}
+    if data.dataset_name:
+        name = data.dataset_name.strip("./").rsplit("/", 1)[-1]
+        split = data.dataset_train_split
+        return hub_training_set(name, data.dataset_name, data.dataset_config, split, size=settings.task_size, **columns)
+    assert settings.task is not None
+    if is_file_of_problems(settings.task):
+        return local_training_set(settings.task, size=settings.task_size, **columns)
+    if any(columns.values()):
+        raise UserError(
+            "question_column and answer_column are for a file of problems, or a dataset_name: leave them out"
+        )
+    if settings.task in TRAINING_SETS:
+        return load_training_set(settings.task, size=settings.task_size)
+    return load_task(settings.task, "train", size=settings.task_size or MADE, seed=settings.task_seed)
+
+
+def _held_out(recipe: Recipe) -> Task | None:
+    """What is evaluated before and after: what eval_task names, or what belongs to the task."""
+    settings = recipe.task
+    if settings.eval_size == 0:
+        return None
+    name = settings.eval_task
+    if name is None and settings.task in TRAINING_SETS:
+        name = TRAINING_SETS[settings.task].held_out
+    elif name is None and settings.task and not is_file_of_problems(settings.task):
+        name = settings.task
+    if name is None:
+        return None
+    columns: dict[str, str | None] = {}
+    if settings.eval_task is not None and is_file_of_problems(settings.eval_task):
+        columns = {"question": settings.question_column, "answer": settings.answer_column}
+    return load_test_task(name, size=settings.eval_size, seed=settings.task_seed, **columns)
+
+
+def _tests(recipe: Recipe, held_out: Task | None) -> list[Task]:
+    """The test sets that training problems are looked for in."""
+    named = recipe.task.check_overlap
+    if named is None:
+        return [held_out] if isinstance(held_out, MathProblems) else []
+    names = [name for chosen in named for name in (BENCHMARKS if chosen == "benchmarks" else [chosen])]
+    return [load_test_task(name) for name in names]
+
+
+def _overlap(task: Task, test: Task) -> Overlap:
+    if not isinstance(task, MathProblems):
+        raise UserError(
+            f"check_overlap is for problems of a data set, and task {task.name!r} makes its own: leave it out"
+        )
+    texts = [[one[i].prompt for i in range(len(one))] for one in (task, test)]
+    return find_overlap(texts[0], texts[1], test.name)
+
+
+def task_dataset(task: Task, split: str = "train", *, template: Template = TEMPLATES["plain"]) -> Dataset:
     """A task as TRL reads it: columns prompt, answer, solution, and index and split to find the example again."""
     examples = [task[i] for i in range(len(task))]
     return Dataset.from_dict(
         {
-            "prompt": [example.prompt for example in examples],
+            "prompt": [template.prompt(example.prompt) for example in examples],
             "answer": [example.answer for example in examples],
             "solution": [example.solution for example in examples],
             "index": list(range(len(examples))),
@@ -40,13 +207,14 @@ def task_dataset(task: Task, split: str = "train") -> Dataset:
     )
 
 
-def task_reward(task: Task, held_out: Task | None = None) -> RewardFunction:
-    """A task's grader as TRL calls it. Named after the task, so that TRL logs it as rewards/NAME."""
-    splits = {"train": task, "test": held_out or task}
+def task_reward(task: Task, held_out: Task | None = None, template: Template = TEMPLATES["plain"]) -> RewardFunction:
+    """A task's grader as TRL calls it, up to the template's stop. Named after the task: TRL logs it as rewards/NAME."""
+    tasks = {"train": task, "test": held_out or task}
 
-    def reward(completions: list[str], index: list[int], split: list[str], **_: Any) -> list[float | None]:
-        examples = [splits[name][i] for i, name in zip(index, split, strict=True)]
-        return [grade.score for grade in grade_all(task, completions, examples)]
+    def reward(completions: list[Any], index: list[int], split: list[str], **_: Any) -> list[float | None]:
+        graded = tasks[split[0]]  # a batch is all of one split
+        texts = [template.cut(text_of(completion)) for completion in completions]
+        return [grade.score for grade in grade_all(graded, texts, [graded[i] for i in index])]
 
     reward.__name__ = task.name
     return reward

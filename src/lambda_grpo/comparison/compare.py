@@ -193,13 +193,13 @@ def train_one(path: Path, keys: Mapping[str, Any], keep_checkpoints: bool) -> No
 
     run = Run(path)
     if run.checkpoints():
-        train(None, ["--output_dir", str(path)], resume=True)
+        train(overrides=["--output_dir", str(path)], resume=True)
     else:
         shutil.rmtree(path, ignore_errors=True)
         recipe = write_recipe(path.with_name(f"{path.name}.yaml"), {**keys, "output_dir": str(path)})
         # All runs of a task begin with the same policy: it is evaluated by the first ones.
         shared = path.parents[1] / "before.json"
-        train(str(recipe), before=json.loads(shared.read_text()) if shared.exists() else None)
+        train([str(recipe)], before=json.loads(shared.read_text()) if shared.exists() else None)
         before = run.evaluation("before")
         if before is not None:
             write_json(shared, before)

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lambda_grpo.evaluation.engines import LocalEngine, Sampling
 from lambda_grpo.evaluation.rows import Evaluation, draw_rows, read_prompts, summarise
 from lambda_grpo.tasks import Task
-from lambda_grpo.tasks.templates import TEMPLATES
+from lambda_grpo.tasks.templates import TEMPLATES, Template
 
 __all__ = ["Evaluation", "Sampling", "evaluate"]
 
@@ -20,16 +20,18 @@ def evaluate(
     *,
     batch_size: int = 256,
     seed: int = 0,
+    template: Template = TEMPLATES["plain"],
 ) -> Evaluation:
     """Sample one completion for each example, in this process, and grade it. `lambda-grpo eval` does more.
 
     Args:
-        task: its examples are all used, their prompts as they are; take a held-out split.
+        task: its examples are all used; take a held-out split.
         sampling: how to draw the completions.
         batch_size: completions sampled together.
         seed: of the sampling; the caller's random state is left as it was.
+        template: how a problem is put; by default as it is.
     """
-    engine, template = LocalEngine(model, tokenizer), TEMPLATES["plain"]
+    engine = LocalEngine(model, tokenizer)
     prompts = read_prompts(task, template, tokenizer)
     batches = draw_rows(engine, task, prompts, template, sampling, batch_size=batch_size, seed=seed)
     rows = [row for batch in batches for row in batch]

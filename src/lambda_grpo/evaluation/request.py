@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from lambda_grpo.errors import UserError
+from lambda_grpo.runs import digest
 from lambda_grpo.tasks.benchmarks import BENCHMARKS
 
 ENGINES = ("auto", "fast", "transformers", "vllm")
@@ -79,11 +77,6 @@ class Request:
             name: value for name, value in asdict(self).items() if name not in ("tasks", "output_dir", "server")
         }
         return Path("evals") / f"{file_name(self.model.strip('./'))}-{digest(settings)[:8]}"
-
-
-def digest(content: Any) -> str:
-    """What tells contents apart that JSON can hold."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def file_name(text: str) -> str:

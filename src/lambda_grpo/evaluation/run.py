@@ -15,18 +15,17 @@ from tqdm import tqdm
 from lambda_grpo.errors import UserError
 from lambda_grpo.evaluation.directory import EvaluationFiles
 from lambda_grpo.evaluation.engines import Engine, LocalEngine, Sampling
-from lambda_grpo.evaluation.request import Request, digest, file_name
+from lambda_grpo.evaluation.request import Request, file_name
 from lambda_grpo.evaluation.rows import Prompt, draw_rows, read_prompts, summarise
 from lambda_grpo.models import load_model, load_tokenizer, resolve_model, training_of, weights_id
-from lambda_grpo.runs import provenance
-from lambda_grpo.tasks import Task, load_task
-from lambda_grpo.tasks.benchmarks import BENCHMARKS, load_benchmark, load_shots
-from lambda_grpo.tasks.problems import MathProblems, is_file_of_problems, local_problems, read_rows, worked_examples
+from lambda_grpo.runs import digest, provenance
+from lambda_grpo.tasks import Task, load_test_task
+from lambda_grpo.tasks.benchmarks import BENCHMARKS, load_shots
+from lambda_grpo.tasks.problems import MathProblems, is_file_of_problems, read_rows, worked_examples
 from lambda_grpo.tasks.templates import Template, find_template
 
 __all__ = ["BENCHMARKS", "Request", "run"]
 
-GENERATED_SIZE = 500  # held-out examples of a task that makes them
 MATH_LENGTH, GENERATED_LENGTH = 2048, 256  # tokens of a completion
 
 
@@ -155,12 +154,10 @@ def _plan(request: Request, name: str, tokenizer: Any, model: dict[str, Any]) ->
 
 
 def _load(request: Request, name: str) -> Task:
-    if name in BENCHMARKS:
-        return load_benchmark(name, data=request.data, size=request.n)
-    if not is_file_of_problems(name):
-        return load_task(name, "test", size=request.n or GENERATED_SIZE)
-    task = local_problems(name, size=request.n, question=request.question_column, answer=request.answer_column)
-    if task.name in BENCHMARKS:
+    task = load_test_task(
+        name, size=request.n, data=request.data, question=request.question_column, answer=request.answer_column
+    )
+    if is_file_of_problems(name) and task.name in BENCHMARKS:
         raise UserError(f"{name} would be taken for the benchmark: rename it, or --task {task.name} --data {name}")
     return task
 

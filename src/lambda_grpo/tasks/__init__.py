@@ -1,8 +1,8 @@
 """Tasks with a verifiable answer, by name.
 
 A name is one of `TASKS`, a reasoning-gym data set, or `module:attribute` for a task of your own: a callable that
-takes `split`, `size` and `seed` and returns a `Task`. The maths benchmarks (`BENCHMARKS`) and local files of problems
-are for evaluation: `benchmarks.py`, `problems.py`.
+takes `split`, `size` and `seed` and returns a `Task`. Problems of maths are data sets: those to evaluate on in
+`benchmarks.py`, those to train on in `training_sets.py`.
 
 Four of them are beds to compare objectives on: which length is right is known there, for a built-in policy.
 
@@ -22,11 +22,15 @@ from lambda_grpo.errors import UserError
 from lambda_grpo.imports import import_callable
 from lambda_grpo.tasks.arithmetic import Arithmetic
 from lambda_grpo.tasks.base import Example, Grade, Task, grade_all
-from lambda_grpo.tasks.benchmarks import BENCHMARKS
+from lambda_grpo.tasks.benchmarks import BENCHMARKS, load_benchmark
 from lambda_grpo.tasks.gym import GymTask, gym_names
 from lambda_grpo.tasks.letters import Neutral, Null, ShorterIsRight
+from lambda_grpo.tasks.problems import is_file_of_problems, local_problems
+from lambda_grpo.tasks.training_sets import TRAINING_SETS
 
-__all__ = ["TASKS", "Example", "Grade", "Task", "grade_all", "load_task"]
+__all__ = ["TASKS", "Example", "Grade", "Task", "grade_all", "load_task", "load_test_task"]
+
+MADE = 500  # test examples of a task that makes them, where no number is given
 
 TASKS: dict[str, Callable[..., Task]] = {
     "arithmetic": Arithmetic,
@@ -36,8 +40,35 @@ TASKS: dict[str, Callable[..., Task]] = {
 }
 
 
+def load_test_task(
+    name: str,
+    *,
+    size: int | None = None,
+    seed: int = 0,
+    data: str | None = None,
+    question: str | None = None,
+    answer: str | None = None,
+) -> Task:
+    """What a model can be evaluated on: a benchmark, a local file of problems, or the test split of another task.
+
+    Args:
+        size: the first so many; all by default, or `MADE` of a task that makes them.
+        seed: of made examples.
+        data: another source of a benchmark.
+        question, answer: columns of a local file.
+
+    Raises:
+        UserError: it can't be loaded.
+    """
+    if name in BENCHMARKS:
+        return load_benchmark(name, data=data, size=size)
+    if is_file_of_problems(name):
+        return local_problems(name, size=size, question=question, answer=answer)
+    return load_task(name, "test", size=size or MADE, seed=seed)
+
+
 def load_task(name: str, split: str = "train", *, size: int, seed: int = 0) -> Task:
-    """The task of that name.
+    """The task of that name, of those that make their examples.
 
     Args:
         split: "train", or "test" for held-out examples.
@@ -57,15 +88,16 @@ def load_task(name: str, split: str = "train", *, size: int, seed: int = 0) -> T
         task = GymTask(name, split=split, size=size, seed=seed)
     elif name in BENCHMARKS:
         raise UserError(
-            f"task {name!r} is a benchmark, for lambda-grpo eval: to train on maths, set dataset_name and reward_funcs"
+            f"task {name!r} is a benchmark, for lambda-grpo eval: to train on maths, take {', '.join(TRAINING_SETS)}, "
+            "a file of problems, or dataset_name with question_column and answer_column"
         )
     else:
-        close = difflib.get_close_matches(name, [*TASKS, *BENCHMARKS, *names], n=3)
+        close = difflib.get_close_matches(name, [*TASKS, *TRAINING_SETS, *BENCHMARKS, *names], n=3)
         meant = f" Did you mean {' or '.join(close)}?" if close else ""
         more = "" if names else " (pip install 'lambda-grpo[gym]' adds reasoning-gym's data sets)"
         raise UserError(
-            f"unknown task {name!r}: use {', '.join(TASKS)}, a reasoning-gym data set{more}, or module:attribute "
-            f"for your own.{meant}"
+            f"unknown task {name!r}: use {', '.join(TASKS)}, a reasoning-gym data set{more}, "
+            f"{', '.join(TRAINING_SETS)}, a .jsonl or .parquet file, or module:attribute for your own.{meant}"
         )
     _check(name, task)
     return task

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ class MathProblems:
     Args:
         name: of the task.
         rows: a mapping for each problem.
-        columns: (question, answer): which keys hold them. An answer may be a number, a text, a text with GSM8K's
-            `####` before the answer, or a list of several answers.
+        columns: (question, answer): which keys hold them, `outer.inner` for a key inside another one's mapping. A
+            question may be a text, or messages that end with it. An answer may be a number, a text, a text with
+            GSM8K's `####` before the answer, or a list of several answers.
         source: where the rows are from, for the result.
 
     Raises:
@@ -39,6 +41,14 @@ class MathProblems:
     ):
         self.name, self.source = name, dict(source)
         self._examples = [_example(name, i, row, columns) for i, row in enumerate(rows)]
+
+    def without(self, indices: Collection[int]) -> MathProblems:
+        """The problems but for some. Raises UserError if none is left."""
+        if len(indices) == len(self):
+            raise UserError(f"task {self.name!r}: all of its {len(self)} problems would be left out")
+        others = copy.copy(self)
+        others._examples = [example for i, example in enumerate(self._examples) if i not in indices]
+        return others
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -112,7 +122,7 @@ def find_columns(name: str, row: Mapping[str, Any], question: str | None, answer
     found = []
     for what, given, known in (("question", question, QUESTION_COLUMNS), ("answer", answer, ANSWER_COLUMNS)):
         column = given or next((column for column in known if column in row), None)
-        if column is None or column not in row:
+        if column is None or (column not in row and value_at(row, column) is None):
             raise UserError(
                 f"{name} has no column {column or ' or '.join(known)}: name the one with the {what}s by "
                 f"--{what}_column, it has {', '.join(row)}"
@@ -121,7 +131,9 @@ def find_columns(name: str, row: Mapping[str, Any], question: str | None, answer
     return found[0], found[1]
 
 
-def local_problems(path: str, *, size: int | None, question: str | None, answer: str | None) -> MathProblems:
+def local_problems(
+    path: str, *, size: int | None = None, question: str | None = None, answer: str | None = None
+) -> MathProblems:
     """The first `size` problems of a local file, all by default."""
     rows = read_rows(path)
     columns = find_columns(path, rows[0], question, answer)
@@ -144,10 +156,28 @@ def worked_examples(name: str, rows: Sequence[Mapping[str, Any]], count: int) ->
     return [(str(row[question]), str(row[solution])) for row in rows[:count]]
 
 
+def value_at(row: Mapping[str, Any], column: str) -> Any:
+    """What a row has in a column; None where it lacks it. `outer.inner` is a key inside another one's mapping."""
+    if column in row:
+        return row[column]
+    outer, _, inner = column.partition(".")
+    return value_at(row[outer], inner) if inner and isinstance(row.get(outer), Mapping) else None
+
+
+def question_at(row: Mapping[str, Any], column: str) -> Any:
+    """The problem in a column: its text; of messages, what the user says last."""
+    value = value_at(row, column)
+    if isinstance(value, list):
+        said = [turn.get("content") for turn in value if isinstance(turn, Mapping) and turn.get("role") == "user"]
+        return said[-1] if said else None
+    return value
+
+
 def _example(name: str, number: int, row: Mapping[str, Any], columns: tuple[str, str]) -> Example:
-    question, given = row[columns[0]], row[columns[1]]
+    question, given = question_at(row, columns[0]), value_at(row, columns[1])
     answer = reference_answer(given)
     if not isinstance(question, str) or not question.strip() or not answer:
         raise UserError(f"{name}, row {number}: need a question and an answer, got {question!r} and {given!r}")
     identity = next((row[column] for column in ID_COLUMNS if column in row), number)
-    return Example(prompt=question, answer=answer, metadata={"id": identity})
+    written = [text for column in SOLUTION_COLUMNS if isinstance(text := row.get(column), str) and text != answer]
+    return Example(question, answer, {"id": identity}, solution=written[0] if written else None)

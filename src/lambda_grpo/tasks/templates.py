@@ -43,12 +43,27 @@ class Template:
             gap = "" if self.text[-1].isspace() else " "
             solved = [self.text.replace("{question}", one) + gap + solution for one, solution in shots]
             return "\n\n".join([*solved, self.text.replace("{question}", question)])
+        messages = self.messages(question, shots)
+        rendered: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return rendered
+
+    def messages(self, question: str, shots: Sequence[tuple[str, str]] = ()) -> list[dict[str, str]]:
+        """The turns of a chat, up to the one that the model is to write."""
         turns = [] if self.system is None else [{"role": "system", "content": self.system}]
         for one, solution in [*shots, (question, "")]:
             turns.append({"role": "user", "content": self.text.replace("{question}", one)})
             turns.append({"role": "assistant", "content": solution})
-        rendered: str = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
-        return rendered
+        return turns[:-1]
+
+    def prompt(self, question: str) -> str | list[dict[str, str]]:
+        """The prompt as TRL takes it: text, or messages, which TRL puts into the chat template."""
+        return self.messages(question) if self.chat else self.text.replace("{question}", question)
+
+    def question(self, prompt: str) -> str:
+        """What stands in a prompt that this template made, in place of `{question}`; other texts stay as they are."""
+        before, _, after = self.text.partition("{question}")
+        is_ours = prompt.startswith(before) and prompt.endswith(after) and len(prompt) > len(before) + len(after)
+        return prompt[len(before) : len(prompt) - len(after)] if is_ours else prompt
 
     def tokenize(self, prompt: str, tokenizer: Any) -> list[int]:
         """The prompt's tokens. A chat template has written the special ones."""

@@ -1,0 +1,67 @@
+"""What a run does at each step beside training: records it, and shows how far it is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from lambda_grpo.runs import Run
+
+# TRL's names of what every metrics line holds under a name of ours
+METRIC_NAMES = {"completions/mean_length": "completion_length_mean"}
+
+
+class RunRecorder(TrainerCallback):
+    """Each logged step, as a line of the run's metrics."""
+
+    def __init__(self, run: Run):
+        self.run = run
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if logs is None or "reward" not in logs or not state.is_world_process_zero:
+            return  # the Trainer's closing summary, say
+        row = {METRIC_NAMES.get(key, key): value for key, value in logs.items()}
+        # an objective without λ has null there, so that every run has the same columns
+        self.run.log_metrics({"step": state.global_step, "lambda": None, "lambda_grad": None, **row})
+
+
+class AtTrainBegin(TrainerCallback):
+    """Calls a function with the step that training begins at."""
+
+    def __init__(self, function: Callable[[int], None]):
+        self.function = function
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.function(state.global_step)
+
+
+class ProgressBar(TrainerCallback):
+    """Step, reward, length, λ and the time left."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.bar = tqdm(
+                total=state.max_steps, initial=state.global_step, desc="train", unit="step", file=sys.stderr
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if logs is None or "reward" not in logs or not state.is_world_process_zero:
+            return
+        shown = (
+            ("reward", logs["reward"], ".3f"),  # None where no sample could be scored
+            ("length", logs.get("completions/mean_length"), ".1f"),
+            ("λ", logs.get("lambda"), "+.4f"),
+        )
+        self.bar.set_postfix({name: format(value, spec) for name, value, spec in shown if value is not None})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.bar.close()
