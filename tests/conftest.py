@@ -26,3 +26,14 @@ def no_leftover_presets():
     yield
     PRESETS.clear()
     PRESETS.update(before)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A working directory in which data sets lie as folders of their names."""
+    import datasets
+
+    monkeypatch.chdir(tmp_path)
+    # Its cache goes by relative path and time of change, in which two tests may agree.
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path

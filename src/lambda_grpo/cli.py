@@ -103,8 +103,8 @@ Evaluate a model on one task or several: accuracy, avg@k, pass@k and maj@k, with
   n                 the first so many problems (all; 500 of a made task)
   template          how a problem is put: plain, boxed_system, boxed,
                     question_answer, problem_solution, qa, r1_zero, dapo
-                    (boxed_system where there is a chat template, otherwise
-                    question_answer; plain for a made task)
+                    (the one it was trained with; else boxed_system where there is
+                    a chat template, or question_answer; plain for a made task)
   shots             worked examples before each problem (0), from the training
                     split (gsm8k) or a file of them: shots_data
   samples           of each problem (1)

@@ -73,6 +73,17 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def merge_adapter(path: str, folder: str) -> str:
+    """Write a LoRA checkpoint as a whole model, for engines that take no adapter. Returns where: other models stay."""
+    if not (Path(path) / "adapter_config.json").is_file():
+        return path
+    from peft import AutoPeftModelForCausalLM
+
+    AutoPeftModelForCausalLM.from_pretrained(path).merge_and_unload().save_pretrained(folder)
+    load_tokenizer(path).save_pretrained(folder)
+    return folder
+
+
 def weights_id(path: str) -> str:
     """What tells a model from one that lay there before: its commit on the hub, or a digest of its files.
 
@@ -93,15 +104,21 @@ def weights_id(path: str) -> str:
 
 
 def training_of(path: str) -> dict[str, Any] | None:
-    """What a run's checkpoint was trained with: the run, its objective, the step, λ there. None for other models."""
+    """What a run's checkpoint was trained with. None for other models.
+
+    The run, its objective, the step, λ there, and the template that problems of a data set were put in.
+    """
     checkpoint = Path(path)
     if not checkpoint.name.startswith("checkpoint-") or not (checkpoint.parent / "completions").is_dir():
         return None
     run, step = Run.open(checkpoint.parent), int(checkpoint.name.removeprefix("checkpoint-"))
+    config = run.config()
+    data = config.get("data", {})
     lambdas = [row["lambda"] for row in run.metrics() if row["step"] <= step]
     return {
         "run": str(run.path),
-        "objective": run.config()["objective"]["name"],
+        "objective": config["objective"]["name"],
         "step": step,
         "lambda": lambdas[-1] if lambdas else None,
+        "template": data["template"]["name"] if data.get("source") else None,
     }

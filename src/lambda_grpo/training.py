@@ -20,6 +20,7 @@ from trl import get_peft_config, get_quantization_config
 from lambda_grpo.backends.trl_trainer import LambdaGRPOConfig, LambdaGRPOTrainer
 from lambda_grpo.errors import UserError
 from lambda_grpo.evaluation import Sampling, evaluate
+from lambda_grpo.model_card import update_cards
 from lambda_grpo.models import BUILTIN, resolve_model
 from lambda_grpo.recipe import Recipe, read_recipes
 from lambda_grpo.report import write_report
@@ -161,6 +162,7 @@ class _Training:
         self._evaluate(trainer, "after")
         if trainer.is_world_process_zero():
             write_report(self.run)
+            update_cards(self.run)
         return self.run
 
     def _trainer(self) -> LambdaGRPOTrainer:
@@ -194,6 +196,7 @@ class _Training:
                 "take a chat model, or prompts of plain text"
             )
         _check_optimizer(trainer)
+        trainer.data_description = self.data.for_card()
         self.trainer = trainer
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(RunRecorder(self.run))

@@ -67,6 +67,25 @@ class TrainingData:
     description: dict[str, Any]
     overlaps: tuple[Overlap, ...] = ()
 
+    def for_card(self) -> dict[str, Any]:
+        """The description as rows of the model card."""
+        found = self.description
+        source, template = found.get("source") or {}, found.get("template") or {}
+        removed = " (left out)" if any(overlap["removed"] for overlap in found.get("overlaps", ())) else ""
+        return {
+            "trained on": found["name"],
+            "problems": found.get("problems"),
+            "from": source.get("data"),
+            "rows, duplicates, contradictory": ", ".join(
+                str(source[key]) for key in ("rows", "duplicates", "contradictory") if key in source
+            )
+            or None,
+            "seed of the examples": found.get("seed"),
+            "template": f"{template['name']}: {template['source']}" if template else None,
+            "held out": found.get("held_out"),
+            f"in test sets{removed}": "; ".join(map(str, self.overlaps)) or None,
+        }
+
 
 def read_training_data(recipe: Recipe, model_path: str) -> TrainingData:
     """What the recipe says to train on.
@@ -130,6 +149,7 @@ def _of_task(recipe: Recipe, model_path: str) -> TrainingData:
             "problems": len(task),
             "digest": digest(problems),
             "source": getattr(task, "source", None),
+            "seed": None if is_problems else settings.task_seed,
             "template": {"name": chosen, **asdict(template)},
             "held_out": None if held_out is None else held_out.name,
             "overlaps": [{**overlap.summary(), "removed": settings.remove_overlap} for overlap in overlaps],

@@ -46,7 +46,7 @@ def trained(special):
     return tokenizer
 
 
-def save_model(directory, family="qwen2", *, chat=True):
+def save_model(directory, family="qwen2", *, chat=True, **settings):
     """A model directory as `save_pretrained` leaves it. Returns its path as text."""
     model_class, config_class, template, special, bos, eos = FAMILIES[family]
     tokenizer = PreTrainedTokenizerFast(
@@ -62,10 +62,13 @@ def save_model(directory, family="qwen2", *, chat=True):
     if chat:
         tokenizer.chat_template = template
     torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "max_position_embeddings": 1024, "initializer_range": 0.3,
+    }  # fmt: skip
     config = config_class(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=1024, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, initializer_range=0.3,
+        vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id, **{**sizes, **settings},
     )  # fmt: skip
     model_class(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)

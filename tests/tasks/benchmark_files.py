@@ -1,8 +1,8 @@
-"""Miniature files of the eight benchmarks, in the schemas of their data sets: folders that `load_dataset` loads as if
-they were the hub's.
+"""Miniature files of the eight benchmarks, and of three data sets to train on, in the schemas of their data sets:
+folders that `load_dataset` loads as if they were the hub's.
 
 Columns and their types are those that the data sets' cards or their established loaders (SimpleRL-Zoo, Qwen2.5-Math,
-lighteval, lm-evaluation-harness) name. The problems are our own.
+lighteval, lm-evaluation-harness, verl) name. The problems are our own.
 """
 
 import json
@@ -131,7 +131,42 @@ HOTHAN = [
     },
 ]
 
-# data set: (config, split, file type, rows)
+MATH = [
+    {
+        "problem": "What is $2^3$?", "level": "Level 1", "type": "Algebra", "solution": "$2^3 = \\boxed{8}$.",
+        "answer": "8", "unique_id": "train/algebra/1.json",
+    },
+    {
+        "problem": "What is half of $9$?", "level": "Level 2", "type": "Algebra", "solution": "\\boxed{\\frac{9}{2}}",
+        "answer": "", "unique_id": "train/algebra/2.json",
+    },
+]  # fmt: skip
+
+
+def dapo_row(question, answer, index):
+    """As DAPO-Math-17k has it: the problem inside its instructions, as a message."""
+    content = (
+        "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
+        f"$Answer (without quotes) where $Answer is the answer to the problem.\n\n{question}\n\nRemember to put your "
+        'answer on its own line after "Answer:".'
+    )
+    return {
+        "data_source": "math_dapo",
+        "prompt": [{"content": content, "role": "user"}],
+        "ability": "MATH",
+        "reward_model": {"ground_truth": answer, "style": "rule-lighteval/MATH_v2"},
+        "extra_info": {"index": index},
+    }
+
+
+DAPO = [
+    dapo_row("Find $3 + 4$.", "7", "a"),
+    dapo_row("Solve $x + 1 = 3$ for $x$.", "2", "b"),
+    dapo_row("Which is it?", "1", "c"),
+    dapo_row("Which is it?", "2", "d"),
+]
+
+# data set: (config, split, file type, rows); the benchmarks'
 DATA_SETS = {
     "openai/gsm8k": ("main", "test", "parquet", GSM8K),
     "HuggingFaceH4/MATH-500": ("default", "test", "jsonl", MATH500),
@@ -145,11 +180,18 @@ DATA_SETS = {
     "math-ai/amc23": ("default", "test", "parquet", AMC),
 }  # fmt: skip
 
+# the same of those to train on
+TRAINING_DATA_SETS = {
+    "openai/gsm8k": ("main", "train", "parquet", GSM8K),
+    "rasbt/math_full_minus_math500": ("default", "train", "parquet", MATH),
+    "BytedTsinghua-SIA/DAPO-Math-17k": ("default", "train", "parquet", DAPO),
+}
 
-def write_data_set(root, name, count, *, split=None):
-    """A data set as a folder, its rows repeated up to `count`."""
-    config, own, kind, rows = DATA_SETS[name]
-    split = split or own
+
+def write_data_set(root, name, count, *, split=None, rows=None, data_sets=DATA_SETS):
+    """A data set as a folder, its rows (or others) repeated up to `count`."""
+    config, own, kind, its_rows = data_sets[name]
+    split, rows = split or own, rows or its_rows
     folder = root / name
     (folder / config).mkdir(parents=True)
     file = f"{config}/{split}-00000-of-00001.{kind}"

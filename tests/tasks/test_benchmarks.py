@@ -2,7 +2,6 @@
 
 import json
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -29,15 +28,6 @@ FACTS = {  # rows, as the field counts them
     "gsm8k": 1319, "math500": 500, "minerva": 272, "gaokao2023en": 385, "olympiadbench": 675, "college_math": 2818,
     "aime24": 30, "amc23": 40,
 }  # fmt: skip
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A working directory in which data sets lie as folders of their names."""
-    monkeypatch.chdir(tmp_path)
-    # Its cache goes by relative path and time of change, in which two tests may agree.
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    return tmp_path
 
 
 def test_there_are_eight_and_their_sizes():

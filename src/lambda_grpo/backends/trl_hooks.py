@@ -15,6 +15,9 @@ HOOKS: dict[str, list[str] | None] = {
     "_compute_loss": ["self", "model", "inputs"],
     "_get_per_token_logps_and_entropies": None,
     "_load_optimizer_and_scheduler": ["self", "checkpoint"],
+    "_load_best_model": ["self"],
+    "_push_from_checkpoint": ["self", "checkpoint_folder"],
+    "create_model_card": ["self", "model_name", "dataset_name", "tags"],
     "_save": ["self", "output_dir", "state_dict"],
     "_save_optimizer_and_scheduler": ["self", "output_dir"],
 }

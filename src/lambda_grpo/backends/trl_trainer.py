@@ -21,7 +21,6 @@ import copy
 import inspect
 import json
 import math
-import os
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,20 +34,19 @@ from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from lambda_grpo.backends.trl_batch import GeneratedBatch
+from lambda_grpo.backends.trl_checkpoints import LAMBDA_STATE_FILE, CheckpointTrainer
 from lambda_grpo.backends.trl_config import LambdaGRPOConfig
 from lambda_grpo.backends.trl_hooks import check_hooks
 from lambda_grpo.backends.trl_host import check_nothing_weighs_tokens, host_loss
-from lambda_grpo.backends.trl_rollouts import RolloutTrainer, read_state, total_reward
+from lambda_grpo.backends.trl_rollouts import total_reward
 from lambda_grpo.objective import policy_loss
 
 __all__ = ["LAMBDA_STATE_FILE", "LambdaGRPOConfig", "LambdaGRPOTrainer"]
 
-LAMBDA_STATE_FILE = "lambda_state.json"
-
 check_hooks(GRPOTrainer)
 
 
-class LambdaGRPOTrainer(RolloutTrainer):
+class LambdaGRPOTrainer(CheckpointTrainer):
     """`trl.GRPOTrainer` with any objective of the family, λ learned beside the policy where it has one.
 
     Takes all of `GRPOTrainer`'s arguments. Beside TRL's metrics it logs `lambda`, `lambda_grad`, `weight_min`,
@@ -98,9 +96,6 @@ class LambdaGRPOTrainer(RolloutTrainer):
         if self.is_deepspeed_enabled and host.fp16 and self.objective.learnable:
             raise ValueError("DeepSpeed's fp16 scales the loss where λ's gradient can't be unscaled: use bf16")
         self.add_callback(_LambdaStep(self))
-
-    def _fresh_lambda(self) -> Tensor:
-        return torch.tensor(self.lambda_state.value, dtype=torch.float64, requires_grad=self.objective.learnable)
 
     @property
     def _mode(self) -> str:
@@ -331,34 +326,6 @@ class LambdaGRPOTrainer(RolloutTrainer):
             return
         if not self.accelerator.optimizer_step_was_skipped:
             self.lambda_state.step(self._lambda_grad)
-        self._lambda = self._fresh_lambda()
-
-    # -- checkpoints -------------------------------------------------------------------------------------------------
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        self._save_lambda(output_dir or self.args.output_dir)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        self._save_lambda(output_dir)  # FSDP's sharded checkpoints don't pass through _save
-
-    def _save_lambda(self, output_dir: str) -> None:
-        if self.args.should_save and self.objective.learnable:  # some engines save on every rank
-            with open(os.path.join(output_dir, LAMBDA_STATE_FILE), "w") as file:
-                json.dump({"objective": self.objective.name, **self.lambda_state.state_dict()}, file)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or not self.objective.learnable:
-            return
-        state = read_state(checkpoint, LAMBDA_STATE_FILE, "wasn't written with a learned λ")
-        if state["objective"] != self.objective.name:
-            raise ValueError(
-                f"{checkpoint} was trained with objective {state['objective']!r}, not {self.objective.name!r}: "
-                "start from it as a model instead of resuming from it"
-            )
-        self.lambda_state.load_state_dict(state)
         self._lambda = self._fresh_lambda()
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -17,8 +18,9 @@ from lambda_grpo.evaluation.directory import EvaluationFiles
 from lambda_grpo.evaluation.engines import Engine, LocalEngine, Sampling
 from lambda_grpo.evaluation.request import Request, file_name
 from lambda_grpo.evaluation.rows import Prompt, draw_rows, read_prompts, summarise
-from lambda_grpo.models import load_model, load_tokenizer, resolve_model, training_of, weights_id
-from lambda_grpo.runs import digest, provenance
+from lambda_grpo.model_card import update_cards
+from lambda_grpo.models import load_model, load_tokenizer, merge_adapter, resolve_model, training_of, weights_id
+from lambda_grpo.runs import Run, digest, provenance
 from lambda_grpo.tasks import Task, load_test_task
 from lambda_grpo.tasks.benchmarks import BENCHMARKS, load_shots
 from lambda_grpo.tasks.problems import MathProblems, is_file_of_problems, read_rows, worked_examples
@@ -81,7 +83,10 @@ def run(request: Request) -> Iterator[dict[str, Any]]:
             return engines[0]
 
         for plan in plans:
-            yield _evaluate(request, plan, engine)
+            result = _evaluate(request, plan, engine)
+            if request.directory.name == "eval" and (request.directory.parent / "completions").is_dir():
+                update_cards(Run(request.directory.parent))
+            yield result
 
 
 def _evaluate(request: Request, plan: _Plan, engine: Callable[[], Engine]) -> dict[str, Any]:
@@ -123,7 +128,8 @@ def _plan(request: Request, name: str, tokenizer: Any, model: dict[str, Any]) ->
         raise UserError("several --samples of a greedy completion are all the same: set --temperature above 0")
     length = request.max_completion_length or (MATH_LENGTH if is_maths else GENERATED_LENGTH)
     sampling = Sampling(length, temperature, request.top_p, request.top_k)
-    chosen, template = find_template(request.template or (None if is_maths else "plain"), tokenizer)
+    own = (model["trained"] or {}).get("template") if is_maths else "plain"
+    chosen, template = find_template(request.template or own, tokenizer)
     shots = _shots(request, name)
     examples = [task[i] for i in range(len(task))]
     try:
@@ -178,5 +184,7 @@ def _engine(request: Request, path: str, tokenizer: Any, stack: ExitStack) -> En
         from lambda_grpo.evaluation.vllm import VLLMEngine, serve
     except ModuleNotFoundError as error:
         raise UserError(f"--engine vllm needs {error.name}: pip install 'lambda-grpo[eval]'") from error
-    url = request.server or stack.enter_context(serve(path, request.directory / "vllm.log"))
-    return VLLMEngine(url, path, tokenizer)
+    if request.server is not None:
+        return VLLMEngine(request.server, path, tokenizer)
+    whole = merge_adapter(path, stack.enter_context(TemporaryDirectory(dir=request.directory, prefix=".merged-")))
+    return VLLMEngine(stack.enter_context(serve(whole, request.directory / "vllm.log")), whole, tokenizer)

@@ -1,0 +1,87 @@
+"""What is saved with a model beside its weights: λ, and the model card."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lambda_grpo.backends.trl_card import card_facts
+from lambda_grpo.backends.trl_rollouts import RolloutTrainer, read_state
+from lambda_grpo.lambda_state import LambdaState
+from lambda_grpo.model_card import CARD_FILE, write_card
+from lambda_grpo.objective import Objective
+
+LAMBDA_STATE_FILE = "lambda_state.json"
+
+
+class CheckpointTrainer(RolloutTrainer):
+    """`trl.GRPOTrainer` that saves λ with each model, pushes it with the weights, and restores it with them."""
+
+    objective: Objective
+    lambda_state: LambdaState
+    _lambda: Tensor
+    data_description: dict[str, Any] | None = None  # for the model card; by default what the data set tells
+
+    def _fresh_lambda(self) -> Tensor:
+        return torch.tensor(self.lambda_state.value, dtype=torch.float64, requires_grad=self.objective.learnable)
+
+    # -- saving ------------------------------------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        self._save_beside(output_dir or self.args.output_dir)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        self._save_beside(output_dir)  # FSDP's sharded checkpoints don't pass through _save
+
+    def _save_beside(self, output_dir: str) -> None:
+        if not self.args.should_save:  # some engines save on every rank
+            return
+        write_card(Path(output_dir, CARD_FILE), card_facts(self))
+        if self.objective.learnable:
+            with open(os.path.join(output_dir, LAMBDA_STATE_FILE), "w") as file:
+                json.dump({"objective": self.objective.name, **self.lambda_state.state_dict()}, file)
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """Write the model card into the output directory, as TRL does with each checkpoint."""
+        if self.is_world_process_zero():
+            datasets, tags = [dataset_name] if dataset_name else None, [tags] if isinstance(tags, str) else tags
+            write_card(Path(self.args.output_dir, CARD_FILE), card_facts(self, model_name, datasets, tags))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        state = os.path.join(checkpoint_folder, LAMBDA_STATE_FILE)
+        if os.path.exists(state) and self.is_world_process_zero():  # of a checkpoint the Trainer pushes files it knows
+            shutil.copy(state, os.path.join(self.args.output_dir, LAMBDA_STATE_FILE))
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    # -- restoring ---------------------------------------------------------------------------------------------------
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._load_lambda(checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_lambda(self.state.best_model_checkpoint)
+
+    def _load_lambda(self, checkpoint: str) -> None:
+        if not self.objective.learnable:
+            return
+        state = read_state(checkpoint, LAMBDA_STATE_FILE, "wasn't written with a learned λ")
+        if state["objective"] != self.objective.name:
+            raise ValueError(
+                f"{checkpoint} was trained with objective {state['objective']!r}, not {self.objective.name!r}: "
+                "start from it as a model instead of resuming from it"
+            )
+        self.lambda_state.load_state_dict(state)
+        self._lambda = self._fresh_lambda()
