@@ -45,7 +45,8 @@ ALLOWED = {
         "training_data",
     },
     "comparison": {"backends", "parallel", "recipe", "runs", "training"},
-    "cli": {"bench", "comparison", "evaluation", "models", "report", "runs", "tasks", "training"},
+    "cli_help": set(),
+    "cli": {"bench", "cli_help", "comparison", "evaluation", "models", "report", "runs", "tasks", "training"},
     "__init__": {"lambda_state", "objective"},
 }  # fmt: skip
 

@@ -106,7 +106,7 @@ def weights_id(path: str) -> str:
 def training_of(path: str) -> dict[str, Any] | None:
     """What a run's checkpoint was trained with. None for other models.
 
-    The run, its objective, the step, λ there, and the template that problems of a data set were put in.
+    The run, its objective, the step, λ there, and how problems of a data set were put.
     """
     checkpoint = Path(path)
     if not checkpoint.name.startswith("checkpoint-") or not (checkpoint.parent / "completions").is_dir():
@@ -121,4 +121,5 @@ def training_of(path: str) -> dict[str, Any] | None:
         "step": step,
         "lambda": lambdas[-1] if lambdas else None,
         "template": data["template"]["name"] if data.get("source") else None,
+        "chat_template_kwargs": data["template"]["options"] if data.get("source") else None,
     }

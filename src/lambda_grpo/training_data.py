@@ -124,7 +124,7 @@ def _of_task(recipe: Recipe, model_path: str) -> TrainingData:
     chosen, template = "plain", TEMPLATES["plain"]
     if is_problems or settings.template is not None:
         tokenizer = load_tokenizer(model_path)
-        chosen, template = find_template(settings.template, tokenizer)
+        chosen, template = find_template(settings.template, tokenizer, recipe.training.chat_template_kwargs)
         try:
             template.render(task[0].prompt, tokenizer)
         except TemplateError as error:  # some models' chat templates know no system role

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.runs import digest
@@ -33,6 +34,7 @@ class Request:
     engine: str = "auto"
     server: str | None = None
     template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     shots: int = 0
     shots_data: str | None = None
     temperature: float | None = None

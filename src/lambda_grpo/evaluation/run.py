@@ -128,8 +128,12 @@ def _plan(request: Request, name: str, tokenizer: Any, model: dict[str, Any]) ->
         raise UserError("several --samples of a greedy completion are all the same: set --temperature above 0")
     length = request.max_completion_length or (MATH_LENGTH if is_maths else GENERATED_LENGTH)
     sampling = Sampling(length, temperature, request.top_p, request.top_k)
-    own = (model["trained"] or {}).get("template") if is_maths else "plain"
-    chosen, template = find_template(request.template or own, tokenizer)
+    own = model["trained"] or {}
+    options = (
+        request.chat_template_kwargs if request.chat_template_kwargs is not None else own.get("chat_template_kwargs")
+    )
+    usual = own.get("template") if is_maths else "plain"
+    chosen, template = find_template(request.template or usual, tokenizer, options)
     shots = _shots(request, name)
     examples = [task[i] for i in range(len(task))]
     try:

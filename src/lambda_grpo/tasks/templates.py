@@ -6,8 +6,8 @@ part of every result.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lambda_grpo.errors import UserError
@@ -25,6 +25,7 @@ class Template:
         chat: whether the model's own chat template goes around it.
         system: of a chat; None leaves the chat template's own.
         stops: texts at which an answer ends: where a base model would go on with the next problem.
+        options: what the model's chat template is given beside the messages: Qwen3's `enable_thinking`, say.
     """
 
     source: str
@@ -32,6 +33,7 @@ class Template:
     chat: bool = False
     system: str | None = None
     stops: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def render(self, question: str, tokenizer: Any, shots: Sequence[tuple[str, str]] = ()) -> str:
         """The prompt as text.
@@ -44,7 +46,9 @@ class Template:
             solved = [self.text.replace("{question}", one) + gap + solution for one, solution in shots]
             return "\n\n".join([*solved, self.text.replace("{question}", question)])
         messages = self.messages(question, shots)
-        rendered: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        rendered: str = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **self.options
+        )
         return rendered
 
     def messages(self, question: str, shots: Sequence[tuple[str, str]] = ()) -> list[dict[str, str]]:
@@ -121,8 +125,11 @@ TEMPLATES: dict[str, Template] = {
 }  # fmt: skip
 
 
-def find_template(name: str | None, tokenizer: Any) -> tuple[str, Template]:
+def find_template(name: str | None, tokenizer: Any, options: Mapping[str, Any] | None = None) -> tuple[str, Template]:
     """The template of that name; without one, `boxed_system` for a model with a chat template, else `question_answer`.
+
+    Args:
+        options: for the model's chat template.
 
     Raises:
         UserError: there is no such template, or it needs a chat template, which the model doesn't have.
@@ -136,4 +143,4 @@ def find_template(name: str | None, tokenizer: Any) -> tuple[str, Template]:
         raise UserError(
             f"template {chosen!r} is for chat models, and this one has no chat template: use {', '.join(plain)}"
         )
-    return chosen, TEMPLATES[chosen]
+    return chosen, replace(TEMPLATES[chosen], options=dict(options or {}))

@@ -1,0 +1,166 @@
+"""What a policy reads and is graded on in training is what it is evaluated on."""
+
+import json
+
+import pytest
+
+from lambda_grpo import training
+from lambda_grpo.cli import main
+from lambda_grpo.recipe import Recipe
+from lambda_grpo.runs import Run
+from lambda_grpo.tasks.problems import MathProblems
+from lambda_grpo.tasks.templates import TEMPLATES
+from lambda_grpo.training_data import task_reward
+from tests.evaluation.tiny_models import CHATML, save_model, write_jsonl
+
+SETTINGS = {
+    "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none", "max_steps": 1,
+    "per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 8,
+}  # fmt: skip
+ROWS = [{"question": f"What is ${i} + {i}$?", "answer": str(2 * i)} for i in range(6)]
+# as Qwen3's: a switch, on unless it is set
+THINKING = CHATML.replace(
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}",
+)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models")
+    return {
+        "qwen2": save_model(path / "qwen2"),
+        "llama": save_model(path / "llama", "llama"),
+        "base": save_model(path / "base", "llama", chat=False),
+    }
+
+
+def trainer_of(path, model, **settings):
+    keys = {**SETTINGS, "model_name_or_path": model, "output_dir": str(path / "run"), **settings}
+    started = training._Training(Recipe.parse(keys), Run(path / "run"))
+    return started, started._trainer()
+
+
+@pytest.mark.parametrize(
+    ("model", "template"),
+    [(model, name) for model in ("qwen2", "llama") for name in TEMPLATES]
+    + [("base", name) for name, template in TEMPLATES.items() if not template.chat],
+)
+def test_a_policy_reads_the_same_tokens_in_training_and_evaluation(model, template, models, tmp_path):
+    file = write_jsonl(tmp_path / "sums.jsonl", ROWS)
+    started, trainer = trainer_of(tmp_path, models[model], task=str(file), template=template)
+    prompts = [row["prompt"] for row in trainer.train_dataset]
+    read = trainer._tokenize_prompts(prompts)[0]
+    main(["eval", "--model", models[model], "--task", str(file), "--template", template, "--output_dir",
+          str(tmp_path / "eval"), "--max_completion_length", "1"])  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "eval/sums.samples.jsonl").read_text().splitlines()]
+    tokenizer = trainer.processing_class
+    has_special = TEMPLATES[template].chat  # a chat template has written them
+    assert read == [tokenizer(row["prompt"], add_special_tokens=not has_special)["input_ids"] for row in rows]
+    assert started.data.description["template"]["name"] == template
+
+
+def test_a_chat_template_is_given_the_same_options(models, tmp_path, monkeypatch):
+    """Qwen3 thinks or doesn't: in training, in the run's own evaluation, and in those of its checkpoints."""
+    from transformers import AutoTokenizer
+
+    model = save_model(tmp_path / "thinking")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = THINKING
+    tokenizer.save_pretrained(model)
+    file = write_jsonl(tmp_path / "sums.jsonl", ROWS)
+    recipe = tmp_path / "recipe.yaml"
+    options = {"task": str(file), "eval_task": str(file), "chat_template_kwargs": {"enable_thinking": False}}
+    recipe.write_text(json.dumps({**SETTINGS, "model_name_or_path": model, **options}))
+    read = []
+    monkeypatch.setattr(training, "evaluate", _recorded(training.evaluate, read))
+    assert main(["train", str(recipe), "--output_dir", str(tmp_path / "run")]) == 0
+    assert len(read) == 2
+    assert all(text.endswith("</think>\n\n") for text in read)
+    assert main(["eval", "--model", str(tmp_path / "run"), "--task", str(file), "--max_completion_length", "1"]) == 0
+    result = json.loads((tmp_path / "run/eval/sums.json").read_text())
+    assert result["example_prompt"].endswith("</think>\n\n")
+    thinking = ["--chat_template_kwargs", '{"enable_thinking": true}', "--output_dir", str(tmp_path / "other")]
+    command = ["eval", "--model", str(tmp_path / "run"), "--task", str(file), "--max_completion_length", "1"]
+    assert main([*command, *thinking]) == 0
+    assert json.loads((tmp_path / "other/sums.json").read_text())["example_prompt"].endswith("assistant\n")
+
+
+def _recorded(evaluate, read):
+    def wrapped(model, tokenizer, task, *rest, template, **settings):
+        read.append(template.render(task[0].prompt, tokenizer))
+        return evaluate(model, tokenizer, task, *rest, template=template, **settings)
+
+    return wrapped
+
+
+def test_a_chat_template_that_refuses_is_refused(models, tmp_path, capsys):
+    from transformers import AutoTokenizer
+
+    model = save_model(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+    tokenizer.save_pretrained(model)
+    file = write_jsonl(tmp_path / "sums.jsonl", ROWS)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({**SETTINGS, "model_name_or_path": model, "task": str(file)}))
+    assert main(["train", str(recipe), "--output_dir", str(tmp_path / "run")]) == 2
+    assert "the model's chat template refuses template 'boxed_system' (System role" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_stands_behind_a_stop_is_not_graded():
+    task = MathProblems("sums", ROWS, ("question", "answer"), {})
+    reward = task_reward(task, template=TEMPLATES["question_answer"])
+    completions = ["\\boxed{2}\n\nQuestion: What is next? \\boxed{7}", "\\boxed{7}"]
+    chat = [[{"role": "assistant", "content": completion}] for completion in completions]
+    for given in (completions, chat):
+        assert reward(completions=given, index=[1, 1], split=["train"] * 2) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, ["Question:"]), ({"stop": ["\n\n"]}, ["\n\n"])])
+def test_vllm_is_told_where_to_stop(given, expected, models, tmp_path):
+    file = write_jsonl(tmp_path / "sums.jsonl", ROWS)
+    keys = {
+        **SETTINGS, "task": str(file), "model_name_or_path": models["base"], "output_dir": str(tmp_path / "run"),
+        "use_vllm": True, "generation_kwargs": given,
+    }  # fmt: skip
+    training._Training(recipe := Recipe.parse(keys), Run(tmp_path / "run"))
+    assert recipe.training.generation_kwargs["stop"] == expected
+
+
+def test_reward_functions_may_take_the_place_of_the_grader(models, tmp_path):
+    file = write_jsonl(tmp_path / "sums.jsonl", ROWS)
+    recipe = tmp_path / "recipe.yaml"
+    rewards = {"task": str(file), "reward_funcs": ["math_accuracy", "boxed_format"], "reward_weights": [1.0, 0.1]}
+    recipe.write_text(json.dumps({**SETTINGS, "model_name_or_path": models["qwen2"], **rewards}))
+    assert main(["train", str(recipe), "--output_dir", str(tmp_path / "run")]) == 0
+    (metrics,) = Run(tmp_path / "run").metrics()
+    assert {"rewards/math_accuracy/mean", "rewards/boxed_format/mean"} <= set(metrics)
+
+
+def test_a_hub_data_set_by_its_columns(models, hub):
+    (hub / "mine" / "sums").mkdir(parents=True)
+    for split, count in (("train", 6), ("test", 2)):
+        write_jsonl(
+            hub / f"mine/sums/{split}.jsonl", [{"q": row["question"], "a": row["answer"]} for row in ROWS[:count]]
+        )
+    columns = {"dataset_name": "mine/sums", "question_column": "q", "answer_column": "a", "template": "boxed"}
+    _, trainer = trainer_of(hub, models["llama"], **columns)
+    assert trainer.train_dataset[0]["prompt"][0]["content"].startswith("What is $0 + 0$?\nPlease reason")
+    assert trainer.reward_func_names == ["sums"]
+
+
+def test_problems_that_have_changed_are_not_gone_on_with(models, tmp_path, capsys):
+    file = write_jsonl(tmp_path / "sums.jsonl", ROWS)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({**SETTINGS, "model_name_or_path": models["base"], "task": str(file)}))
+    run = ["--output_dir", str(tmp_path / "run")]
+    assert main(["train", str(recipe), *run, "--save_steps", "1"]) == 0
+    assert main(["train", *run, "--resume", "--max_steps", "2"]) == 0
+    write_jsonl(file, [{**row, "answer": "0"} for row in ROWS])
+    capsys.readouterr()
+    assert main(["train", *run, "--resume", "--max_steps", "3"]) == 2
+    assert "was trained on other problems: the data set has changed since" in capsys.readouterr().err
+    assert len(Run(tmp_path / "run").metrics()) == 2
