@@ -53,6 +53,7 @@ FILES = {
     "questions/train.jsonl": '{"question": "1+1=", "answer": "2"}\n' * 4,
     "numbers/train.jsonl": '{"prompt": 5}\n' * 4,
     "chat/train.jsonl": '{"prompt": [{"role": "user", "content": "1+1="}]}\n' * 4,
+    "sums.jsonl": '{"q": "1+1=", "a": "2"}\n' * 4,
     "torn/train.jsonl": '{"prompt": "1+1="}\n{"prompt\n',
     # tasks and rewards by their import path
     "own.py": TASK
@@ -159,6 +160,21 @@ BAD_TRAIN = [
     (["good.yaml", "--reward_funcs", "own.nonesuch"], "reward function 'own.nonesuch': module 'own' has no 'nonesuch'"),
     (["good.yaml", "--reward_funcs", "nowhere.f"], "reward function 'nowhere.f': no module 'nowhere'"),
     (["good.yaml", "--reward_funcs", "..f"], "reward function '..f': need a module as `import` takes it"),
+    # problems of a data set
+    (["--task", "sums.jsonl"], "sums.jsonl has no column question or problem or Question or Problem or prompt: name"),
+    (["--task", "sums.jsonl", "--question_column", "q"], "has no column answer or final_answer or Answer: name"),
+    (["--task", "sums.jsonl", "--question_column", "q", "--answer_column", "b"], "has no column b: name the one with"),
+    (["--task", "missing.jsonl"], "no file missing.jsonl"),
+    (["--task", "minerva"], "task 'minerva' is a benchmark, for lambda-grpo eval: to train on maths, take gsm8k, math"),
+    (["--task", "gsm8k"], "can't load openai/gsm8k: "),
+    (["--question_column", "q"], "question_column and answer_column are for a file of problems, or a dataset_name"),
+    (["--template", "boxed"], "template 'boxed' is for chat models, and this one has no chat template"),
+    (["--template", "nonesuch"], "unknown template 'nonesuch': use plain, "),
+    (["good.yaml", "--template", "plain"], "template is for a task, or a dataset_name with question_column"),
+    (["good.yaml", "--dataset_name", "./questions", "--answer_column", "b"], "questions has no column b: name the one"),
+    (["--eval_task", "gsm9k"], "unknown task 'gsm9k'"),
+    (["--check_overlap", "gsm8k"], "check_overlap is for problems of a data set, and task 'arithmetic' makes its own"),
+    (["--remove_overlap"], "remove_overlap needs test sets to look into: set check_overlap, or leave it out"),
     # tasks by their import path
     (["--task", "own:Unchecked"], "task 'own:Unchecked' has no checkable answer"),
     (["--task", "own:Empty"], "task 'own:Empty' has no examples: its length is 0"),

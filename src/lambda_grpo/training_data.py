@@ -131,9 +131,10 @@ def _of_task(recipe: Recipe, model_path: str) -> TrainingData:
             raise UserError(
                 f"the model's chat template refuses template {chosen!r} ({error}): set another template"
             ) from error
-    overlaps = tuple(_overlap(task, name) for name in _tests(recipe, held_out))
-    if overlaps and settings.remove_overlap:
-        assert isinstance(task, MathProblems)
+    overlaps = _overlaps(task, recipe, held_out)
+    if settings.remove_overlap:
+        if not (overlaps and isinstance(task, MathProblems)):
+            raise UserError("remove_overlap needs test sets to look into: set check_overlap, or leave it out")
         task = task.without({pair.training for overlap in overlaps for pair in overlap.pairs})
     named = trl_rewards(data) if data.reward_funcs or data.reward_model_name_or_path else None
     problems = [(task[i].prompt, task[i].answer) for i in range(len(task))]
@@ -195,22 +196,20 @@ def _held_out(recipe: Recipe) -> Task | None:
     return load_test_task(name, size=settings.eval_size, seed=settings.task_seed, **columns)
 
 
-def _tests(recipe: Recipe, held_out: Task | None) -> list[Task]:
-    """The test sets that training problems are looked for in."""
+def _overlaps(task: Task, recipe: Recipe, held_out: Task | None) -> tuple[Overlap, ...]:
+    """What the training problems share with the test sets that check_overlap names, or with the held-out problems."""
     named = recipe.task.check_overlap
-    if named is None:
-        return [held_out] if isinstance(held_out, MathProblems) else []
-    names = [name for chosen in named for name in (BENCHMARKS if chosen == "benchmarks" else [chosen])]
-    return [load_test_task(name) for name in names]
-
-
-def _overlap(task: Task, test: Task) -> Overlap:
-    if not isinstance(task, MathProblems):
+    if named and not isinstance(task, MathProblems):
         raise UserError(
             f"check_overlap is for problems of a data set, and task {task.name!r} makes its own: leave it out"
         )
-    texts = [[one[i].prompt for i in range(len(one))] for one in (task, test)]
-    return find_overlap(texts[0], texts[1], test.name)
+    if named is not None:
+        names = [name for chosen in named for name in (BENCHMARKS if chosen == "benchmarks" else [chosen])]
+        tests = [load_test_task(name) for name in names]
+    else:
+        tests = [held_out] if isinstance(held_out, MathProblems) and isinstance(task, MathProblems) else []
+    problems = [task[i].prompt for i in range(len(task))]
+    return tuple(find_overlap(problems, [test[i].prompt for i in range(len(test))], test.name) for test in tests)
 
 
 def task_dataset(task: Task, split: str = "train", *, template: Template = TEMPLATES["plain"]) -> Dataset:

@@ -9,6 +9,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from lambda_grpo.cli import main
 from lambda_grpo.errors import UserError
@@ -162,6 +164,22 @@ def test_a_server_is_started_and_ended(tmp_path, model, monkeypatch):
     assert code == 0
     assert rows == evaluate(tmp_path, model, "here", "--engine", "transformers")[1]
     assert "started" in (tmp_path / "started" / "vllm.log").read_text()
+
+
+def test_a_lora_checkpoint_is_served_as_a_whole_model(tmp_path, model, monkeypatch):
+    """vLLM takes no adapter by itself."""
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    adapter, tokenizer = get_peft_model(AutoModelForCausalLM.from_pretrained(model), lora), load_tokenizer(model)
+    adapter.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    script = Path(__file__).with_name("vllm_server.py")
+    body = f'#!/bin/sh\nexec {sys.executable} {script} "$@"\n'
+    monkeypatch.setenv("PATH", stand_in_program(tmp_path / "bin", body), prepend=os.pathsep)
+    code, rows = evaluate(tmp_path, str(tmp_path / "adapter"), "served", "--engine", "vllm")
+    assert code == 0
+    assert rows == evaluate(tmp_path, str(tmp_path / "adapter"), "here", "--engine", "transformers")[1]
+    assert rows != evaluate(tmp_path, model, "base", "--engine", "transformers")[1]
+    assert not list((tmp_path / "served").glob(".merged-*"))
 
 
 def test_a_server_that_doesnt_start_says_why(tmp_path, model, monkeypatch, capsys):

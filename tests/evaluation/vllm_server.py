@@ -1,6 +1,6 @@
 """A small stand-in for `vllm serve`: vLLM's OpenAI protocol on loopback, with a tiny model behind it.
 
-    python vllm_server.py serve MODEL --host 127.0.0.1 --port PORT
+    python vllm_server.py serve MODEL --served-model-name NAME --host 127.0.0.1 --port PORT
 
 Fields and error bodies are those of vLLM's entrypoints/openai: completions of token ids, seeds, stop strings, usage,
 {"error": {"message", "type", "param", "code"}}.
@@ -118,10 +118,11 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("command", choices=["serve"])
     parser.add_argument("model")
+    parser.add_argument("--served-model-name")
     parser.add_argument("--host")
     parser.add_argument("--port", type=int)
     options = parser.parse_args()
-    server = StandIn(options.model, options.port)
+    server = StandIn(options.model, options.port, name=options.served_model_name)
     print("started", file=sys.stderr, flush=True)
     server.serve_forever()
 

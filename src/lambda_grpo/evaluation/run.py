@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -19,7 +18,7 @@ from lambda_grpo.evaluation.engines import Engine, LocalEngine, Sampling
 from lambda_grpo.evaluation.request import Request, file_name
 from lambda_grpo.evaluation.rows import Prompt, draw_rows, read_prompts, summarise
 from lambda_grpo.model_card import update_cards
-from lambda_grpo.models import load_model, load_tokenizer, merge_adapter, resolve_model, training_of, weights_id
+from lambda_grpo.models import load_model, load_tokenizer, resolve_model, training_of, weights_id
 from lambda_grpo.runs import Run, digest, provenance
 from lambda_grpo.tasks import Task, load_test_task
 from lambda_grpo.tasks.benchmarks import BENCHMARKS, load_shots
@@ -188,7 +187,5 @@ def _engine(request: Request, path: str, tokenizer: Any, stack: ExitStack) -> En
         from lambda_grpo.evaluation.vllm import VLLMEngine, serve
     except ModuleNotFoundError as error:
         raise UserError(f"--engine vllm needs {error.name}: pip install 'lambda-grpo[eval]'") from error
-    if request.server is not None:
-        return VLLMEngine(request.server, path, tokenizer)
-    whole = merge_adapter(path, stack.enter_context(TemporaryDirectory(dir=request.directory, prefix=".merged-")))
-    return VLLMEngine(stack.enter_context(serve(whole, request.directory / "vllm.log")), whole, tokenizer)
+    url = request.server or stack.enter_context(serve(path, request.directory / "vllm.log"))
+    return VLLMEngine(url, path, tokenizer)

@@ -12,12 +12,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import openai
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.evaluation.engines import Completion, Sampling
+from lambda_grpo.models import merge_adapter
 
 CONCURRENT = 256  # requests; vLLM makes batches of them itself
 SECONDS_TO_END = 60  # that a server has
@@ -93,6 +95,8 @@ class VLLMEngine:
 def serve(model: str, log: Path) -> Iterator[str]:
     """Start `vllm serve` on a free port and yield its address when it is ready; end it afterwards.
 
+    A LoRA checkpoint is served as a whole model, written beside the log as long as the server runs.
+
     Raises:
         UserError: vLLM isn't installed, or doesn't start.
     """
@@ -104,17 +108,19 @@ def serve(model: str, log: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     print(f"Starting vLLM (log: {log}) …", file=sys.stderr)
-    command = [program, "serve", model, "--host", "127.0.0.1", "--port", str(port)]
-    with open(log, "a") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as server:
-        try:
-            _wait_until_ready(url, server, log)
-            yield url
-        finally:
-            server.terminate()
+    with TemporaryDirectory(dir=log.parent, prefix=".merged-") as folder, open(log, "a") as output:
+        command = [program, "serve", merge_adapter(model, folder), "--served-model-name", model]
+        command += ["--host", "127.0.0.1", "--port", str(port)]
+        with subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as server:
             try:
-                server.wait(SECONDS_TO_END)
-            except subprocess.TimeoutExpired:
-                server.kill()
+                _wait_until_ready(url, server, log)
+                yield url
+            finally:
+                server.terminate()
+                try:
+                    server.wait(SECONDS_TO_END)
+                except subprocess.TimeoutExpired:
+                    server.kill()
 
 
 def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
