@@ -1,10 +1,13 @@
 """What the documentation names exists."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from lambda_grpo import PRESETS, implied_lambda
 
@@ -43,3 +46,19 @@ def test_the_implied_lambda_that_the_page_prints():
     (printed,) = re.findall(r'"grpo"\)\n    (-[\d.]+)', OBJECTIVE)
     found = implied_lambda(torch.tensor([1, 3]), torch.tensor([0, 0]), "grpo")
     assert str(found) == printed
+
+
+def test_the_estimates_of_the_page_are_the_scripts():
+    found = subprocess.run(
+        [sys.executable, ROOT / "docs/gpu_hours.py"], capture_output=True, text=True, check=True
+    ).stdout
+    page = (ROOT / "docs/reproduce.md").read_text()
+    for table in found.strip().split("\n\n"):
+        assert table in page
+
+
+def test_the_estimates_are_of_the_recipes():
+    maths = yaml.safe_load((ROOT / "recipes/models/maths.yaml").read_text())
+    script = (ROOT / "docs/gpu_hours.py").read_text()
+    (line,) = re.findall(r"^STEPS, COMPLETIONS, LONGEST = (.*?)  #", script, re.MULTILINE)
+    assert line == f"{maths['max_steps']}, {128 * maths['num_generations']}, {maths['max_completion_length']}"
