@@ -19,10 +19,12 @@ PROBLEMS = 1319 + 500 + 272 + 385 + 675 + 2818 + 30 + 40  # of the eight benchma
 
 
 def hours(billions: float, completions: int, length: int) -> float:
+    """GPU hours in which a model of so many billions of parameters generates, and is trained on, so many completions."""
     return completions * length / (RATE * RATE_OF / billions) / 3600
 
 
 def main() -> None:
+    """Print both tables."""
     print(f"| model | {LIKELY} tokens a completion | all {LONGEST:,} tokens | the eight benchmarks |")
     print("|---|---|---|---|")
     for name, billions in MODELS.items():
