@@ -19,7 +19,7 @@ PROBLEMS = 1319 + 500 + 272 + 385 + 675 + 2818 + 30 + 40  # of the eight benchma
 
 
 def hours(billions: float, completions: int, length: int) -> float:
-    """GPU hours in which a model of so many billions of parameters generates, and is trained on, so many completions."""
+    """GPU hours for a model of so many billions of parameters to generate, and to train on, so many completions."""
     return completions * length / (RATE * RATE_OF / billions) / 3600
 
 
