@@ -39,10 +39,11 @@ ALLOWED = {
     "recipe": {"backends", "validation"},
     "resume": {"models", "recipe", "runs"},
     "training_callbacks": {"runs"},
-    "training_data": {"imports", "models", "recipe", "runs", "tasks"},
+    "training_data": {"models", "recipe", "runs", "tasks", "trl_data"},
+    "trl_data": {"imports"},
     "training": {
         "backends", "evaluation", "model_card", "models", "recipe", "report", "resume", "runs", "training_callbacks",
-        "training_data",
+        "training_data", "trl_data",
     },
     "comparison": {"backends", "parallel", "recipe", "runs", "training"},
     "cli_help": set(),

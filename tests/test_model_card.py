@@ -1,5 +1,6 @@
 """The model card: in the places where a model is, and true."""
 
+import itertools
 import json
 
 import pytest
@@ -7,8 +8,12 @@ from huggingface_hub import ModelCard
 
 from lambda_grpo.backends.trl_trainer import LAMBDA_STATE_FILE
 from lambda_grpo.cli import main
-from lambda_grpo.model_card import SHOWN
+from lambda_grpo.model_card import SHOWN, update_cards
+from lambda_grpo.models import resolve_model
+from lambda_grpo.runs import Run
+from lambda_grpo.tasks.arithmetic import Arithmetic
 from tests.backends.trl_setup import config, logged, make_trainer
+from tests.evaluation.tiny_models import write_jsonl
 
 
 def rows_under(card, heading):
@@ -99,3 +104,56 @@ def test_a_runs_card_has_its_evaluations(lora, tmp_path):
         shown = rows_under((run / folder / "README.md").read_text(), "Evaluation")
         assert [row[1] for row in shown] == ["before training", "after training", "step 2"]
         assert shown[2][3] == f"{100 * result['accuracy']:.1f} %"
+
+
+def test_a_card_has_the_results_of_its_own_model_for_the_hub(tmp_path):
+    """model-index is of one model; the table in the text says of each row which model it is of."""
+    run, file = tmp_path / "run", write_jsonl(tmp_path / "sums.jsonl", [{"question": "1+1=", "answer": "2"}] * 4)
+    assert main(["train", "--output_dir", str(run), "--max_steps", "2", "--eval_size", "0", "--save_steps", "1",
+                 "--per_device_train_batch_size", "16", "--max_completion_length", "8"]) == 0  # fmt: skip
+    evaluate = ["eval", "--task", str(file), "--max_completion_length", "8", "--output_dir", str(run / "eval")]
+    assert main([*evaluate, "--model", str(run)]) == 0
+    (run / "eval" / "sums.json").rename(run / "eval" / "of_2.json")
+    (run / "eval" / "sums.samples.jsonl").unlink()
+    assert main([*evaluate, "--model", "builtin"]) == 0  # another model, in the same place
+    (run / "eval" / "broken.json").write_text("{broken")
+    (run / "eval" / "list.json").write_text("[1, 2]")
+    (run / "checkpoint-1" / "README.md").write_text("# My own\n")
+    update_cards(Run(run))
+    for folder in (".", "checkpoint-2"):
+        data = ModelCard.load(run / folder / "README.md").data
+        assert [(result.dataset_type, result.metric_type) for result in data.eval_results] == [(str(file), "accuracy")]
+        shown = rows_under((run / folder / "README.md").read_text(), "Evaluation")
+        assert sorted(row[1] for row in shown) == ["builtin", "step 2"]
+    assert (run / "checkpoint-1" / "README.md").read_text() == "# My own\n"
+
+
+def test_a_card_that_cannot_be_read_stays_as_it_is(tmp_path):
+    run = tmp_path / "run"
+    assert main(["train", "--output_dir", str(run), "--max_steps", "1", "--eval_size", "0",
+                 "--per_device_train_batch_size", "16", "--max_completion_length", "8"]) == 0  # fmt: skip
+    broken = "---\nmodel_name: [\n---\n" + (run / "README.md").read_text().split("---\n", 2)[2]
+    (run / "README.md").write_text(broken)
+    with pytest.warns(UserWarning, match="README.md can't be read, and stays as it is"):
+        update_cards(Run(run))
+    assert (run / "README.md").read_text() == broken
+
+
+def test_the_best_policy_is_the_runs_and_its_card_says_so(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.setattr(Arithmetic, "grade", _falling())
+    best = ["--eval_strategy", "steps", "--eval_steps", "1", "--save_steps", "1", "--load_best_model_at_end",
+            "--metric_for_best_model", "eval_reward", "--greater_is_better", "true",
+            "--save_total_limit", "5"]  # fmt: skip
+    assert main(["train", "--output_dir", str(run), "--max_steps", "3", "--eval_size", "16", "--lambda_lr", "5",
+                 "--per_device_train_batch_size", "16", "--max_completion_length", "8", *best]) == 0  # fmt: skip
+    assert resolve_model(str(run)) == str(run / "checkpoint-1")
+    assert Run(run).evaluation("after")["step"] == 1
+    assert main(["eval", "--model", str(run), "--task", "arithmetic", "--n", "4"]) == 0
+    assert json.loads((run / "eval/arithmetic.json").read_text())["trained"]["step"] == 1
+
+
+def _falling():
+    """A grader that gets stricter: the first policy is the best one."""
+    calls = itertools.count()
+    return lambda self, completion, example: max(0.0, 1.0 - next(calls) / 300)

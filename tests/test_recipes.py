@@ -17,7 +17,7 @@ MODELS = {
     "qwen2.5-1.5b": "Qwen/Qwen2.5-1.5B", "qwen2.5-1.5b-instruct": "Qwen/Qwen2.5-1.5B-Instruct",
     "qwen2.5-3b": "Qwen/Qwen2.5-3B", "qwen2.5-3b-instruct": "Qwen/Qwen2.5-3B-Instruct",
     "qwen2.5-7b": "Qwen/Qwen2.5-7B", "qwen2.5-7b-instruct": "Qwen/Qwen2.5-7B-Instruct",
-    "llama-3.2-3b-instruct": "meta-llama/Llama-3.2-3B-Instruct", "qwen3-1.7b": "Qwen/Qwen3-1.7B-Base",
+    "llama-3.2-3b-instruct": "meta-llama/Llama-3.2-3B-Instruct", "qwen3-1.7b-base": "Qwen/Qwen3-1.7B-Base",
 }  # fmt: skip
 PROCESSES = {"one_gpu": 1, "one_node": 8, "one_node_server": 4}
 
@@ -33,7 +33,7 @@ def test_a_models_file_says_what_is_the_models_alone(name):
     own = yaml.safe_load((ROOT / f"models/{name}.yaml").read_text())
     assert own["base"] == "maths.yaml"
     assert own["model_name_or_path"] == MODELS[name]
-    assert set(own) == {"base", "model_name_or_path", "template"}
+    assert set(own) - {"chat_template_kwargs"} == {"base", "model_name_or_path", "template"}
 
 
 @pytest.mark.parametrize(("hardware", "lora"), list(itertools.product(PROCESSES, [False, True])))
@@ -51,6 +51,7 @@ def test_every_combination_is_a_configuration_of_the_same_batch(hardware, lora):
         completions = PROCESSES[hardware] * training.per_device_train_batch_size * training.gradient_accumulation_steps
         assert completions == 1024
         assert recipe.model.use_peft == lora
+        assert recipe.model.lora_dropout == (0.0 if lora else 0.05)  # a ratio of 1 at the first step
         assert training.learning_rate == (1e-5 if lora else 1e-6)
         assert training.use_vllm
         if arm == "dapo_full":
@@ -68,13 +69,14 @@ def test_arms_differ_in_their_objective_alone():
     assert set(ARMS) <= set(PRESETS)
 
 
-def test_a_recipe_lies_over_those_before_it_and_the_demonstration_below_none(tmp_path):
+def test_of_several_recipes_each_lies_over_those_before_it_and_the_demonstration_below_none(tmp_path):
     (tmp_path / "mine.yaml").write_text("task: chain_sum\nmax_steps: 7\n")
     (tmp_path / "built.yaml").write_text("base: mine.yaml\nmax_steps: 8\n")
     mine, built, grpo = tmp_path / "mine.yaml", tmp_path / "built.yaml", ROOT / "grpo.yaml"
     assert read_recipes([mine, grpo]) == {"task": "chain_sum", "max_steps": 7, "objective": "grpo"}
-    assert read_recipes([grpo, built])["max_steps"] == 8
-    assert read_recipes([grpo, built])["per_device_train_batch_size"] == 128  # the demonstration's
+    assert read_recipes([grpo, built]) == {"task": "chain_sum", "max_steps": 8, "objective": "grpo"}
+    assert read_recipes([grpo])["per_device_train_batch_size"] == 128  # the demonstration's
+    assert read_recipes(["demo", mine])["per_device_train_batch_size"] == 128
     assert read_recipes([])["task"] == read_recipes(["demo"])["task"] == "arithmetic"
 
 

@@ -3,9 +3,12 @@
 import json
 
 import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lambda_grpo import training
 from lambda_grpo.cli import main
+from lambda_grpo.errors import UserError
 from lambda_grpo.recipe import Recipe
 from lambda_grpo.runs import Run
 from lambda_grpo.tasks.problems import MathProblems
@@ -63,8 +66,6 @@ def test_a_policy_reads_the_same_tokens_in_training_and_evaluation(model, templa
 
 def test_a_chat_template_is_given_the_same_options(models, tmp_path, monkeypatch):
     """Qwen3 thinks or doesn't: in training, in the run's own evaluation, and in those of its checkpoints."""
-    from transformers import AutoTokenizer
-
     model = save_model(tmp_path / "thinking")
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.chat_template = THINKING
@@ -96,8 +97,6 @@ def _recorded(evaluate, read):
 
 
 def test_a_chat_template_that_refuses_is_refused(models, tmp_path, capsys):
-    from transformers import AutoTokenizer
-
     model = save_model(tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
@@ -119,7 +118,7 @@ def test_what_stands_behind_a_stop_is_not_graded():
         assert reward(completions=given, index=[1, 1], split=["train"] * 2) == [1.0, 0.0]
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, ["Question:"]), ({"stop": ["\n\n"]}, ["\n\n"])])
+@pytest.mark.parametrize(("given", "expected"), [(None, ["Question:"]), ({"stop": ["\n\n"]}, ["Question:", "\n\n"])])
 def test_vllm_is_told_where_to_stop(given, expected, models, tmp_path):
     file = write_jsonl(tmp_path / "sums.jsonl", ROWS)
     keys = {
@@ -138,6 +137,68 @@ def test_reward_functions_may_take_the_place_of_the_grader(models, tmp_path):
     assert main(["train", str(recipe), "--output_dir", str(tmp_path / "run")]) == 0
     (metrics,) = Run(tmp_path / "run").metrics()
     assert {"rewards/math_accuracy/mean", "rewards/boxed_format/mean"} <= set(metrics)
+
+
+def test_reward_functions_see_what_the_grader_sees(models, tmp_path):
+    file = write_jsonl(tmp_path / "sums.jsonl", ROWS)
+    started, _ = trainer_of(tmp_path, models["base"], task=str(file), reward_funcs=["math_accuracy", "boxed_format"])
+    completions = ["\\boxed{2}\n\nQuestion: What is next? \\boxed{7}", "It is 2.\n\nQuestion: Next? \\boxed{2}"]
+    accuracy, form = started.data.rewards
+    assert accuracy(completions=completions, answer=["2", "2"]) == [1.0, 1.0]
+    assert form(completions=completions) == [1.0, 0.0]
+    assert (accuracy.__name__, form.__name__) == ("math_accuracy", "boxed_format")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reward_funcs": ["accuracy_reward"]}, "reward function 'accuracy_reward' reads conversations: take a chat"),
+        (
+            {"reward_funcs": ["accuracy_reward"], "model_name_or_path": "qwen2"},
+            "compares with a column solution, which sums doesn't have",
+        ),
+        ({"max_completion_length": 1000}, "so that with a completion it may take 10[0-9][0-9]; the model has 1024"),
+        ({"chat_template_kwargs": {"tokenize": True}, "model_name_or_path": "qwen2"}, "chat template refuses template"),
+        ({"eval_size": 0, "eval_task": "gsm8k"}, "eval_task is to be evaluated, and eval_size is 0"),
+        (
+            {"use_vllm": True, "mask_truncated_completions": True},
+            "mask_truncated_completions would leave out what vLLM ends at a template's stop",
+        ),
+    ],
+    ids=str,
+)
+def test_what_would_go_wrong_later_is_refused_at_the_start(settings, message, models, tmp_path):
+    file = write_jsonl(tmp_path / "sums.jsonl", ROWS)
+    model = models[settings.get("model_name_or_path", "base")]
+    with pytest.raises(UserError, match=message):
+        trainer_of(tmp_path, model, **{"task": str(file), **settings, "model_name_or_path": model})
+
+
+def test_an_adapter_is_no_model_to_train_on(models, tmp_path):
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+    get_peft_model(AutoModelForCausalLM.from_pretrained(models["base"]), lora).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(UserError, match="is a LoRA adapter: to train on, merge it first"):
+        trainer_of(tmp_path, str(tmp_path / "adapter"), task="arithmetic")
+
+
+def test_problems_are_looked_for_in_the_held_out_ones_too(models, tmp_path):
+    """Whatever check_overlap names; its file may have the columns of the training problems, or the usual ones."""
+    mine = write_jsonl(tmp_path / "mine.jsonl", [{"q": row["question"], "a": row["answer"]} for row in ROWS])
+    usual = write_jsonl(tmp_path / "usual.jsonl", ROWS[:2])
+    started, _ = trainer_of(
+        tmp_path, models["base"], task=str(mine), question_column="q", answer_column="a", eval_task=str(usual),
+        check_overlap=[str(mine)],
+    )  # fmt: skip
+    assert [(found.task, found.exact) for found in started.data.overlaps] == [("usual", 2), ("mine", 6)]
+
+
+def test_weights_that_are_spread_over_processes_are_not_evaluated_here(models, tmp_path, monkeypatch):
+    file = write_jsonl(tmp_path / "sums.jsonl", ROWS)
+    started, trainer = trainer_of(tmp_path, models["base"], task=str(file), eval_task=str(file))
+    monkeypatch.setattr(trainer, "is_fsdp_enabled", True)
+    with pytest.warns(UserWarning, match="there is no evaluation before and after. Use lambda-grpo eval"):
+        started._evaluate(trainer, "before")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_hub_data_set_by_its_columns(models, hub):
@@ -163,4 +224,10 @@ def test_problems_that_have_changed_are_not_gone_on_with(models, tmp_path, capsy
     capsys.readouterr()
     assert main(["train", *run, "--resume", "--max_steps", "3"]) == 2
     assert "was trained on other problems: the data set has changed since" in capsys.readouterr().err
+    write_jsonl(file, ROWS)
+    assert (
+        main(["train", *run, "--resume", "--max_steps", "3", "--chat_template_kwargs", '{"enable_thinking": true}'])
+        == 2
+    )
+    assert "a run keeps its chat_template_kwargs" in capsys.readouterr().err
     assert len(Run(tmp_path / "run").metrics()) == 2

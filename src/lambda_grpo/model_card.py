@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from yaml import YAMLError
 
+from lambda_grpo.errors import warn_once
 from lambda_grpo.runs import Run, provenance
 
 CARD_FILE = "README.md"
 SHOWN = 12  # rows of λ's table at most
 NOT_EVALUATED = "Not evaluated."
+SHOWN_OF_EVALUATIONS = {"task", "n", "accuracy", "ci95", "completion_length_mean", "sampling", "samples"}
 
 _EVALUATION = re.compile(r"(?<=<!-- evaluation -->\n).*?(?=\n<!-- end of evaluation -->)", re.DOTALL)
 
@@ -62,7 +65,7 @@ def write_card(path: Path, facts: CardFacts) -> None:
         pipeline_tag="text-generation",
         model_name=facts.name,
         tags=["lambda-grpo", "grpo", "trl", "reinforcement-learning", *facts.tags],
-        eval_results=_eval_results(found),
+        eval_results=_eval_results(found, facts.step),
     )
     values = facts.lambda_value if isinstance(facts.lambda_value, list) else [facts.lambda_value]
     card = ModelCard.from_template(
@@ -87,27 +90,40 @@ def write_card(path: Path, facts: CardFacts) -> None:
 
 def update_cards(run: Run) -> None:
     """Put the evaluations of a run into its cards: its own, and those of its checkpoints."""
-    found = read_evaluations(run.path)
+    found, chosen = read_evaluations(run.path), run.model()
     for folder in (run.path, *run.checkpoints()):
         path = folder / CARD_FILE
-        if not path.exists():
+        if chosen is None or not path.exists() or not _EVALUATION.search(path.read_text(errors="replace")):
+            continue  # one of the user's own
+        model = chosen if folder == run.path else folder
+        try:
+            card = ModelCard.load(path)
+        except (ValueError, YAMLError) as error:
+            warn_once(f"{path} can't be read, and stays as it is: {' '.join(str(error).split())}")
             continue
-        card = ModelCard.load(path)
         card.text = _EVALUATION.sub(lambda _: _evaluation_table(found), card.text)
-        card.data.eval_results = _eval_results(found)
+        card.data.eval_results = _eval_results(found, int(model.name.removeprefix("checkpoint-")))
         card.save(path)
 
 
 def read_evaluations(output_dir: Path) -> list[dict[str, Any]]:
-    """The finished evaluations of a run, with what each is of: before, after, or a step's checkpoint."""
+    """The finished evaluations of a run, with what each is `of` in words, and the `step` if the model is the run's."""
     found = []
     for path in sorted((output_dir / "eval").glob("*.json")):
-        result = json.loads(path.read_text())
-        if path.stem in ("before", "after"):
-            found.append({**result, "of": f"{path.stem} training", "hub": False})
-        elif result.get("finished"):
+        try:
+            result = json.loads(path.read_text())
+        except ValueError:
+            result = None
+        if not isinstance(result, dict) or not set(result) >= SHOWN_OF_EVALUATIONS:
+            continue  # another program's, or one that isn't finished
+        if path.stem == "before":
+            found.append({**result, "of": "before training", "step": 0})
+        elif path.stem == "after":
+            found.append({"step": None, **result, "of": "after training"})
+        else:
             trained = result.get("trained")
-            found.append({**result, "of": f"step {trained['step']}" if trained else result["model"], "hub": True})
+            step = trained["step"] if trained and Path(trained["run"]).resolve() == output_dir.resolve() else None
+            found.append({**result, "of": result.get("model", "–") if step is None else f"step {step}", "step": step})
     return sorted(found, key=lambda result: (result["task"], result["of"] != "before training"))
 
 
@@ -135,12 +151,12 @@ def _evaluation_table(found: Sequence[Mapping[str, Any]]) -> str:
     return _table(header, rows)
 
 
-def _eval_results(found: Sequence[Mapping[str, Any]]) -> list[EvalResult] | None:
-    """As the hub shows them: those on benchmarks and files, of `lambda-grpo eval`."""
+def _eval_results(found: Sequence[Mapping[str, Any]], step: int) -> list[EvalResult] | None:
+    """Those that the hub shows of the model at a step: of `lambda-grpo eval`, on data sets."""
     results = [
         EvalResult(
             task_type="text-generation",
-            dataset_type=str(result["data"].get("data", result["task"])),
+            dataset_type=result["data"]["data"],
             dataset_name=result["task"],
             dataset_split=result["data"].get("split"),
             metric_type="accuracy",
@@ -148,7 +164,7 @@ def _eval_results(found: Sequence[Mapping[str, Any]]) -> list[EvalResult] | None
             metric_name=f"accuracy, 95 % interval {result['ci95'][0]:.4f} to {result['ci95'][1]:.4f}",
         )
         for result in found
-        if result["hub"]
+        if result["step"] == step and "data" in result.get("data", {})
     ]
     return results or None
 

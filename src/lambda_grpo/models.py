@@ -21,7 +21,7 @@ _FOLDERS = {BUILTIN: "base_policy", BUILTIN_LLAMA: "llama_policy"}
 
 
 def resolve_model(name: str) -> str:
-    """What `from_pretrained` can load: a built-in base policy, a directory, a run's last checkpoint or a hub id.
+    """What `from_pretrained` can load: a built-in policy, a directory, a run's checkpoint (`Run.model`) or a hub id.
 
     Raises:
         UserError: there is no such model.
@@ -31,10 +31,10 @@ def resolve_model(name: str) -> str:
     path = Path(name)
     if path.is_dir():
         if (path / "completions").is_dir():  # a run directory: its config.json isn't a model's
-            checkpoints = Run(path).checkpoints()
-            if not checkpoints:
+            checkpoint = Run(path).model()
+            if checkpoint is None:
                 raise UserError(f"{name} is a run without a complete checkpoint")
-            return str(checkpoints[-1])
+            return str(checkpoint)
         if not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
             raise UserError(f"{name} is not a model directory: it has no config.json")
         return name
@@ -60,10 +60,10 @@ def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return model.to(device), load_tokenizer(path)
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """A model's tokenizer. Raises UserError if the directory doesn't hold one."""
+def load_tokenizer(path: str, **settings: Any) -> PreTrainedTokenizerBase:
+    """A model's tokenizer; settings as of `from_pretrained`. Raises UserError if the directory doesn't hold one."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, **settings)
     except (OSError, ValueError) as error:
         raise UserError(f"can't load a tokenizer from {path}: {' '.join(str(error).split())}") from error
     if tokenizer.pad_token is None:

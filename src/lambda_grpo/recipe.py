@@ -54,6 +54,11 @@ class TaskConfig:
     )
     remove_overlap: bool = field(default=False, metadata={"help": "Leave out the training problems found there."})
 
+    def __post_init__(self) -> None:
+        # a command line has no other word for nothing
+        self.task = None if self.task == "none" else self.task
+        self.check_overlap = [] if self.check_overlap == ["none"] else self.check_overlap
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -86,6 +91,8 @@ class Recipe:
         parser.set_defaults_with_config(**settings)
         values, unknown = parser.parse_known_args(list(overrides))
         if unknown:
+            if unknown[0].endswith((".yaml", ".yml")):
+                raise UserError(f"recipes stand before all --keys: {unknown[0]} doesn't")
             raise UserError(f"unknown argument {unknown[0]!r}{_did_you_mean(unknown[0].lstrip('-'), known)}")
         hints = {key: hint for kind in kinds for key, hint in get_type_hints(kind).items()}
         check_kinds({key: getattr(values, key) for key in settings}, hints)  # argparse checks those of a command line
@@ -106,14 +113,14 @@ class Recipe:
 def read_recipes(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
     """The keys of recipes that lie over one another, the last one on top; without any, the demonstration's.
 
-    One that builds on the demonstration builds on those below it instead, where there are any.
+    Of several, those that build on the demonstration don't: they build on each other.
 
     Raises:
         UserError: as `read_recipe`.
     """
     keys: dict[str, Any] = {}
     for path in paths or [DEMO]:
-        keys |= read_recipe(path, on_demo=not keys)
+        keys |= read_recipe(path, on_demo=len(paths) < 2 or str(path) == DEMO)
     return keys
 
 

@@ -10,6 +10,7 @@ report.html
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -129,6 +130,16 @@ class Run:
         found = [path for path in self.path.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
         return sorted(filter(_is_complete, found), key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
+    def model(self) -> Path | None:
+        """The checkpoint with the run's policy: the last one, or the best where `load_best_model_at_end` is set."""
+        checkpoints = self.checkpoints()
+        if not checkpoints:
+            return None
+        if self.config().get("resolved", {}).get("training", {}).get("load_best_model_at_end"):
+            best = json.loads((checkpoints[-1] / "trainer_state.json").read_text()).get("best_global_step")
+            return next((path for path in checkpoints if path.name == f"checkpoint-{best}"), checkpoints[-1])
+        return checkpoints[-1]
+
 
 def sampled_accuracy(samples: Any) -> list[tuple[int, float]]:
     """Share of training samples with a reward of 1 among those that have one, by step: of `Run.completions`."""
@@ -183,6 +194,7 @@ def provenance() -> dict[str, Any]:
     return {"versions": versions, "git_commit": _git_commit()}
 
 
+@functools.cache
 def _git_commit() -> str | None:
     """The commit this file was checked out from, with "-dirty" where the checkout has changes; None if installed."""
     if shutil.which("git") is None:

@@ -18,7 +18,7 @@ from transformers.integrations import get_available_reporting_integrations
 from trl import get_peft_config, get_quantization_config
 
 from lambda_grpo.backends.trl_trainer import LambdaGRPOConfig, LambdaGRPOTrainer
-from lambda_grpo.errors import UserError
+from lambda_grpo.errors import UserError, warn_once
 from lambda_grpo.evaluation import Sampling, evaluate
 from lambda_grpo.model_card import update_cards
 from lambda_grpo.models import BUILTIN, resolve_model
@@ -27,7 +27,8 @@ from lambda_grpo.report import write_report
 from lambda_grpo.resume import checkpoint_to_resume, reached, set_learning_rate
 from lambda_grpo.runs import Run, provenance, write_json
 from lambda_grpo.training_callbacks import AtTrainBegin, ProgressBar, RunRecorder
-from lambda_grpo.training_data import is_conversation, read_training_data
+from lambda_grpo.training_data import read_training_data
+from lambda_grpo.trl_data import is_conversation
 
 # Where metrics can be sent to; transformers answers for each of them whether it is there
 REPORTERS = {"clearml", "comet_ml", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"}
@@ -79,10 +80,13 @@ def train(
 
 
 def check(keys: Mapping[str, Any]) -> None:
-    """Raise the UserError that a run of this recipe would begin with, if any. Nothing is written."""
+    """Raise the UserError that a run of this recipe in a study would begin with, if any. Nothing is written."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = Recipe.parse({**keys, "output_dir": os.path.join(folder, "run")})
-        _Training(recipe, Run(recipe.training.output_dir))._trainer()
+        training = _Training(recipe, Run(recipe.training.output_dir))
+        if training.data.held_out is None:
+            raise UserError("nothing is evaluated: set eval_task")
+        training._trainer()
 
 
 class _Training:
@@ -95,15 +99,25 @@ class _Training:
         if config.resume_from_checkpoint:
             raise UserError("use --output_dir DIR --resume instead of resume_from_checkpoint")
         self.model_path = resolve_model(recipe.model.model_name_or_path or BUILTIN)
+        if Path(self.model_path, "adapter_config.json").is_file():
+            raise UserError(
+                f"{self.model_path} is a LoRA adapter: to train on, merge it first (peft's merge_and_unload)"
+            )
         self.data = read_training_data(recipe, self.model_path)
         if config.eval_strategy != "no" and self.data.eval_dataset is None:
             raise UserError("eval_strategy needs held-out examples, set eval_size above 0, or eval_task")
+        if self.data.template.stops and config.use_vllm and config.mask_truncated_completions:
+            raise UserError(
+                "mask_truncated_completions would leave out what vLLM ends at a template's stop: such completions have "
+                "no end-of-sequence token. Set it to false, or take a template without stops (a chat's)"
+            )
         _check_fills_a_batch(self.data.dataset, config)
         for name in REPORTERS.intersection(config.report_to).difference(get_available_reporting_integrations()):
             raise UserError(f"report_to names {name}, which isn't installed: install it, or set report_to to none")
         config.disable_tqdm = True  # one progress bar, ours
         if config.use_vllm and self.data.template.stops:  # other engines go on: what is behind a stop isn't graded
-            config.generation_kwargs = {"stop": list(self.data.template.stops), **(config.generation_kwargs or {})}
+            given = config.generation_kwargs or {}
+            config.generation_kwargs = {**given, "stop": [*self.data.template.stops, *given.get("stop", [])]}
         # as `trl grpo` does
         config.model_init_kwargs = {
             "revision": recipe.model.model_revision,
@@ -163,6 +177,8 @@ class _Training:
         if trainer.is_world_process_zero():
             write_report(self.run)
             update_cards(self.run)
+        if trainer.args.push_to_hub:
+            trainer.push_to_hub()
         return self.run
 
     def _trainer(self) -> LambdaGRPOTrainer:
@@ -196,7 +212,7 @@ class _Training:
                 "take a chat model, or prompts of plain text"
             )
         _check_optimizer(trainer)
-        trainer.data_description = self.data.for_card()
+        trainer.data_description, trainer.hub_data_sets = self.data.for_card(), self.data.hub_data_sets()
         self.trainer = trainer
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(RunRecorder(self.run))
@@ -241,6 +257,13 @@ class _Training:
     def _evaluate(self, trainer: LambdaGRPOTrainer, name: str) -> None:
         if self.data.held_out is None:
             return
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            if trainer.is_world_process_zero():
+                warn_once(
+                    "the weights are spread over processes (FSDP, DeepSpeed): there is no evaluation before and after. "
+                    "Use lambda-grpo eval afterwards"
+                )
+            return
         evaluation = evaluate(
             trainer.accelerator.unwrap_model(trainer.model),
             trainer.processing_class,
@@ -250,7 +273,7 @@ class _Training:
             template=self.data.template,
         )
         if trainer.is_world_process_zero():
-            self.run.log_evaluation(name, evaluation.to_dict())
+            self.run.log_evaluation(name, {**evaluation.to_dict(), "step": trainer.policy_step})
 
     def _config(self) -> dict[str, Any]:
         objective = self.recipe.training.resolve_objective()

@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import inspect
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, IterableDataset, load_dataset
-from datasets.exceptions import DatasetsError
-from datasets.utils.logging import CRITICAL, set_verbosity
+from datasets import Dataset, IterableDataset
 from jinja2 import TemplateError
-from trl import DatasetMixtureConfig, get_dataset
-from trl.data_utils import is_conversational
-from trl.rewards import get_soft_overlong_punishment
+from transformers import AutoConfig
 from trl.scripts.grpo import GRPOScriptArguments
 
 from lambda_grpo.errors import UserError
-from lambda_grpo.imports import import_callable
 from lambda_grpo.models import load_tokenizer
-from lambda_grpo.recipe import Recipe
+from lambda_grpo.recipe import Recipe, TaskConfig
 from lambda_grpo.runs import digest
 from lambda_grpo.tasks import Task, grade_all, load_task, load_test_task
 from lambda_grpo.tasks.benchmarks import BENCHMARKS
 from lambda_grpo.tasks.overlap import Overlap, find_overlap
-from lambda_grpo.tasks.problems import MathProblems, is_file_of_problems
+from lambda_grpo.tasks.problems import MathProblems, is_file_of_problems, read_rows, value_at
 from lambda_grpo.tasks.rewards import text_of
 from lambda_grpo.tasks.templates import TEMPLATES, Template, find_template
 from lambda_grpo.tasks.training_sets import (
+    LEFT_OUT,
     TRAINING_SETS,
     hub_training_set,
     load_training_set,
     local_training_set,
 )
-
-RewardFunction = Callable[..., list[float | None]]
+from lambda_grpo.trl_data import REWARDS, RewardFunction, trl_datasets, trl_rewards
 
 MADE = 4096  # training examples of a task that makes them, where no number is given
-
-# Those that `trl grpo` names, and ours
-REWARDS = {
-    "accuracy_reward": "trl.rewards", "reasoning_accuracy_reward": "trl.rewards", "think_format_reward": "trl.rewards",
-    "math_accuracy": "lambda_grpo.tasks.rewards", "boxed_format": "lambda_grpo.tasks.rewards",
-}  # fmt: skip
+LONG = 20  # prompts, the longest ones, whose tokens are counted
 
 
 @dataclass(frozen=True)
@@ -73,18 +65,21 @@ class TrainingData:
         source, template = found.get("source") or {}, found.get("template") or {}
         removed = " (left out)" if any(overlap["removed"] for overlap in found.get("overlaps", ())) else ""
         return {
-            "trained on": found["name"],
+            "trained on": source.get("title", found["name"]),
             "problems": found.get("problems"),
             "from": source.get("data"),
-            "rows, duplicates, contradictory": ", ".join(
-                str(source[key]) for key in ("rows", "duplicates", "contradictory") if key in source
-            )
-            or None,
+            "rows": source.get("rows"),
+            "left out of them": ", ".join(f"{source[key]} {key}" for key in LEFT_OUT if source.get(key)) or None,
             "seed of the examples": found.get("seed"),
             "template": f"{template['name']}: {template['source']}" if template else None,
             "held out": found.get("held_out"),
             f"in test sets{removed}": "; ".join(map(str, self.overlaps)) or None,
         }
+
+    def hub_data_sets(self) -> list[str] | None:
+        """Ids of the hub, for the card's metadata."""
+        data = (self.description.get("source") or {}).get("data")
+        return [data] if data and data.count("/") == 1 and not Path(data).exists() else None
 
 
 def read_training_data(recipe: Recipe, model_path: str) -> TrainingData:
@@ -99,7 +94,7 @@ def read_training_data(recipe: Recipe, model_path: str) -> TrainingData:
     if not named:
         raise UserError("the recipe names nothing to train on: set task (or TRL's dataset_name and reward_funcs)")
     if len(named) > 1:
-        raise UserError(f"the recipe names both {named[0]} and {named[1]}: give one of them")
+        raise UserError(f"the recipe names both {named[0]} and {named[1]}: give one of them (task: none for no task)")
     has_columns = settings.question_column is not None or settings.answer_column is not None
     if settings.task or (data.dataset_name and has_columns):
         return _of_task(recipe, model_path)
@@ -123,32 +118,25 @@ def _of_task(recipe: Recipe, model_path: str) -> TrainingData:
         raise UserError("a task grades by itself: leave reward_funcs and reward_model_name_or_path out")
     chosen, template = "plain", TEMPLATES["plain"]
     if is_problems or settings.template is not None:
-        tokenizer = load_tokenizer(model_path)
-        chosen, template = find_template(settings.template, tokenizer, recipe.training.chat_template_kwargs)
-        try:
-            template.render(task[0].prompt, tokenizer)
-        except TemplateError as error:  # some models' chat templates know no system role
-            raise UserError(
-                f"the model's chat template refuses template {chosen!r} ({error}): set another template"
-            ) from error
+        chosen, template = _template(recipe, model_path, [one for one in (task, held_out) if one is not None])
     overlaps = _overlaps(task, recipe, held_out)
     if settings.remove_overlap:
         if not (overlaps and isinstance(task, MathProblems)):
-            raise UserError("remove_overlap needs test sets to look into: set check_overlap, or leave it out")
+            raise UserError("remove_overlap needs test sets to look into: set check_overlap or eval_task")
         task = task.without({pair.training for overlap in overlaps for pair in overlap.pairs})
     named = trl_rewards(data) if data.reward_funcs or data.reward_model_name_or_path else None
-    problems = [(task[i].prompt, task[i].answer) for i in range(len(task))]
+    _check_rewards(data, template, task)
     return TrainingData(
         task_dataset(task, template=template),
         None if held_out is None else task_dataset(held_out, "test", template=template),
-        named or [task_reward(task, held_out, template)],
+        [_up_to_stop(function, template) for function in named] if named else [task_reward(task, held_out, template)],
         held_out,
         template,
         True,
         {
             "name": task.name,
             "problems": len(task),
-            "digest": digest(problems),
+            "digest": digest([_problems(one) for one in (task, held_out) if one is not None]),
             "source": getattr(task, "source", None),
             "seed": None if is_problems else settings.task_seed,
             "template": {"name": chosen, **asdict(template)},
@@ -159,11 +147,77 @@ def _of_task(recipe: Recipe, model_path: str) -> TrainingData:
     )
 
 
+def _problems(task: Task) -> list[tuple[str, str | None]]:
+    return [(task[i].prompt, task[i].answer) for i in range(len(task))]
+
+
+def _template(recipe: Recipe, model_path: str, tasks: list[Task]) -> tuple[str, Template]:
+    """The recipe's template, tried on the problems.
+
+    Raises:
+        UserError: the model has no chat template, or its own refuses this one, or a prompt is too long for the model.
+    """
+    settings, training = recipe.task, recipe.training
+    options = training.chat_template_kwargs
+    if options is not None and not isinstance(options, dict):
+        raise UserError(f"chat_template_kwargs must be a mapping, got {options!r}")
+    sources = {"revision": recipe.model.model_revision, "trust_remote_code": training.trust_remote_code}
+    tokenizer = load_tokenizer(model_path, **sources)
+    chosen, template = find_template(settings.template, tokenizer, options)
+    longest = [
+        question for task in tasks for question, _ in sorted(_problems(task), key=lambda one: -len(one[0]))[:LONG]
+    ]
+    try:
+        lengths = [len(template.tokenize(template.render(question, tokenizer), tokenizer)) for question in longest]
+    except (TemplateError, TypeError) as error:  # some chat templates know no system role; options that aren't any
+        raise UserError(
+            f"the model's chat template refuses template {chosen!r} ({error}): set another template, or other "
+            "chat_template_kwargs"
+        ) from error
+    config = AutoConfig.from_pretrained(model_path, **sources)
+    limits = (getattr(config, "max_position_embeddings", None), training.use_vllm and training.vllm_max_model_length)
+    context = min((limit for limit in limits if limit), default=None)
+    needed = max(lengths) + training.max_completion_length
+    if context is not None and needed > context:
+        raise UserError(
+            f"the longest prompt has {max(lengths)} tokens, so that with a completion it may take {needed}; the model "
+            f"has {context}: set max_completion_length lower, or leave that problem out"
+        )
+    return chosen, template
+
+
+def _up_to_stop(function: RewardFunction | str, template: Template) -> RewardFunction | str:
+    """A reward function that sees a completion as the grader does. A reward model reads all of it."""
+    if isinstance(function, str) or not template.stops or inspect.iscoroutinefunction(function):
+        return function
+
+    @functools.wraps(function)
+    def rewarded(completions: list[str], **columns: Any) -> list[float | None]:
+        return function(completions=[template.cut(completion) for completion in completions], **columns)
+
+    return rewarded
+
+
+def _check_rewards(data: GRPOScriptArguments, template: Template, task: Task) -> None:
+    """Refuse rewards of trl.rewards that would fail on these problems, or find nothing to compare with."""
+    for name in data.reward_funcs or []:
+        if REWARDS.get(name) != "trl.rewards":
+            continue
+        if not template.chat:
+            raise UserError(f"reward function {name!r} reads conversations: take a chat template, or math_accuracy")
+        if "accuracy" in name and task[0].solution is None:
+            raise UserError(f"reward function {name!r} compares with a column solution, which {task.name} doesn't have")
+
+
 def _training_task(recipe: Recipe) -> Task:
     settings, data = recipe.task, recipe.data
     columns = {"question": settings.question_column, "answer": settings.answer_column}
     if data.dataset_name:
+        if is_file_of_problems(data.dataset_name) and Path(data.dataset_name).is_file():
+            raise UserError(f"dataset_name {data.dataset_name!r} is a file of problems: name it as task")
         name = data.dataset_name.strip("./").rsplit("/", 1)[-1]
+        if data.dataset_streaming:
+            raise UserError("problems are read whole: leave dataset_streaming out")
         split = data.dataset_train_split
         return hub_training_set(name, data.dataset_name, data.dataset_config, split, size=settings.task_size, **columns)
     assert settings.task is not None
@@ -182,34 +236,43 @@ def _held_out(recipe: Recipe) -> Task | None:
     """What is evaluated before and after: what eval_task names, or what belongs to the task."""
     settings = recipe.task
     if settings.eval_size == 0:
+        if settings.eval_task is not None:
+            raise UserError("eval_task is to be evaluated, and eval_size is 0: leave one of them out")
         return None
     name = settings.eval_task
     if name is None and settings.task in TRAINING_SETS:
         name = TRAINING_SETS[settings.task].held_out
     elif name is None and settings.task and not is_file_of_problems(settings.task):
         name = settings.task
-    if name is None:
-        return None
-    columns: dict[str, str | None] = {}
-    if settings.eval_task is not None and is_file_of_problems(settings.eval_task):
-        columns = {"question": settings.question_column, "answer": settings.answer_column}
-    return load_test_task(name, size=settings.eval_size, seed=settings.task_seed, **columns)
+    return None if name is None else _test_task(name, settings, settings.eval_size)
+
+
+def _test_task(name: str, settings: TaskConfig, size: int | None) -> Task:
+    """A task to evaluate on, or to look for training problems in."""
+    columns = {"question": settings.question_column, "answer": settings.answer_column}
+    if is_file_of_problems(name):  # its columns may be others than those of the training problems
+        row = read_rows(name)[0]
+        columns = {
+            key: column if column and value_at(row, column) is not None else None for key, column in columns.items()
+        }
+    return load_test_task(name, size=size, seed=settings.task_seed, **columns)
 
 
 def _overlaps(task: Task, recipe: Recipe, held_out: Task | None) -> tuple[Overlap, ...]:
-    """What the training problems share with the test sets that check_overlap names, or with the held-out problems."""
-    named = recipe.task.check_overlap
+    """What the training problems share with the held-out problems, and with the test sets that check_overlap names."""
+    settings = recipe.task
+    named = settings.check_overlap or []
     if named and not isinstance(task, MathProblems):
         raise UserError(
             f"check_overlap is for problems of a data set, and task {task.name!r} makes its own: leave it out"
         )
-    if named is not None:
-        names = [name for chosen in named for name in (BENCHMARKS if chosen == "benchmarks" else [chosen])]
-        tests = [load_test_task(name) for name in names]
-    else:
-        tests = [held_out] if isinstance(held_out, MathProblems) and isinstance(task, MathProblems) else []
-    problems = [task[i].prompt for i in range(len(task))]
-    return tuple(find_overlap(problems, [test[i].prompt for i in range(len(test))], test.name) for test in tests)
+    names = [name for chosen in named for name in (BENCHMARKS if chosen == "benchmarks" else [chosen])]
+    tests = [_test_task(name, settings, None) for name in names]
+    is_held_out = isinstance(held_out, MathProblems) and isinstance(task, MathProblems)
+    if is_held_out and held_out is not None and held_out.name not in [test.name for test in tests]:
+        tests.insert(0, held_out)
+    texts = [question for question, _ in _problems(task)]
+    return tuple(find_overlap(texts, [question for question, _ in _problems(test)], test.name) for test in tests)
 
 
 def task_dataset(task: Task, split: str = "train", *, template: Template = TEMPLATES["plain"]) -> Dataset:
@@ -237,72 +300,3 @@ def task_reward(task: Task, held_out: Task | None = None, template: Template = T
 
     reward.__name__ = task.name
     return reward
-
-
-def trl_datasets(
-    data: GRPOScriptArguments, mixture: DatasetMixtureConfig, eval_strategy: str
-) -> tuple[Dataset, Dataset | None]:
-    """Training and evaluation rows, loaded as `trl grpo` loads them.
-
-    Raises:
-        UserError: they can't be loaded, or their first row is none that can be trained on.
-    """
-    name = "datasets" if mixture.datasets else f"dataset_name {data.dataset_name!r}"
-    set_verbosity(CRITICAL)  # what it would log as an error it raises, too
-    try:
-        if mixture.datasets:
-            splits = get_dataset(mixture)
-        else:
-            splits = load_dataset(data.dataset_name, name=data.dataset_config, streaming=data.dataset_streaming)
-    except (OSError, ValueError, DatasetsError) as error:
-        reason = str(error.__cause__ or error)  # an error "occurred while generating the dataset" has its cause
-        raise UserError(f"can't load {name}: {' '.join(reason.split())}") from error
-
-    def rows(key: str, split: str) -> Dataset:
-        if split not in splits:
-            raise UserError(f"{key} is {split!r}, but {name} has no such split: it has {', '.join(splits)}")
-        _check_rows(f"{name}, split {split!r},", splits[split])
-        return splits[split]
-
-    train = rows("dataset_train_split", data.dataset_train_split)
-    return train, None if eval_strategy == "no" else rows("dataset_test_split", data.dataset_test_split)
-
-
-def is_conversation(dataset: Dataset | IterableDataset) -> bool:
-    """Whether the prompts are lists of messages, which only a chat template makes text of."""
-    return is_conversational({"prompt": next(iter(dataset))["prompt"]})
-
-
-def _check_rows(name: str, dataset: Dataset | IterableDataset) -> None:
-    row = next(iter(dataset), None)
-    if row is None:
-        raise UserError(f"{name} holds no examples")
-    if "prompt" not in row:
-        raise UserError(f"{name} needs a column 'prompt', it has {', '.join(row)}: rename the one that holds prompts")
-    prompt = row["prompt"]
-    if not isinstance(prompt, str) and not (prompt and is_conversational({"prompt": prompt})):
-        raise UserError(f"{name} needs text or lists of messages (role, content) as prompts, got {prompt!r}")
-
-
-def trl_rewards(data: GRPOScriptArguments) -> list[RewardFunction | str]:
-    """The rewards that a TRL configuration names: of trl.rewards, import paths, or a reward model."""
-    rewards: list[RewardFunction | str] = []
-    if data.reward_model_name_or_path:
-        rewards.append(data.reward_model_name_or_path)  # the trainer loads it
-    for name in data.reward_funcs or []:
-        rewards.append(_reward_function(name))
-    if not rewards:
-        raise UserError("dataset_name needs reward_funcs: names from trl.rewards, or import paths (package.module.f)")
-    return rewards
-
-
-def _reward_function(name: str) -> RewardFunction:
-    if name == "get_soft_overlong_punishment":  # a factory; the numbers are those of `trl grpo`
-        return get_soft_overlong_punishment(max_completion_len=1280, soft_punish_cache=256)
-    module_name, _, attribute = name.rpartition(".")
-    if not module_name and name not in REWARDS:
-        raise UserError(
-            f"unknown reward function {name!r}: use {', '.join(REWARDS)}, get_soft_overlong_punishment, or the import "
-            "path of your own (package.module.function)"
-        )
-    return import_callable(f"reward function {name!r}", module_name or REWARDS[name], attribute)

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback
 
 from lambda_grpo.backends.trl_trainer import LAMBDA_STATE_FILE
+from lambda_grpo.cli import main
+from lambda_grpo.runs import Run
 from lambda_grpo.training_data import task_dataset
 from tests.backends.trl_setup import TASK, config, logged, make_trainer, parameters
 from tests.invariant.injected_run import reward
@@ -140,3 +142,21 @@ def test_a_push_at_the_end_has_its_lambda(hub, tmp_path):
     assert_holds_policy(folder, trainer)
     assert (folder / "README.md").is_file()
     assert lambda_in(folder) == trainer.lambda_state.value != 1.5
+
+
+def test_a_run_that_is_pushed_stays_a_run(hub, tmp_path):
+    """The model's config.json isn't the run's, and samples aren't for the hub."""
+    run = tmp_path / "run"
+    quick = ["--per_device_train_batch_size", "16", "--max_completion_length", "8", "--save_steps", "1"]
+    push = ["--push_to_hub", "--hub_model_id", "out"]
+    assert main(["train", "--output_dir", str(run), "--max_steps", "1", "--eval_size", "8", *quick, *push]) == 0
+    assert Run.open(run).config()["objective"]["name"] == "lambda_grpo"
+    message, folder = hub.uploads[-1]
+    assert message == "End of training"
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", LAMBDA_STATE_FILE} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert not [path.name for path in folder.iterdir() if path.is_dir() or path.name == "metrics.jsonl"]
+    assert "| arithmetic | after training | 8 |" in (folder / "README.md").read_text()
+    assert main(["train", "--output_dir", str(run), "--resume", "--max_steps", "2"]) == 0
+    assert len(Run.open(run).metrics()) == 2

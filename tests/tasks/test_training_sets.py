@@ -36,6 +36,7 @@ def test_each_problem_counts_once(name, hub):
     assert task.source["rows"] == 100
     assert task.source["duplicates"] == 98 - contradictory
     assert task.source["contradictory"] == contradictory
+    assert task.source["incomplete"] == 0
     assert task.grade(rf"It is $\boxed{{{FOUND[name][0][1]}}}$.", task[0]) == 1.0
 
 
@@ -89,11 +90,45 @@ def test_any_data_set_by_its_columns(hub):
     assert task.source["data"] == "mine/sums"
 
 
+def test_rows_that_are_incomplete_are_left_out_which_is_said(tmp_path):
+    rows = [{"question": None, "answer": 1}, {"question": "A?", "answer": 2}, {"question": "A?", "answer": None}]
+    path = tmp_path / "some.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"question": None, "answer": 5}]))
+    with pytest.warns(UserWarning, match="some: 3 of 4 rows have no question or no answer, and are left out"):
+        task = local_training_set(str(path))
+    assert problems(task) == [("A?", "2")]
+    assert {key: task.source[key] for key in ("rows", "incomplete", "duplicates", "contradictory")} == {
+        "rows": 4, "incomplete": 3, "duplicates": 0, "contradictory": 0,
+    }  # fmt: skip
+
+
+def test_answers_that_the_grader_takes_for_the_same_are_no_contradiction(tmp_path):
+    answers = {"A?": ["1/2", "0.5", r"\frac{1}{2}"], "B?": ["7", "7.0"], "C?": ["1,000", "1000"], "D?": ["2", "3", "2"]}
+    path = tmp_path / "some.jsonl"
+    rows = [{"question": question, "answer": answer} for question, given in answers.items() for answer in given]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = local_training_set(str(path))
+    assert problems(task) == [("A?", "1/2"), ("B?", "7"), ("C?", "1,000")]
+    assert (task.source["duplicates"], task.source["contradictory"]) == (6, 1)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    path = tmp_path / "bom.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b'{"question": "A?", "answer": 1}\r\n')
+    assert problems(local_training_set(str(path))) == [("A?", "1")]
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"question": "Q?", "answer": ""}], r"row 0: need a question and an answer, got 'Q\?' and ''"),
-        ([{"question": "", "answer": "1"}], "row 0: need a question and an answer, got '' and '1'"),
+        ([{"question": "Q?", "answer": ""}], "no row has both a question and an answer in columns question and answer"),
+        ([{"question": ["Q?"], "answer": "1"}], "no row has both a question and an answer"),
+        ([{"question": "Q?", "answer": "", "solution": "We find 1."}], "no row has both a question and an answer"),
+        (
+            [{"question": "Q?", "answer": {"value": 1}}],
+            r"must be text, a number .*, got {'value': 1}: name another column",
+        ),
+        ([{"question": "\ud800", "answer": "1"}], "half of a surrogate pair"),
         ([{"question": "Q?", "answer": str(i)} for i in range(2)], "has no problem with one answer"),
         ([{"frage": "Q?", "answer": "1"}], "has no column question or problem .* by --question_column, it has frage"),
     ],

@@ -42,32 +42,33 @@ def card_facts(
             "bounds of λ": f"{low} to {high}",
             "weight_norm": objective.weight_norm,
         }
-    completions = args.generation_batch_size
+    completions, step = args.generation_batch_size, trainer.policy_step
+    updates = args.num_iterations * args.steps_per_generation / args.gradient_accumulation_steps
     return CardFacts(
-        name=name or Path(args.output_dir).name,
+        name=name or trainer.run_directory.name,
         base_model=None if is_local else model_id,
-        step=trainer.state.global_step,
+        step=step,
         objective=description,
-        metrics=[row for row in trainer.state.log_history if "lambda" in row] if objective.learnable else [],
+        metrics=[row for row in trainer.state.log_history if "lambda" in row and row["step"] <= step]
+        if objective.learnable
+        else [],
         lambda_value=trainer.lambda_state.value,
         data=trainer.data_description or _of_dataset(trainer.train_dataset),
         training={
-            "steps": f"{trainer.state.global_step} of {trainer.state.max_steps}",
+            "steps": f"{step} of {trainer.state.max_steps}",
             "seed": args.seed,
             "seed of the data's order": args.data_seed,
             "learning rate": f"{args.learning_rate}, {args.lr_scheduler_type.value}",
             "completions generated together": f"{completions}: {completions // args.num_generations} prompts, "
             f"{args.num_generations} each",
-            "optimiser steps for each": args.steps_per_generation
-            // args.gradient_accumulation_steps
-            * args.num_iterations,
+            "optimiser steps on them": f"{updates:g}",
             "longest completion": f"{args.max_completion_length} tokens",
             "temperature": args.temperature,
             "reward": ", ".join(trainer.reward_func_names),
             "LoRA": _lora(trainer),
         },
-        output_dir=Path(args.output_dir),
-        datasets=datasets,
+        output_dir=trainer.run_directory,
+        datasets=datasets or trainer.hub_data_sets,
         tags=tags or [],
         trl_citation=(trainer._paper or {}).get("citation"),
     )

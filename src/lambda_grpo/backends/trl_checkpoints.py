@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from lambda_grpo.model_card import CARD_FILE, write_card
 from lambda_grpo.objective import Objective
 
 LAMBDA_STATE_FILE = "lambda_state.json"
+HUB_FOLDER = "hub"
 
 
 class CheckpointTrainer(RolloutTrainer):
@@ -26,10 +29,22 @@ class CheckpointTrainer(RolloutTrainer):
     objective: Objective
     lambda_state: LambdaState
     _lambda: Tensor
-    data_description: dict[str, Any] | None = None  # for the model card; by default what the data set tells
+    # for the model card: by default what the data set tells of itself
+    data_description: dict[str, Any] | None = None
+    hub_data_sets: list[str] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.run_directory = Path(self.args.output_dir)
+        self.loaded_step: int | None = None  # where the policy is of another step than training has reached
 
     def _fresh_lambda(self) -> Tensor:
         return torch.tensor(self.lambda_state.value, dtype=torch.float64, requires_grad=self.objective.learnable)
+
+    @property
+    def policy_step(self) -> int:
+        """The step that the policy is of: the best one's where that was loaded."""
+        return self.state.global_step if self.loaded_step is None else self.loaded_step
 
     # -- saving ------------------------------------------------------------------------------------------------------
 
@@ -57,11 +72,35 @@ class CheckpointTrainer(RolloutTrainer):
             datasets, tags = [dataset_name] if dataset_name else None, [tags] if isinstance(tags, str) else tags
             write_card(Path(self.args.output_dir, CARD_FILE), card_facts(self, model_name, datasets, tags))
 
+    # -- pushing -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _hub_folder(self) -> Iterator[Path]:
+        """Let what is pushed lie in a folder of its own.
+
+        A run's directory has files that aren't for the hub, and a config.json that isn't the model's.
+        """
+        directory = self.args.output_dir
+        folder = Path(directory, HUB_FOLDER)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.args.output_dir = str(folder)  # where the Trainer's two methods look
+        try:
+            yield folder
+        finally:
+            self.args.output_dir = directory
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        state = os.path.join(checkpoint_folder, LAMBDA_STATE_FILE)
-        if os.path.exists(state) and self.is_world_process_zero():  # of a checkpoint the Trainer pushes files it knows
-            shutil.copy(state, os.path.join(self.args.output_dir, LAMBDA_STATE_FILE))
-        super()._push_from_checkpoint(checkpoint_folder)
+        with self._hub_folder() as folder:
+            if self.is_world_process_zero():
+                for name in (CARD_FILE, LAMBDA_STATE_FILE):  # the Trainer copies the files that it knows
+                    if Path(checkpoint_folder, name).exists():
+                        shutil.copy(Path(checkpoint_folder, name), folder / name)
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's. λ and the model card go with the policy; the rest of the output directory stays."""
+        with self._hub_folder():
+            return super().push_to_hub(*args, **kwargs)
 
     # -- restoring ---------------------------------------------------------------------------------------------------
 
@@ -73,6 +112,7 @@ class CheckpointTrainer(RolloutTrainer):
     def _load_best_model(self) -> None:
         super()._load_best_model()
         self._load_lambda(self.state.best_model_checkpoint)
+        self.loaded_step = self.state.best_global_step
 
     def _load_lambda(self, checkpoint: str) -> None:
         if not self.objective.learnable:

@@ -17,6 +17,7 @@ HOOKS: dict[str, list[str] | None] = {
     "_load_optimizer_and_scheduler": ["self", "checkpoint"],
     "_load_best_model": ["self"],
     "_push_from_checkpoint": ["self", "checkpoint_folder"],
+    "push_to_hub": None,
     "create_model_card": ["self", "model_name", "dataset_name", "tags"],
     "_save": ["self", "output_dir", "state_dict"],
     "_save_optimizer_and_scheduler": ["self", "output_dir"],

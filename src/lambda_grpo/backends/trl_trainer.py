@@ -336,6 +336,7 @@ class _LambdaStep(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, *rest: Any, **kwargs: Any) -> None:
+        self.trainer.loaded_step = None
         self.trainer.lambda_state.schedule = self.trainer.args.lambda_schedule(state.max_steps)
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:

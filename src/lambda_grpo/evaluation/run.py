@@ -27,6 +27,7 @@ from lambda_grpo.tasks.templates import Template, find_template
 
 __all__ = ["BENCHMARKS", "Request", "run"]
 
+RUNS_OWN = ("before", "after")  # names of results in RUN/eval
 MATH_LENGTH, GENERATED_LENGTH = 2048, 256  # tokens of a completion
 
 
@@ -168,6 +169,8 @@ def _load(request: Request, name: str) -> Task:
     )
     if is_file_of_problems(name) and task.name in BENCHMARKS:
         raise UserError(f"{name} would be taken for the benchmark: rename it, or --task {task.name} --data {name}")
+    if task.name in RUNS_OWN:
+        raise UserError(f"{name} would be taken for a run's own evaluation {task.name} training: rename it")
     return task
 
 

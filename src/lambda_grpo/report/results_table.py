@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ def results_table(paths: Sequence[str], metric: str = "accuracy", format: str = 
     Raises:
         UserError: a path holds no finished result, results lack the metric, or two are of the same row and task.
     """
-    results = [result for path in paths for result in _read(Path(path))]
+    found = {result["file"]: result for path in paths for result in _read(Path(path))}  # each file once
+    results = list(found.values())
     tasks = list(dict.fromkeys(result["task"] for result in results))
     rows: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
     for result in results:
@@ -48,6 +50,7 @@ def results_table(paths: Sequence[str], metric: str = "accuracy", format: str = 
     body = []
     for label, row in rows.items():
         cells = [_cell(row[task]["metrics"][metric]) if task in row else "–" for task in tasks]
+        label = tuple(name.replace("|", "\\|") for name in label) if format == "markdown" else label
         body.append(
             [*label, *cells, *([_mean([row[task]["metrics"][metric] for task in tasks])] if is_complete else [])]
         )
@@ -68,7 +71,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             raise UserError(f"{file} is no result of lambda-grpo eval: {error}") from error
         if isinstance(found, dict) and found.get("finished") and "metrics" in found:
-            results.append({**found, "file": str(file)})
+            results.append({**found, "file": os.path.relpath(file)})
         elif not path.is_dir():
             raise UserError(f"{file} is no finished result of lambda-grpo eval")
     if not results:

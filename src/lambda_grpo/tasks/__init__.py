@@ -17,6 +17,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.imports import import_callable
@@ -90,6 +91,14 @@ def load_task(name: str, split: str = "train", *, size: int, seed: int = 0) -> T
         raise UserError(
             f"task {name!r} is a benchmark, for lambda-grpo eval: to train on maths, take {', '.join(TRAINING_SETS)}, "
             "a file of problems, or dataset_name with question_column and answer_column"
+        )
+    elif name in TRAINING_SETS:
+        held_out = TRAINING_SETS[name].held_out
+        raise UserError(f"task {name!r} is for training: to evaluate, take {held_out or 'a benchmark'}")
+    elif Path(name).exists():
+        raise UserError(
+            f"task {name!r} is no file of problems (.jsonl, .json, .parquet): for a folder set dataset_name, with "
+            "question_column and answer_column"
         )
     else:
         close = difflib.get_close_matches(name, [*TASKS, *TRAINING_SETS, *BENCHMARKS, *names], n=3)

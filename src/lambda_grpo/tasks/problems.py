@@ -84,15 +84,15 @@ def read_rows(path: str) -> list[dict[str, Any]]:
     if not is_file_of_problems(path):
         raise UserError(f"can't read {path}: need a file that ends with {', '.join(SUFFIXES)}")
     if not Path(path).is_file():
-        raise UserError(f"no file {path}")
+        raise UserError(f"{path} is a folder" if Path(path).is_dir() else f"no file {path}")
     try:
         if Path(path).suffix.lower() == ".parquet":
             rows = pq.read_table(path).to_pylist()
         else:
-            text = Path(path).read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8-sig")
             is_list = Path(path).suffix.lower() == ".json" and text.lstrip().startswith("[")
             rows = json.loads(text) if is_list else [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (ValueError, pa.ArrowException) as error:  # what JSON, UTF-8 and Parquet raise
+    except (ValueError, RecursionError, pa.ArrowException) as error:  # what JSON, UTF-8 and Parquet raise
         raise UserError(f"can't read {path}: {' '.join(str(error).split())}") from error
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path} holds no problems: need a mapping with question and answer for each")
@@ -175,9 +175,24 @@ def question_at(row: Mapping[str, Any], column: str) -> Any:
 
 def _example(name: str, number: int, row: Mapping[str, Any], columns: tuple[str, str]) -> Example:
     question, given = question_at(row, columns[0]), value_at(row, columns[1])
+    if isinstance(given, (Mapping, bytes)):
+        raise UserError(
+            f"{name}, row {number}: an answer must be text, a number or a list of them, got {given!r}: name another "
+            "column (outer.inner for one inside)"
+        )
     answer = reference_answer(given)
+    if not _is_unicode(f"{question}{answer}"):
+        raise UserError(f"{name}, row {number}: half of a surrogate pair, which is no text: got {question!r}")
     if not isinstance(question, str) or not question.strip() or not answer:
         raise UserError(f"{name}, row {number}: need a question and an answer, got {question!r} and {given!r}")
     identity = next((row[column] for column in ID_COLUMNS if column in row), number)
     written = [text for column in SOLUTION_COLUMNS if isinstance(text := row.get(column), str) and text != answer]
     return Example(question, answer, {"id": identity}, solution=written[0] if written else None)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

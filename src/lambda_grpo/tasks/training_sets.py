@@ -1,6 +1,7 @@
 """Problems to train on: three data sets that are in use for it, a local file, or any data set by its columns.
 
 A problem that stands there several times counts once, and one that stands there with different answers not at all.
+Whether answers are different, the grader says.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lambda_grpo.errors import UserError, warn_once
+from lambda_grpo.tasks.graders import grade_math
 from lambda_grpo.tasks.graders.extraction import reference_answer
 from lambda_grpo.tasks.problems import (
     ID_COLUMNS,
@@ -25,6 +27,7 @@ from lambda_grpo.tasks.problems import (
 from lambda_grpo.tasks.templates import TEMPLATES
 
 BATCH = 10_000  # rows that are read at a time
+LEFT_OUT = ("incomplete", "duplicates", "contradictory")  # what rows a source counts that aren't trained on
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,11 @@ def load_training_set(name: str, *, size: int | None = None) -> MathProblems:
     """The first `size` problems of one of `TRAINING_SETS`, all by default. Raises UserError if it can't be loaded."""
     known = TRAINING_SETS[name]
     question, answer = known.columns
-    return hub_training_set(
+    task = hub_training_set(
         name, known.data, known.config, known.split, size=size, question=question, answer=answer, wrapped=known.template
     )
+    task.source["title"] = known.title
+    return task
 
 
 def hub_training_set(
@@ -89,7 +94,7 @@ def hub_training_set(
         wrapped: a template that the problems were put into, which is taken off again.
 
     Raises:
-        UserError: it can't be loaded, lacks the columns, or a row has no question or answer.
+        UserError: it can't be loaded, lacks the columns, or has no problem with one answer.
     """
     loaded = load_split(data, data, config, split=split)
     if len(loaded) == 0:
@@ -129,24 +134,43 @@ def _problems(
     """Each problem once. The source says how many rows there were, and how many were left out."""
     found: dict[str, dict[str, Any]] = {}
     answers: dict[str, str] = {}
-    contradictory = set()
+    differing: list[tuple[str, str]] = []  # problems with an answer that is written in another way
+    incomplete = 0
     for row in rows:
         question, given = question_at(row, columns[0]), value_at(row, columns[1])
-        if wrapped is not None and isinstance(question, str):
+        if isinstance(given, (Mapping, bytes)):
+            raise UserError(
+                f"{name}: an answer must be text, a number or a list of them, got {given!r}: name another column "
+                "(outer.inner for one inside)"
+            )
+        if not reference_answer(given) and isinstance(solution := row.get("solution"), str):
+            warn_once(f"{name}: some rows have no answer: it is taken from the box in their solution")
+            given = solution if "\\boxed" in solution else None
+        answer = reference_answer(given)
+        if not isinstance(question, str) or not question.strip() or not answer:
+            incomplete += 1
+            continue
+        if wrapped is not None:
             unwrapped = TEMPLATES[wrapped].question(question)
             if unwrapped == question:
                 warn_once(f"{name}: not all problems are wrapped in template {wrapped!r}: those stay as they are")
             question = unwrapped
-        if not reference_answer(given) and isinstance(solution := row.get("solution"), str):
-            warn_once(f"{name}: some rows have no answer: it is taken from the box in their solution")
-            given = solution
-        key, answer = " ".join(str(question).split()), reference_answer(given)
+        key = " ".join(question.split())
         if key not in found:
             found[key], answers[key] = {**row, columns[0]: question, columns[1]: given}, answer
         elif answers[key] != answer:
-            contradictory.add(key)
+            differing.append((key, answer))
+    if incomplete == count:
+        raise UserError(f"{name}: no row has both a question and an answer in columns {columns[0]} and {columns[1]}")
+    if incomplete:
+        warn_once(f"{name}: {incomplete} of {count} rows have no question or no answer, and are left out")
+    pairs = list(dict.fromkeys(differing))  # DAPO-Math-17k has each row a hundred times
+    grades = grade_math([rf"\boxed{{{answer}}}" for _, answer in pairs], [answers[key] for key, _ in pairs])
+    contradictory = {key for (key, _), grade in zip(pairs, grades, strict=True) if not grade.correct}
     problems = [row for key, row in found.items() if key not in contradictory]
-    left_out = {"rows": count, "duplicates": count - len(found), "contradictory": len(contradictory)}
     if not problems:
         raise UserError(f"{name} has no problem with one answer: each stands there with different ones")
-    return MathProblems(name, problems[:size], columns, {**source, **left_out})
+    left_out = (incomplete, count - incomplete - len(found), len(contradictory))
+    return MathProblems(
+        name, problems[:size], columns, {**source, "rows": count, **dict(zip(LEFT_OUT, left_out, strict=True))}
+    )
