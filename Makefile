@@ -18,7 +18,7 @@ demo: $(VENV)/.demo
 	$(BIN)/lambda-grpo train
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Against verl's own losses, in verl's environment.
 test-cluster: $(VERL_VENV)/.dev

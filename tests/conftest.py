@@ -1,3 +1,4 @@
+import gc
 import os
 from importlib.util import find_spec
 
@@ -15,6 +16,12 @@ collect_ignore = [] if find_spec("verl") else ["verl"]
 torch.set_num_threads(1)
 settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("default")
+
+
+def pytest_collection_finish():
+    """The Trainer collects garbage whenever it trains: what imports have left needn't be looked through each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

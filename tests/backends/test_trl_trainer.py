@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from trl import GRPOTrainer
 
 from lambda_grpo import PRESETS, Objective, response_weights
+from lambda_grpo.backends.trl_checkpoints import CheckpointTrainer
 from lambda_grpo.backends.trl_hooks import HOOKS, check_hooks
 from lambda_grpo.backends.trl_rollouts import RolloutTrainer
 from lambda_grpo.backends.trl_trainer import LAMBDA_STATE_FILE, LambdaGRPOConfig, LambdaGRPOTrainer
@@ -340,5 +341,5 @@ def test_a_moved_hook_is_named_at_import():
 
     with pytest.raises(ImportError, match=r"builds on Moved\._compute_loss\(self, model, inputs\), which trl"):
         check_hooks(Moved)
-    overridden = vars(LambdaGRPOTrainer).keys() | vars(RolloutTrainer).keys()
+    overridden = vars(LambdaGRPOTrainer).keys() | vars(CheckpointTrainer).keys() | vars(RolloutTrainer).keys()
     assert HOOKS.keys() - overridden == {"_generate_single_turn"}  # which is called

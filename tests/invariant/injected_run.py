@@ -6,6 +6,7 @@ The completions are a function of the row number in the generated batch alone, s
 the same batch. The second step goes over it again, off-policy.
 """
 
+import gc
 import random
 import sys
 from pathlib import Path
@@ -46,6 +47,7 @@ def reward(completion_ids, **_):
 
 def main(out, rows, micro_batches, *objectives):
     torch.set_num_threads(1)
+    gc.freeze()  # the Trainer collects garbage whenever it trains
     gradients = {}
     for name in objectives:
         args = config(

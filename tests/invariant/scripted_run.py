@@ -5,6 +5,7 @@
 Runs on any number of processes see the same samples.
 """
 
+import gc
 import random
 import sys
 from pathlib import Path
@@ -71,6 +72,7 @@ def scripted(path, reward, **settings):
 
 def main(out, rows):
     torch.set_num_threads(1)
+    gc.freeze()  # the Trainer collects garbage whenever it trains
     args = config(
         out, objective="edge_grpo", dynamic_sampling=True, max_resample_times=2, num_generations=G,
         reflection_prompt=",", answer_template="#{answer}", per_device_train_batch_size=int(rows),

@@ -11,6 +11,11 @@ from lambda_grpo import PRESETS
 
 ROWS = 24  # three groups of eight: over four processes of six rows, groups straddle ranks
 SPLITS = {"1 process": (1, 1), "1 process, 4 micro-batches": (1, 4), "2 processes": (2, 2), "4 processes": (4, 2)}
+# On four processes one of each kind: of normaliser, of what is gathered, of surrogate. On two, groups straddle, too.
+ON_FOUR = {
+    "bnpo", "daro", "dapo", "dapo_full", "dr_grpo", "edge_grpo", "gmpo", "grpo", "gspo", "lambda_grpo",
+    "lambda_grpo_paper", "lambda_grpo_prm", "lite_ppo", "luspo",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +23,8 @@ def gradients(tmp_path_factory):
     found = {}
     for split, (processes, micro_batches) in SPLITS.items():
         out = tmp_path_factory.mktemp("run")
-        torchrun(processes, "injected_run", out, ROWS // processes, micro_batches, *sorted(PRESETS))
+        names = sorted(ON_FOUR if processes == 4 else PRESETS)
+        torchrun(processes, "injected_run", out, ROWS // processes, micro_batches, *names)
         found[split] = torch.load(out / "gradients.pt")
     return found
 
@@ -41,8 +47,15 @@ def difference(ours, theirs, key):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("split", [split for split in SPLITS if split != "1 process"])
-@pytest.mark.parametrize("name", sorted(set(PRESETS) - {"bnpo"}))
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        (name, split)
+        for name in sorted(set(PRESETS) - {"bnpo"})
+        for split in SPLITS
+        if split != "1 process" and (name in ON_FOUR or split != "4 processes")
+    ],
+)
 def test_gradients_are_the_same(name, split, gradients):
     steps, expected = gradients[split][name], gradients["1 process"][name]
     assert len(steps) == len(expected) == 2
@@ -65,7 +78,7 @@ def test_bnpo_varies_by_its_definition(gradients):
 def test_every_rank_draws_and_corrects_the_same(tmp_path):
     """Groups straddle ranks; on three of them a round draws more groups than are missing, so other ones follow."""
     found = {}
-    for processes in (1, 2, 3, 4):
+    for processes in (1, 3, 4):
         out = tmp_path / str(processes)
         out.mkdir()
         torchrun(processes, "scripted_run", out, ROWS // processes)
@@ -73,15 +86,14 @@ def test_every_rank_draws_and_corrects_the_same(tmp_path):
     one = found.pop(1)
     assert sum(one["logged"]["dynamic_sampling/extra_groups"]) > 0
     assert sum(one["logged"]["error_correction/reflected"]) > 0
-    for processes in (2, 4):
-        many = found[processes]
-        assert many["samples"] == one["samples"]
-        assert many["logged"] == one["logged"]
-        assert torch.equal(many["takes_part"], one["takes_part"])
-        for key in ("advantages", "entropies"):
-            torch.testing.assert_close(many[key], one[key], rtol=1e-3, atol=1e-4)
-        for ours, theirs in zip(many["gradients"], one["gradients"], strict=True):
-            assert (ours - theirs).norm() < 1e-4 * theirs.norm()
+    many = found[4]
+    assert many["samples"] == one["samples"]
+    assert many["logged"] == one["logged"]
+    assert torch.equal(many["takes_part"], one["takes_part"])
+    for key in ("advantages", "entropies"):
+        torch.testing.assert_close(many[key], one[key], rtol=1e-3, atol=1e-4)
+    for ours, theirs in zip(many["gradients"], one["gradients"], strict=True):
+        assert (ours - theirs).norm() < 1e-4 * theirs.norm()
     assert found[3]["logged"]["reward"] == one["logged"]["reward"]
     assert all(extra % 3 == 0 for extra in found[3]["logged"]["dynamic_sampling/extra_groups"])
 
