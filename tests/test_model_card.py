@@ -94,15 +94,15 @@ def test_a_runs_card_has_its_evaluations(lora, tmp_path):
         card = (run / folder / "README.md").read_text()
         shown = rows_under(card, "Evaluation")
         assert [row[:4] for row in shown] == [
-            ["arithmetic", f"{name} training", "16", f"{100 * result['accuracy']:.1f} %"]
-            for name, result in (("before", before), ("after", after))
+            ["arithmetic", of, "16", f"{100 * result['accuracy']:.1f} %"]
+            for of, result in (("before training", before), ("after training (step 2)", after))
         ]
         assert dict(rows_under(card, "Training")).get("LoRA") == ("rank 4, alpha 32" if lora else None)
     assert main(["eval", "--model", str(run), "--task", "arithmetic", "--n", "8"]) == 0
     result = json.loads((run / "eval/arithmetic.json").read_text())
     for folder in (".", "checkpoint-2"):
         shown = rows_under((run / folder / "README.md").read_text(), "Evaluation")
-        assert [row[1] for row in shown] == ["before training", "after training", "step 2"]
+        assert [row[1] for row in shown] == ["before training", "after training (step 2)", "step 2"]
         assert shown[2][3] == f"{100 * result['accuracy']:.1f} %"
 
 
@@ -149,6 +149,8 @@ def test_the_best_policy_is_the_runs_and_its_card_says_so(tmp_path, monkeypatch)
                  "--per_device_train_batch_size", "16", "--max_completion_length", "8", *best]) == 0  # fmt: skip
     assert resolve_model(str(run)) == str(run / "checkpoint-1")
     assert Run(run).evaluation("after")["step"] == 1
+    card = (run / "README.md").read_text()
+    assert "after training (step 1)" in card
     assert main(["eval", "--model", str(run), "--task", "arithmetic", "--n", "4"]) == 0
     assert json.loads((run / "eval/arithmetic.json").read_text())["trained"]["step"] == 1
 

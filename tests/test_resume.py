@@ -138,7 +138,7 @@ def test_an_evaluation_that_is_known_is_not_made_again(finished, tmp_path, monke
     known = {**finished.evaluation("before"), "accuracy": 0.125}  # as no evaluation would find it
     made = []
     monkeypatch.setattr(training, "evaluate", lambda *a, real=training.evaluate, **k: made.append(1) or real(*a, **k))
-    run = training.train(None, ["--output_dir", str(tmp_path / "new"), *SETTINGS], before=known)
+    run = training.train([], ["--output_dir", str(tmp_path / "new"), *SETTINGS], before=known)
     assert run.evaluation("before") == known
     assert run.evaluation("after")["n"] == 8
     assert len(made) == 1
@@ -156,7 +156,7 @@ def test_an_evaluation_that_is_known_is_not_made_again(finished, tmp_path, monke
 def test_an_evaluation_of_something_else_is_refused(finished, tmp_path, settings, message):
     known = finished.evaluation("before")
     with pytest.raises(UserError, match=message):
-        training.train(None, ["--output_dir", str(tmp_path / "new"), *SETTINGS, *settings], before=known)
+        training.train([], ["--output_dir", str(tmp_path / "new"), *SETTINGS, *settings], before=known)
     assert not (tmp_path / "new").exists()
     with pytest.raises(UserError, match="leave `before` out"):
-        training.train(None, ["--output_dir", str(finished.path)], resume=True, before=known)
+        training.train([], ["--output_dir", str(finished.path)], resume=True, before=known)

@@ -119,7 +119,8 @@ def read_evaluations(output_dir: Path) -> list[dict[str, Any]]:
         if path.stem == "before":
             found.append({**result, "of": "before training", "step": 0})
         elif path.stem == "after":
-            found.append({"step": None, **result, "of": "after training"})
+            step = result.get("step")
+            found.append({**result, "of": f"after training (step {step})", "step": step})
         else:
             trained = result.get("trained")
             step = trained["step"] if trained and Path(trained["run"]).resolve() == output_dir.resolve() else None

@@ -4,7 +4,10 @@ config.json       resolved settings, versions, git commit
 metrics.jsonl     a line for each logged step
 completions/      step-00000001.parquet …: the samples of each generation
 eval/             before.json, after.json
-checkpoint-*/     written by the Trainer
+checkpoint-*/     written by the Trainer, each with a model card
+README.md         the run's own card
+overlap.json      training problems that are in test sets, where they were looked for
+hub/              what was pushed to the hub
 report.html
 """
 

@@ -151,6 +151,7 @@ class _Training:
         *_, last_step = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
         if state["global_step"] >= last_step:  # killed after training: the Trainer would take one step more
             trainer._load_from_checkpoint(str(checkpoint))
+            trainer.loaded_step = state["global_step"]
             self._rewind(state["global_step"])
         else:
             # Only when all is loaded: a checkpoint that can't be, or a setting that is refused, costs nothing.

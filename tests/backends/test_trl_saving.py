@@ -157,6 +157,6 @@ def test_a_run_that_is_pushed_stays_a_run(hub, tmp_path):
         path.name for path in folder.iterdir()
     }
     assert not [path.name for path in folder.iterdir() if path.is_dir() or path.name == "metrics.jsonl"]
-    assert "| arithmetic | after training | 8 |" in (folder / "README.md").read_text()
+    assert "| arithmetic | after training (step 1) | 8 |" in (folder / "README.md").read_text()
     assert main(["train", "--output_dir", str(run), "--resume", "--max_steps", "2"]) == 0
     assert len(Run.open(run).metrics()) == 2

@@ -169,6 +169,15 @@ def test_an_objective_that_cannot_start_is_named_before_any_run(tmp_path, capsys
     assert not (tmp_path / "out").exists()
 
 
+def test_a_task_without_held_out_problems_needs_some(tmp_path, capsys):
+    problems = tmp_path / "sums.jsonl"
+    problems.write_text('{"question": "1+1=", "answer": "2"}\n{"question": "1+2=", "answer": "3"}\n' * 8)
+    study = write_study(tmp_path / "study", task=str(problems), per_device_train_batch_size=8)
+    assert main(["compare", study, "--output_dir", str(tmp_path / "out")]) == 2
+    assert "can't start: nothing is evaluated: set eval_task" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_studies_in_one_directory_are_refused(whole, tmp_path, capsys):
     _, out = whole
     other = write_study(tmp_path / "other", max_steps=4)
