@@ -22,13 +22,14 @@ ALLOWED = {
     "runs": set(),
     "base_policy": {"tasks"},
     "models": {"runs"},
-    "model_card": {"runs"},
+    "model_card": {"percent", "runs"},
+    "percent": set(),
     "evaluation": {"model_card", "models", "rollout", "runs", "tasks"},
     "compiled": set(),
     "rollout": {"compiled"},
     "packing": {"compiled"},
     "backends": {"lambda_state", "model_card", "objective", "packing", "rollout", "runs", "tasks"},
-    "report": {"runs"},
+    "report": {"percent", "runs"},
     "bench": {"bench_grading", "bench_steps", "objective"},
     "bench_grading": {"tasks"},
     "bench_study": {"models", "parallel", "recipe", "tasks", "training", "training_data"},
@@ -47,7 +48,9 @@ ALLOWED = {
     },
     "comparison": {"backends", "parallel", "recipe", "runs", "training"},
     "cli_help": set(),
-    "cli": {"bench", "cli_help", "comparison", "evaluation", "models", "report", "runs", "tasks", "training"},
+    "cli": {
+        "bench", "cli_help", "comparison", "evaluation", "models", "percent", "report", "runs", "tasks", "training",
+    },
     "__init__": {"lambda_state", "objective"},
 }  # fmt: skip
 

@@ -79,6 +79,16 @@ def test_latex_and_html_escape_what_users_chose(tmp_path):
     assert html.startswith("<table>")
 
 
+def test_markdown_has_a_models_bars_as_text(tmp_path):
+    row = results_table([write_result(tmp_path / "r", "my|model", "gsm8k", 0.5)]).splitlines()[2]
+    assert r"my\|model" in row
+    assert row.replace(r"\|", "").count("|") == 6
+
+
+def test_a_result_that_is_named_twice_is_one(results):
+    assert results_table([*results, f"{results[0]}/gsm8k.json"]) == results_table(results)
+
+
 def test_a_missing_task_leaves_a_gap_and_no_mean(results, tmp_path):
     other = write_result(tmp_path / "third", "third", "gsm8k", 0.3)
     lines = results_table([*results, other]).splitlines()

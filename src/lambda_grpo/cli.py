@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from lambda_grpo.cli_help import COMPARE_HELP, EVAL_HELP, TRAIN_HELP
 from lambda_grpo.errors import UserError
+from lambda_grpo.percent import percent, percent_range
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -197,7 +198,7 @@ def _eval(options: argparse.Namespace, rest: list[str]) -> None:
             print(json.dumps(result), flush=True)
             continue
         rows = [
-            (name, f"{100 * found['value']:.1f} %", f"{100 * found['ci95'][0]:.1f} – {100 * found['ci95'][1]:.1f} %")
+            (name, percent(found["value"]), percent_range(found["ci95"]))
             for name, found in result["metrics"].items()
             if name == "accuracy" or result["samples"] > 1  # of one sample they are all the same
         ]
@@ -205,9 +206,9 @@ def _eval(options: argparse.Namespace, rest: list[str]) -> None:
         _print_table(f"{result['model']} on {result['task']}", ("", "", "95 % interval"), rows)
         print(
             f"{result['n']} problems, {samples}template {result['template']['name']}; "
-            f"{result['completion_length_mean']:.1f} tokens on average, {100 * result['truncated']:.1f} % cut "
+            f"{result['completion_length_mean']:.1f} tokens on average, {percent(result['truncated'])} cut "
             "at the limit"
-            + ("" if result["unanswered"] is None else f", {100 * result['unanswered']:.1f} % without an answer")
+            + ("" if result["unanswered"] is None else f", {percent(result['unanswered'])} without an answer")
             + (f", {result['timed_out']} graded wrong because it took too long" if result["timed_out"] else "")
             + "\n"
         )

@@ -17,6 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from yaml import YAMLError
 
 from lambda_grpo.errors import warn_once
+from lambda_grpo.percent import percent, percent_range
 from lambda_grpo.runs import Run, provenance
 
 CARD_FILE = "README.md"
@@ -133,7 +134,6 @@ def _evaluation_table(found: Sequence[Mapping[str, Any]]) -> str:
         return NOT_EVALUATED
     rows = []
     for result in found:
-        low, high = result["ci95"]
         sampling, samples = result["sampling"], result["samples"]
         temperature = sampling["temperature"]
         drawn = "greedy" if temperature == 0 else f"T = {temperature:g}" + (f", {samples} each" if samples > 1 else "")
@@ -142,8 +142,8 @@ def _evaluation_table(found: Sequence[Mapping[str, Any]]) -> str:
                 result["task"],
                 result["of"],
                 str(result["n"]),
-                f"{100 * result['accuracy']:.1f} %",
-                f"{100 * low:.1f} – {100 * high:.1f} %",
+                percent(result["accuracy"]),
+                percent_range(result["ci95"]),
                 f"{result['completion_length_mean']:.1f}",
                 f"{drawn}, at most {sampling['max_completion_length']} tokens",
             )

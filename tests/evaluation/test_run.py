@@ -377,6 +377,9 @@ def test_what_is_wrong_with_a_later_task_is_said_before_anything_is_drawn(tmp_pa
     taken = write_jsonl(tmp_path / "gsm8k.jsonl", PROBLEMS)
     assert evaluate("--model", qwen, "--task", str(taken), "--output_dir", str(out)) == 2
     assert "would be taken for the benchmark" in capsys.readouterr().err
+    taken = write_jsonl(tmp_path / "after.jsonl", PROBLEMS)
+    assert evaluate("--model", qwen, "--task", str(taken), "--output_dir", str(out)) == 2
+    assert "would be taken for a run's own evaluation after training: rename it" in capsys.readouterr().err
     assert not out.exists()
 
 

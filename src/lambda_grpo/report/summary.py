@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lambda_grpo.percent import percent, percent_range
 from lambda_grpo.runs import Run
 
 NEARLY_ONE = 0.1  # weights within 1 ± this hardly differ from DAPO's
@@ -28,8 +29,8 @@ def summarise(run: Run) -> Summary:
     rows = []
     if before is not None:
         rows += [
-            ("accuracy", _percent(before["accuracy"]), _percent(after["accuracy"]) if after else "–"),
-            ("95 % interval", _interval(before), _interval(after) if after else "–"),
+            ("accuracy", percent(before["accuracy"]), percent(after["accuracy"]) if after else "–"),
+            ("95 % interval", percent_range(before["ci95"]), percent_range(after["ci95"]) if after else "–"),
             ("n (held-out)", str(before["n"]), str(after["n"]) if after else "–"),
             (
                 "mean length (tokens)",
@@ -58,7 +59,7 @@ def _accuracy_verdict(before: dict[str, Any] | None, after: dict[str, Any] | Non
         return "The run hasn't ended: there is no evaluation after training yet."
     change = 100 * (after["accuracy"] - before["accuracy"])
     what = f"{before['task']}, {after['n']} held-out problems"
-    figures = f"{_percent(before['accuracy'])} → {_percent(after['accuracy'])}"
+    figures = f"{percent(before['accuracy'])} → {percent(after['accuracy'])}"
     if after["ci95"][0] > before["ci95"][1]:
         return f"Accuracy rose by {change:.1f} points ({what}: {figures}); the two 95 % intervals don't overlap."
     if after["ci95"][1] < before["ci95"][0]:
@@ -82,15 +83,6 @@ def _lambda_verdict(metrics: list[dict[str, Any]], preference: str) -> str:
         return f"{moved}."
     favoured = "longer" if last > 0 else "shorter"
     return f"{moved}. At the end, tokens of {favoured} responses counted more."
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _interval(evaluation: dict[str, Any]) -> str:
-    low, high = evaluation["ci95"]
-    return f"{100 * low:.1f} – {100 * high:.1f} %"
 
 
 def _number(evaluation: dict[str, Any] | None, key: str) -> str:
