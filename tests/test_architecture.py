@@ -41,7 +41,7 @@ ALLOWED = {
     "resume": {"models", "recipe", "runs"},
     "training_callbacks": {"runs"},
     "training_data": {"models", "recipe", "runs", "tasks", "trl_data"},
-    "trl_data": {"imports"},
+    "trl_data": {"imports", "tasks"},
     "training": {
         "backends", "evaluation", "model_card", "models", "recipe", "report", "resume", "runs", "training_callbacks",
         "training_data", "trl_data",

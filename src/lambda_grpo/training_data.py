@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, IterableDataset
-from jinja2 import TemplateError
 from transformers import AutoConfig
 from trl.scripts.grpo import GRPOScriptArguments
 
@@ -116,9 +115,9 @@ def _of_task(recipe: Recipe, model_path: str) -> TrainingData:
     is_problems = isinstance(task, MathProblems)
     if not is_problems and (data.reward_funcs or data.reward_model_name_or_path):
         raise UserError("a task grades by itself: leave reward_funcs and reward_model_name_or_path out")
-    chosen, template = "plain", TEMPLATES["plain"]
+    template = TEMPLATES["plain"]
     if is_problems or settings.template is not None:
-        chosen, template = _template(recipe, model_path, [one for one in (task, held_out) if one is not None])
+        template = _template(recipe, model_path, [one for one in (task, held_out) if one is not None])
     overlaps = _overlaps(task, recipe, held_out)
     if settings.remove_overlap:
         if not (overlaps and isinstance(task, MathProblems)):
@@ -139,7 +138,7 @@ def _of_task(recipe: Recipe, model_path: str) -> TrainingData:
             "digest": digest([_problems(one) for one in (task, held_out) if one is not None]),
             "source": getattr(task, "source", None),
             "seed": None if is_problems else settings.task_seed,
-            "template": {"name": chosen, **asdict(template)},
+            "template": asdict(template),
             "held_out": None if held_out is None else held_out.name,
             "overlaps": [{**overlap.summary(), "removed": settings.remove_overlap} for overlap in overlaps],
         },
@@ -151,7 +150,7 @@ def _problems(task: Task) -> list[tuple[str, str | None]]:
     return [(task[i].prompt, task[i].answer) for i in range(len(task))]
 
 
-def _template(recipe: Recipe, model_path: str, tasks: list[Task]) -> tuple[str, Template]:
+def _template(recipe: Recipe, model_path: str, tasks: list[Task]) -> Template:
     """The recipe's template, tried on the problems.
 
     Raises:
@@ -163,17 +162,11 @@ def _template(recipe: Recipe, model_path: str, tasks: list[Task]) -> tuple[str, 
         raise UserError(f"chat_template_kwargs must be a mapping, got {options!r}")
     sources = {"revision": recipe.model.model_revision, "trust_remote_code": training.trust_remote_code}
     tokenizer = load_tokenizer(model_path, **sources)
-    chosen, template = find_template(settings.template, tokenizer, options)
+    _, template = find_template(settings.template, tokenizer, options)
     longest = [
         question for task in tasks for question, _ in sorted(_problems(task), key=lambda one: -len(one[0]))[:LONG]
     ]
-    try:
-        lengths = [len(template.tokenize(template.render(question, tokenizer), tokenizer)) for question in longest]
-    except (TemplateError, TypeError) as error:  # some chat templates know no system role; options that aren't any
-        raise UserError(
-            f"the model's chat template refuses template {chosen!r} ({error}): set another template, or other "
-            "chat_template_kwargs"
-        ) from error
+    lengths = [len(template.tokenize(template.render(question, tokenizer), tokenizer)) for question in longest]
     config = AutoConfig.from_pretrained(model_path, **sources)
     limits = (getattr(config, "max_position_embeddings", None), training.use_vllm and training.vllm_max_model_length)
     context = min((limit for limit in limits if limit), default=None)
@@ -183,7 +176,7 @@ def _template(recipe: Recipe, model_path: str, tasks: list[Task]) -> tuple[str, 
             f"the longest prompt has {max(lengths)} tokens, so that with a completion it may take {needed}; the model "
             f"has {context}: set max_completion_length lower, or leave that problem out"
         )
-    return chosen, template
+    return template
 
 
 def _up_to_stop(function: RewardFunction | str, template: Template) -> RewardFunction | str:

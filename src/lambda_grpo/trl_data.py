@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from datasets import Dataset, IterableDataset, load_dataset
-from datasets.exceptions import DatasetsError
-from datasets.utils.logging import CRITICAL, set_verbosity
 from trl import DatasetMixtureConfig, get_dataset
 from trl.data_utils import is_conversational
 from trl.rewards import get_soft_overlong_punishment
@@ -14,6 +12,7 @@ from trl.scripts.grpo import GRPOScriptArguments
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.imports import import_callable
+from lambda_grpo.tasks.problems import loading
 
 RewardFunction = Callable[..., list[float | None]]
 
@@ -33,15 +32,11 @@ def trl_datasets(
         UserError: they can't be loaded, or their first row is none that can be trained on.
     """
     name = "datasets" if mixture.datasets else f"dataset_name {data.dataset_name!r}"
-    set_verbosity(CRITICAL)  # what it would log as an error it raises, too
-    try:
+    with loading(name):
         if mixture.datasets:
             splits = get_dataset(mixture)
         else:
             splits = load_dataset(data.dataset_name, name=data.dataset_config, streaming=data.dataset_streaming)
-    except (OSError, ValueError, DatasetsError) as error:
-        reason = str(error.__cause__ or error)  # an error "occurred while generating the dataset" has its cause
-        raise UserError(f"can't load {name}: {' '.join(reason.split())}") from error
 
     def rows(key: str, split: str) -> Dataset:
         if split not in splits:

@@ -398,6 +398,13 @@ def test_a_path_may_have_commas_brackets_and_capitals(tmp_path, qwen, capsys):
     assert json.loads(capsys.readouterr().out)["n"] == 3
 
 
+def test_options_that_a_chat_template_cannot_have(tmp_path, qwen, problems, capsys):
+    options = ["--chat_template_kwargs", '{"tokenize": true}', "--output_dir", str(tmp_path / "no")]
+    assert evaluate("--model", qwen, "--task", problems, *options) == 2
+    assert "or other --chat_template_kwargs" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_chat_template_without_a_system_role(tmp_path, problems, capsys):
     model = save_model(tmp_path / "model")
     strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"

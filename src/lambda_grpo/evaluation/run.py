@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from filelock import FileLock, Timeout
-from jinja2 import TemplateError
 from tqdm import tqdm
 
 from lambda_grpo.errors import UserError
@@ -133,15 +132,10 @@ def _plan(request: Request, name: str, tokenizer: Any, model: dict[str, Any]) ->
         request.chat_template_kwargs if request.chat_template_kwargs is not None else own.get("chat_template_kwargs")
     )
     usual = own.get("template") if is_maths else "plain"
-    chosen, template = find_template(request.template or usual, tokenizer, options)
+    _, template = find_template(request.template or usual, tokenizer, options)
     shots = _shots(request, name)
     examples = [task[i] for i in range(len(task))]
-    try:
-        prompts = read_prompts(task, template, tokenizer, shots)
-    except TemplateError as error:  # some models' chat templates know no system role
-        raise UserError(
-            f"the model's chat template refuses template {chosen!r} ({error}): use another --template"
-        ) from error
+    prompts = read_prompts(task, template, tokenizer, shots)
     settings = {
         "task": task.name,
         "n": len(task),
@@ -153,7 +147,7 @@ def _plan(request: Request, name: str, tokenizer: Any, model: dict[str, Any]) ->
         },
         "engine": request.engine,
         "server": request.server,
-        "template": {"name": chosen, **asdict(template)},
+        "template": asdict(template),
         "shots": {"count": request.shots, "digest": digest(shots)} if shots else None,
         "example_prompt": prompts[0].text,
         "sampling": asdict(sampling),

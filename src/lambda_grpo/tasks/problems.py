@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,18 +100,26 @@ def read_rows(path: str) -> list[dict[str, Any]]:
     return rows
 
 
-def load_split(name: str, *arguments: Any, **settings: Any) -> Any:
-    """`datasets.load_dataset`, where what keeps it from loading is one line of a UserError that calls it `name`."""
-    from datasets import load_dataset
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Tell in one line of a UserError, which calls it `name`, what keeps `datasets` from loading something."""
     from datasets.exceptions import DatasetsError
     from datasets.utils.logging import CRITICAL, set_verbosity
 
     set_verbosity(CRITICAL)  # what it would log as an error it raises, too
     try:
-        return load_dataset(*arguments, **settings)
+        yield
     except (OSError, ValueError, DatasetsError) as error:
-        reason = str(error.__cause__ or error)
+        reason = str(error.__cause__ or error)  # an error "occurred while generating the dataset" has its cause
         raise UserError(f"can't load {name}: {' '.join(reason.split())}") from error
+
+
+def load_split(name: str, *arguments: Any, **settings: Any) -> Any:
+    """`datasets.load_dataset`, with errors as of `loading`."""
+    from datasets import load_dataset
+
+    with loading(name):
+        return load_dataset(*arguments, **settings)
 
 
 def find_columns(name: str, row: Mapping[str, Any], question: str | None, answer: str | None) -> tuple[str, str]:
@@ -164,6 +173,17 @@ def value_at(row: Mapping[str, Any], column: str) -> Any:
     return value_at(row[outer], inner) if inner and isinstance(row.get(outer), Mapping) else None
 
 
+def answer_at(name: str, row: Mapping[str, Any], column: str) -> Any:
+    """The reference in a column. Raises UserError, which names the data, if it is of a kind that no answer is."""
+    value = value_at(row, column)
+    if isinstance(value, (Mapping, bytes)):
+        raise UserError(
+            f"{name}: an answer must be text, a number or a list of them, got {value!r}: name another column "
+            "(outer.inner for one inside)"
+        )
+    return value
+
+
 def question_at(row: Mapping[str, Any], column: str) -> Any:
     """The problem in a column: its text; of messages, what the user says last."""
     value = value_at(row, column)
@@ -174,12 +194,7 @@ def question_at(row: Mapping[str, Any], column: str) -> Any:
 
 
 def _example(name: str, number: int, row: Mapping[str, Any], columns: tuple[str, str]) -> Example:
-    question, given = question_at(row, columns[0]), value_at(row, columns[1])
-    if isinstance(given, (Mapping, bytes)):
-        raise UserError(
-            f"{name}, row {number}: an answer must be text, a number or a list of them, got {given!r}: name another "
-            "column (outer.inner for one inside)"
-        )
+    question, given = question_at(row, columns[0]), answer_at(f"{name}, row {number}", row, columns[1])
     answer = reference_answer(given)
     if not _is_unicode(f"{question}{answer}"):
         raise UserError(f"{name}, row {number}: half of a surrogate pair, which is no text: got {question!r}")

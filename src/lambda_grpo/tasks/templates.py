@@ -26,6 +26,7 @@ class Template:
         system: of a chat; None leaves the chat template's own.
         stops: texts at which an answer ends: where a base model would go on with the next problem.
         options: what the model's chat template is given beside the messages: Qwen3's `enable_thinking`, say.
+        name: its key in TEMPLATES.
     """
 
     source: str
@@ -34,21 +35,33 @@ class Template:
     system: str | None = None
     stops: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
 
     def render(self, question: str, tokenizer: Any, shots: Sequence[tuple[str, str]] = ()) -> str:
         """The prompt as text.
 
         Args:
             shots: problems and their solutions that stand before it: as text, or as earlier turns of a chat.
+
+        Raises:
+            UserError: the model's chat template refuses it.
         """
         if not self.chat:
             gap = "" if self.text[-1].isspace() else " "
             solved = [self.text.replace("{question}", one) + gap + solution for one, solution in shots]
             return "\n\n".join([*solved, self.text.replace("{question}", question)])
         messages = self.messages(question, shots)
-        rendered: str = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **self.options
-        )
+        from jinja2 import TemplateError
+
+        try:
+            rendered: str = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self.options
+            )
+        except (TemplateError, TypeError) as error:  # some know no system role; TypeError: options that aren't any
+            raise UserError(
+                f"the model's chat template refuses template {self.name!r} ({error}): use another --template, or other "
+                "--chat_template_kwargs"
+            ) from error
         return rendered
 
     def messages(self, question: str, shots: Sequence[tuple[str, str]] = ()) -> list[dict[str, str]]:
@@ -80,7 +93,7 @@ class Template:
         return completion[: min((end for end in ends if end >= 0), default=len(completion))]
 
 
-TEMPLATES: dict[str, Template] = {
+_TEMPLATES = {
     "plain": Template("the problem alone; Dr. GRPO's template \"no\" (arXiv 2503.20783)", "{question}"),
     "boxed_system": Template(
         "Qwen2.5-Math (arXiv 2409.12122), its README and evaluation, qwen25-math-cot; Dr. GRPO's qwen_math",
@@ -123,6 +136,8 @@ TEMPLATES: dict[str, Template] = {
         chat=True,
     ),
 }  # fmt: skip
+
+TEMPLATES = {name: replace(template, name=name) for name, template in _TEMPLATES.items()}
 
 
 def find_template(name: str | None, tokenizer: Any, options: Mapping[str, Any] | None = None) -> tuple[str, Template]:
