@@ -11,6 +11,7 @@ from lambda_grpo.cli import main
 from lambda_grpo.errors import UserError
 from lambda_grpo.recipe import Recipe
 from lambda_grpo.runs import Run
+from lambda_grpo.tasks import graders
 from lambda_grpo.tasks.problems import MathProblems
 from lambda_grpo.tasks.templates import TEMPLATES
 from lambda_grpo.training_data import task_reward
@@ -172,6 +173,18 @@ def test_what_would_go_wrong_later_is_refused_at_the_start(settings, message, mo
     model = models[settings.get("model_name_or_path", "base")]
     with pytest.raises(UserError, match=message):
         trainer_of(tmp_path, model, **{"task": str(file), **settings, "model_name_or_path": model})
+
+
+def test_without_its_grader_nothing_begins(models, tmp_path, monkeypatch, capsys):
+    file = write_jsonl(tmp_path / "sums.jsonl", ROWS)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({**SETTINGS, "model_name_or_path": models["base"], "task": str(file)}))
+    monkeypatch.setattr(graders, "find_spec", lambda name: None)
+    run = ["--output_dir", str(tmp_path / "run")]
+    for command in (["train", str(recipe), *run], ["eval", "--model", models["base"], "--task", str(file), *run]):
+        assert main(command) == 2
+        assert "grading maths needs math-verify: pip install 'lambda-grpo[eval]'" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
 
 
 def test_an_adapter_is_no_model_to_train_on(models, tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.tasks.base import Example, Grade
-from lambda_grpo.tasks.graders import GradingError, grade_math
+from lambda_grpo.tasks.graders import GradingError, check_installed, grade_math
 from lambda_grpo.tasks.graders.extraction import reference_answer
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
@@ -34,12 +34,13 @@ class MathProblems:
         source: where the rows are from, for the result.
 
     Raises:
-        UserError: a row has no question or no answer.
+        UserError: a row has no question or no answer, or math-verify isn't installed.
     """
 
     def __init__(
         self, name: str, rows: Sequence[Mapping[str, Any]], columns: tuple[str, str], source: Mapping[str, Any]
     ):
+        check_installed()
         self.name, self.source = name, dict(source)
         self._examples = [_example(name, i, row, columns) for i, row in enumerate(rows)]
 

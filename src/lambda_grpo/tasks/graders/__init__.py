@@ -79,6 +79,12 @@ def grade_math(
     return grades
 
 
+def check_installed() -> None:
+    """Raise UserError where math-verify isn't: known before anything is drawn, or written."""
+    if find_spec("math_verify") is None:
+        raise UserError("grading maths needs math-verify: pip install 'lambda-grpo[eval]'")
+
+
 def _grade(number: int, call: tuple[str, str], outcome: Outcome) -> Grade:
     if outcome.error is not None:
         completion, answer = call
@@ -101,8 +107,7 @@ def _pool() -> Pool:
 
 @functools.cache
 def _started_pool() -> Pool:
-    if find_spec("math_verify") is None:
-        raise UserError("grading maths needs math-verify: pip install 'lambda-grpo[eval]'")
+    check_installed()
     pool = Pool("lambda_grpo.tasks.graders.verdict", "judge")
     # A math-verify that can't read anything would make all answers wrong, without a word.
     (outcome,) = pool.run([(r"\boxed{\frac{2}{4}}", "0.5")], 60)
