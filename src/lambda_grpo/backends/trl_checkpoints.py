@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lambda_grpo.backends.saved_state import LAMBDA_STATE_FILE, load_lambda, save_lambda
 from lambda_grpo.backends.trl_card import card_facts
-from lambda_grpo.backends.trl_rollouts import RolloutTrainer, read_state
+from lambda_grpo.backends.trl_rollouts import RolloutTrainer
 from lambda_grpo.lambda_state import LambdaState
 from lambda_grpo.model_card import CARD_FILE, write_card
 from lambda_grpo.objective import Objective
 
-LAMBDA_STATE_FILE = "lambda_state.json"
 HUB_FOLDER = "hub"
 
 
@@ -61,8 +59,7 @@ class CheckpointTrainer(RolloutTrainer):
             return
         write_card(Path(output_dir, CARD_FILE), card_facts(self))
         if self.objective.learnable:
-            with open(os.path.join(output_dir, LAMBDA_STATE_FILE), "w") as file:
-                json.dump({"objective": self.objective.name, **self.lambda_state.state_dict()}, file)
+            save_lambda(output_dir, self.objective.name, self.lambda_state)
 
     def create_model_card(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
@@ -117,11 +114,5 @@ class CheckpointTrainer(RolloutTrainer):
     def _load_lambda(self, checkpoint: str) -> None:
         if not self.objective.learnable:
             return
-        state = read_state(checkpoint, LAMBDA_STATE_FILE, "wasn't written with a learned λ")
-        if state["objective"] != self.objective.name:
-            raise ValueError(
-                f"{checkpoint} was trained with objective {state['objective']!r}, not {self.objective.name!r}: "
-                "start from it as a model instead of resuming from it"
-            )
-        self.lambda_state.load_state_dict(state)
+        load_lambda(checkpoint, self.objective.name, self.lambda_state)
         self._lambda = self._fresh_lambda()

@@ -20,6 +20,7 @@ from trl.rewards import get_soft_overlong_punishment
 from trl.trainer.utils import nanstd
 
 from lambda_grpo.backends.fresh_prompts import FreshPrompts, prompt_key
+from lambda_grpo.backends.saved_state import read_state
 from lambda_grpo.backends.trl_correction import KINDS, check_columns, corrected
 from lambda_grpo.backends.trl_sampling import SamplingTrainer
 from lambda_grpo.objective import group_advantages
@@ -338,14 +339,3 @@ class RolloutTrainer(SamplingTrainer):
 def total_reward(weighted: Tensor) -> Tensor:
     """(N, F) weighted rewards by function -> (N,) their sum, NaN where no function could score."""
     return torch.where(weighted.isnan().all(1), torch.nan, weighted.nansum(1))
-
-
-def read_state(checkpoint: str, name: str, why_missing: str) -> dict[str, Any]:
-    """What a checkpoint holds beside TRL's files. Raises FileNotFoundError where it doesn't, saying why."""
-    path = os.path.join(checkpoint, name)
-    if not os.path.exists(path):
-        raise FileNotFoundError(
-            f"{path} is missing: this checkpoint {why_missing}. Start from it as a model instead of resuming from it"
-        )
-    with open(path) as file:
-        return json.load(file)

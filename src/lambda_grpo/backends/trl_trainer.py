@@ -33,8 +33,9 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from lambda_grpo.backends.trl_batch import GeneratedBatch
-from lambda_grpo.backends.trl_checkpoints import LAMBDA_STATE_FILE, CheckpointTrainer
+from lambda_grpo.backends.generated_batch import GeneratedBatch
+from lambda_grpo.backends.saved_state import LAMBDA_STATE_FILE
+from lambda_grpo.backends.trl_checkpoints import CheckpointTrainer
 from lambda_grpo.backends.trl_config import LambdaGRPOConfig
 from lambda_grpo.backends.trl_hooks import check_hooks
 from lambda_grpo.backends.trl_host import check_nothing_weighs_tokens, host_loss
@@ -42,6 +43,8 @@ from lambda_grpo.backends.trl_rollouts import total_reward
 from lambda_grpo.objective import policy_loss
 
 __all__ = ["LAMBDA_STATE_FILE", "LambdaGRPOConfig", "LambdaGRPOTrainer"]
+
+LAMBDA_CHECK_STEPS = 20  # how many optimiser steps lie between two comparisons of the ranks' λ
 
 check_hooks(GRPOTrainer)
 
@@ -328,6 +331,23 @@ class LambdaGRPOTrainer(CheckpointTrainer):
             self.lambda_state.step(self._lambda_grad)
         self._lambda = self._fresh_lambda()
 
+    def _check_lambda_on_ranks(self) -> None:
+        """Each rank keeps and steps λ by itself: with different ones their gradients would be of different losses.
+
+        Raises:
+            RuntimeError: two ranks differ; on all ranks alike, so that none waits for another.
+        """
+        if not self.objective.learnable or self.accelerator.num_processes == 1:
+            return
+        # As objects: exactly, and on devices without float64, too. It costs one more gathering of TRL's kind, of some
+        # bytes, where TRL gathers several with each generated batch.
+        values = gather_object([self.lambda_state.value])
+        if any(value != values[0] for value in values):
+            raise RuntimeError(
+                f"λ isn't the same on all ranks after step {self.state.global_step + 1}: "
+                + ", ".join(f"{value} on rank {rank}" for rank, value in enumerate(values))
+            )
+
 
 class _LambdaStep(TrainerCallback):
     """The Trainer's hooks: where the number of steps is known, and on both sides of the optimiser's step."""
@@ -337,13 +357,16 @@ class _LambdaStep(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, *rest: Any, **kwargs: Any) -> None:
         self.trainer.loaded_step = None
+        self.first_step = state.global_step  # of this training: another one after a resumption
         self.trainer.lambda_state.schedule = self.trainer.args.lambda_schedule(state.max_steps)
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         self.trainer._measure_lambda()
 
-    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+    def on_optimizer_step(self, args: Any, state: Any, *rest: Any, **kwargs: Any) -> None:
         self.trainer._step_lambda()
+        if (state.global_step - self.first_step) % LAMBDA_CHECK_STEPS == 0:
+            self.trainer._check_lambda_on_ranks()
 
 
 def _text(value: Any) -> str:

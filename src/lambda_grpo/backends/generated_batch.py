@@ -1,4 +1,4 @@
-"""Stage 1 in the TRL trainer: a generated batch while its groups are still whole, over all ranks."""
+"""Stage 1 in an engine: a generated batch while its groups are still whole, over all ranks."""
 
 from __future__ import annotations
 

@@ -1,0 +1,117 @@
+"""The weights folded into verl's advantages: stage 1, on the driver, which sees the whole batch before it is split.
+
+verl holds a batch as jagged tensors: B responses one after the other, without padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lambda_grpo.backends.generated_batch import GeneratedBatch
+from lambda_grpo.objective import Objective, loss_normalizer
+from lambda_grpo.objective.groups import ADVANTAGE_EPSILON
+
+
+@dataclass(frozen=True)
+class FoldedBatch:
+    """A batch with its weights.
+
+    advantages: (B, jagged) f · A · N / Z, for a loss that verl averages over tokens.
+    slope: (B, K) ∂ln f/∂λ for each of the K λ, float64; None where nothing is learned.
+    tokens: N of the whole batch, where the objective's normaliser isn't the number of tokens; None where it is.
+    """
+
+    batch: GeneratedBatch
+    weights: Tensor
+    advantages: Tensor
+    slope: Tensor | None
+    tokens: float | None
+
+
+def fold(
+    advantages: Tensor,
+    mask: Tensor,
+    uids: Sequence[str],
+    takes_part: Tensor,
+    objective: Objective,
+    lambda_: Tensor,
+    *,
+    rewards: Tensor | None = None,
+    completion_ids: Tensor | None = None,
+    max_completion_length: int,
+) -> FoldedBatch:
+    """Fold an objective's weights and normaliser into advantages.
+
+    Args:
+        advantages: (B, jagged) verl's, the same for all tokens of a response.
+        mask: (B, jagged) 1 for tokens that the policy generated, before any are rejected.
+        uids: of each response's prompt.
+        takes_part: (B,) booleans, False for rows that only fill a batch up.
+        objective: one that `verl_settings.check_objective` lets through.
+        lambda_: λ, a leaf that requires a gradient where the objective is learnable.
+        rewards: (B, jagged), needed where the advantage is divided by their standard deviation.
+        completion_ids: (B, jagged), where the objective needs them.
+        max_completion_length: tokens that a response may have.
+    """
+    offsets: Tensor = advantages.offsets()  # type: ignore[attr-defined]  # of jagged tensors
+    row = torch.repeat_interleave(offsets.diff())  # (tokens,)
+    lengths = _row_sums(mask.values(), offsets)
+    needs = objective.needs
+    of_row = torch.zeros_like(lengths)
+    if "advantages" in needs:
+        of_row = _row_sums(advantages.values() * mask.values(), offsets) / lengths.clamp(min=1)
+    batch = GeneratedBatch(
+        lengths,
+        torch.tensor(_numbered(uids)),
+        of_row,
+        takes_part,
+        completion_ids=completion_ids.to_padded_tensor(0) if completion_ids is not None else None,
+        token_mask=mask.to_padded_tensor(0) if completion_ids is not None else None,
+    )
+    weights = batch.weights(objective, lambda_)
+    slope = _slope(weights, lambda_) if objective.learnable else None
+    weights = weights.detach()
+
+    scale, tokens = torch.ones_like(lengths), None
+    if objective.normalizer != "batch":
+        part = batch.part
+        tokens = part.lengths.sum().item()
+        own = loss_normalizer(part.lengths, part.group_ids, objective, max_completion_length=max_completion_length)
+        scale = scale.masked_scatter(takes_part, tokens / own)
+    if objective.advantage_scale == "batch":
+        assert rewards is not None  # of every response
+        scale = scale / (_row_sums(rewards.values(), offsets)[takes_part].std() + ADVANTAGE_EPSILON)
+    if weights.dim() == 1:
+        factor = (weights * scale).to(advantages.dtype)[row]
+    else:
+        position = torch.arange(len(row)) - offsets[row]
+        factor = (weights[row, position] * scale[row]).to(advantages.dtype)
+    folded = torch.nested.nested_tensor_from_jagged(advantages.values() * factor, offsets)
+    return FoldedBatch(batch, weights, folded, slope, tokens)
+
+
+def _row_sums(values: Tensor, offsets: Tensor) -> Tensor:
+    """(tokens,) -> (B,) float64."""
+    return torch.segment_reduce(values.double(), "sum", offsets=offsets)
+
+
+def _numbered(uids: Sequence[str]) -> list[int]:
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(uid, len(numbers)) for uid in uids]
+
+
+def _slope(weights: Tensor, lambda_: Tensor) -> Tensor:
+    """(B, K) ∂ln f/∂λ, 0 where f is 0.
+
+    Autograd gives sums over the responses, of f weighed by any u; they are linear in u, so their derivative by u is
+    each response's own.
+    """
+    u = torch.ones_like(weights, requires_grad=True)
+    (total,) = torch.autograd.grad((weights * u).sum(), lambda_, create_graph=True)
+    each = [torch.autograd.grad(value, u, retain_graph=True)[0] for value in total.reshape(-1)]
+    positive = weights.detach() > 0
+    return torch.stack([torch.where(positive, value / weights.detach(), 0.0) for value in each], dim=1)

@@ -1,0 +1,155 @@
+"""λ-GRPO and its family in verl 0.9.1: its synchronous trainer, with three things around it.
+
+1. On the driver, where a batch is whole: the weights fold into the advantages, and ∂ln f/∂λ of each response goes with
+   them (`verl_fold`).
+2. In the workers: verl's own loss, and beside it the exact gradient of λ as a summed metric (`verl_loss`).
+3. On the driver: λ takes a step with the mean gradient of the batch's updates.
+
+λ never leaves the driver. It is saved with verl's checkpoints and restored with them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import partial
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from tensordict import TensorDict
+from torch import Tensor
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.config import omega_conf_to_dataclass
+
+from lambda_grpo.backends.saved_state import load_lambda, save_lambda
+from lambda_grpo.backends.verl_fold import FoldedBatch, fold
+from lambda_grpo.backends.verl_loss import GRADIENT, SLOPE, TOKENS, lambda_grpo_loss
+from lambda_grpo.backends.verl_settings import VerlSettings
+
+logger = logging.getLogger(__name__)
+
+
+class LambdaGRPOVerlTrainer(PPOTrainerSync):
+    """verl's `PPOTrainerSync` with any objective that folds exactly, λ learned beside the policy where it has one.
+
+    Beside verl's metrics it logs `lambda`, `lambda_grad`, `weight_min`, `weight_max` and `effective_responses`, as the
+    TRL trainer does; `lambda` is the value that the batch was weighed with. verl's own metrics of advantages are those
+    of the folded ones.
+
+    Args:
+        config: verl's, with `VerlSettings` under `algorithm.lambda_grpo`.
+
+    Raises:
+        UserError: the objective doesn't fold exactly into what verl is set to.
+    """
+
+    def __init__(self, config: Any):
+        settings = VerlSettings.of(config)
+        self.objective = settings.resolve_objective()
+        self.lambda_state = settings.make_lambda_state(config.actor_rollout_ref.rollout.n)
+        self._lambda: Tensor = torch.zeros(())
+        self._folded: FoldedBatch | None = None
+        self._has_warned = False
+        # verl 0.9.1 tells its loops apart by this word, from the sampler to what a checkpoint holds: here it is sync.
+        config.trainer.v1.trainer_mode = "sync"
+        super().__init__(config)
+
+    def _setup(self) -> None:
+        super()._setup()
+        actor = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
+        self.actor_rollout_wg.set_loss_fn(partial(lambda_grpo_loss, config=actor))
+
+    # -- 1. the fold -------------------------------------------------------------------------------------------------
+
+    def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        tags, keys = batch.tags, batch.keys
+        super()._compute_advantage(batch, metrics)
+        # `loss_mask` is what was generated; verl's rollout correction may have taken tokens out of `response_mask`
+        names = ["loss_mask", "advantages"]
+        names += ["responses"] if "completion_ids" in self.objective.needs else []
+        names += ["rm_scores"] if self.objective.advantage_scale == "batch" else []
+        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=names)
+        self._lambda = torch.tensor(
+            self.lambda_state.value, dtype=torch.float64, requires_grad=self.objective.learnable
+        )
+        self._folded = folded = fold(
+            data["advantages"],
+            data["loss_mask"],
+            [key.rsplit("_", 2)[0] for key in keys],  # verl's keys are uid_session_index
+            torch.tensor([not tag.get("is_padding", False) for tag in tags]),
+            self.objective,
+            self._lambda,
+            rewards=data.get("rm_scores", None),
+            completion_ids=data.get("responses", None),
+            max_completion_length=self.config.data.max_response_length,
+        )
+        columns = {"advantages": folded.advantages}
+        if folded.slope is not None:
+            columns[SLOPE] = folded.slope
+        metrics.update(folded.batch.describe(folded.weights))
+        self._warn_if_saturated(folded)
+        return tq.kv_batch_put(
+            keys=keys, partition_id=batch.partition_id, fields=TensorDict(columns, batch_size=len(keys))
+        )
+
+    def _warn_if_saturated(self, folded: FoldedBatch) -> None:
+        if self._has_warned or not self.objective.learnable or not folded.batch.is_saturated(folded.weights):
+            return
+        self._has_warned = True
+        logger.warning(
+            "λ = %s: in half of the groups one response has nearly all the weight, and λ's gradient vanishes. Narrow "
+            "algorithm.lambda_grpo.lambda_bounds, or lower lambda_lr",
+            self.lambda_state.value,
+        )
+
+    # -- 2. and 3. the update ----------------------------------------------------------------------------------------
+
+    def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        assert self._folded is not None  # _compute_advantage has run
+        if self._folded.tokens is not None:
+            actor, rollout = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout
+            updates = len(batch) / (actor.ppo_mini_batch_size * rollout.n)
+            batch.extra_info[TOKENS] = self._folded.tokens / updates
+        batch = super()._update_actor(batch, metrics)
+        if self.objective.learnable:
+            self._step_lambda(metrics)
+        return batch
+
+    def _step_lambda(self, metrics: dict[str, Any]) -> None:
+        found = [metrics.pop(f"actor/{GRADIENT}_{k}") for k in range(self._lambda.numel())]
+        gradient = torch.tensor(found, dtype=torch.float64).reshape(self._lambda.shape) + self._penalty_gradient()
+        metrics["lambda"], metrics["lambda_grad"] = self._lambda.mean().item(), gradient.mean().item()
+        if self._lambda.dim() > 0:
+            for k, value in enumerate(self._lambda.tolist(), start=1):
+                metrics[f"lambda/{k}"] = value
+        self.lambda_state.step(gradient)
+
+    def _penalty_gradient(self) -> Tensor:
+        """Of what the loss adds for λ itself, once a step."""
+        assert self._folded is not None
+        penalty = self._folded.batch.penalty(self.objective, self._lambda)
+        return (
+            torch.autograd.grad(penalty, self._lambda)[0] if penalty.requires_grad else torch.zeros_like(self._lambda)
+        )
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self) -> None:
+        if self.objective.learnable:  # first: what verl writes last is the mark of a whole checkpoint
+            folder = self._checkpoint_folder()
+            os.makedirs(folder, exist_ok=True)
+            save_lambda(folder, self.objective.name, self.lambda_state)
+        super()._save_checkpoint()
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        if self.global_steps == 0 or not self.objective.learnable:
+            return
+        trainer = self.config.trainer
+        folder = trainer.resume_from_path if trainer.resume_mode == "resume_path" else self._checkpoint_folder()
+        load_lambda(folder, self.objective.name, self.lambda_state)
+        logger.warning("resumed λ = %s from %s", self.lambda_state.value, folder)
+
+    def _checkpoint_folder(self) -> str:
+        return os.path.join(self.config.trainer.default_local_dir, f"global_step_{self.global_steps}")
