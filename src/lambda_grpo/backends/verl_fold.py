@@ -80,11 +80,13 @@ def fold(
     if objective.normalizer != "batch":
         part = batch.part
         tokens = part.lengths.sum().item()
-        own = loss_normalizer(part.lengths, part.group_ids, objective, max_completion_length=max_completion_length)
-        scale = scale.masked_scatter(takes_part, tokens / own)
+        divisor = loss_normalizer(part.lengths, part.group_ids, objective, max_completion_length=max_completion_length)
+        scale = scale.masked_scatter(takes_part, tokens / divisor)
     if objective.advantage_scale == "batch":
         assert rewards is not None  # of every response
-        scale = scale / (_row_sums(rewards.values(), offsets)[takes_part].std() + ADVANTAGE_EPSILON)
+        own = _row_sums(rewards.values(), offsets)[takes_part]
+        deviation = torch.linalg.vector_norm(own - own.mean()) / max(len(own) - 1, 1) ** 0.5
+        scale = scale / (deviation + ADVANTAGE_EPSILON)
     if weights.dim() == 1:
         factor = (weights * scale).to(advantages.dtype)[row]
     else:

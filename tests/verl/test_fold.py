@@ -1,0 +1,186 @@
+"""Weights folded into verl's advantages give each paper's loss through verl's own: value, gradient, and that of λ.
+
+A batch is split over mini-batches, ranks and micro-batches as verl does, and goes through the workers' loss.
+"""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensordict import TensorDict
+from verl.utils import tensordict_utils as tu
+from verl.workers.config import PolicyLossConfig
+
+from lambda_grpo import PRESETS
+from lambda_grpo.backends.verl_fold import fold
+from lambda_grpo.backends.verl_loss import GRADIENT, SLOPE, TOKENS, lambda_grpo_loss
+from lambda_grpo.backends.verl_settings import check_objective
+from lambda_grpo.errors import UserError
+from tests.objective import reference
+from tests.objective.strategies import batches, prepared
+from tests.verl.test_core_algos import actor_config
+
+PROMPT = 2  # tokens
+CLIPS = {"gspo": ("gspo", 3e-4, 4e-4), "luspo": ("gspo", 2e-3, 2.5e-3), "cispo": ("cispo", 1.0, 4.0)}
+CLOSE = {"rtol": 1e-6, "atol": 1e-10}
+
+
+def folds(objective):
+    try:
+        check_objective(objective)
+    except UserError:
+        return False
+    return True
+
+
+FOLDING = [name for name, objective in PRESETS.items() if folds(objective)]
+
+
+def test_those_that_fold():
+    assert FOLDING == [
+        "grpo", "dapo", "dr_grpo", "lambda_grpo", "lambda_grpo_paper", "lambda_grpo_linear", "lambda_grpo_exp",
+        "prompt_mean", "lite_ppo", "gspo", "cispo", "luspo", "delta_l", "balanced", "daro", "grpo_lambda_tail",
+        "lambda_grpo_prm",
+    ]  # fmt: skip
+
+
+def jagged(rows):
+    return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
+
+
+def rows_of(values, widths):
+    return jagged([row[:width] for row, width in zip(values, widths, strict=True)])
+
+
+def last_token(width, reward):
+    return torch.cat([torch.zeros(width - 1, dtype=torch.float64), reward[None]])
+
+
+class Verl:
+    """A batch as verl holds it, and verl's way through it."""
+
+    def __init__(self, batch, name, lam, padding=0):
+        self.objective, self.name = PRESETS[name], name
+        self.logps = batch["per_token_logps"].clone().requires_grad_()
+        self.batch, self.padding, count = batch, padding, len(batch["group_ids"])
+        mask = batch["completion_mask"]
+        # a response without a token is one that isn't the policy's
+        self.widths = [max(int(n), 1) for n in mask.sum(1)] + [1] * padding
+        advantages, rewards = batch["advantages"], torch.zeros(count, dtype=torch.float64)
+        if self.objective.advantage_scale == "batch":  # what is left to divide by
+            rewards = torch.arange(count).double()
+            advantages = advantages * (reference._sample_std(rewards.tolist()) + 1e-4)
+        self.lambda_ = torch.tensor(lam, dtype=torch.float64, requires_grad=self.objective.learnable)
+        self.mask = self.padded(mask)
+        self.folded = fold(
+            rows_of(self.padded(advantages[:, None] * mask), self.widths),
+            rows_of(self.mask, self.widths),
+            [*map(str, batch["group_ids"].tolist()), *[f"pad{i}" for i in range(padding)]],
+            torch.arange(count + padding) < count,
+            self.objective,
+            self.lambda_,
+            rewards=jagged([last_token(*row) for row in zip(self.widths, self.padded(rewards), strict=True)]),
+            completion_ids=rows_of(self.padded(batch["completion_ids"]), self.widths),
+            max_completion_length=reference.LMAX,
+        )
+
+    def padded(self, values):
+        return torch.cat([values, values.new_zeros(self.padding, *values.shape[1:])])
+
+    def micro_batch(self, rows, batch_tokens, ranks):
+        widths = [self.widths[i] for i in rows]
+        pick = lambda values: rows_of(self.padded(values)[rows], widths)  # noqa: E731
+        columns = {
+            "prompts": jagged([torch.zeros(PROMPT, dtype=torch.long)] * len(rows)),
+            "responses": pick(self.batch["completion_ids"]),
+            "response_mask": rows_of(self.mask[rows], widths),
+            "old_log_probs": pick(self.batch["old_per_token_logps"]),
+            "advantages": jagged([self.folded.advantages[i] for i in rows]),
+        }
+        if self.folded.slope is not None:
+            columns[SLOPE] = jagged([self.folded.slope[i] for i in rows])
+        data = TensorDict(columns, batch_size=len(rows))
+        tu.assign_non_tensor(data, batch_num_tokens=batch_tokens, dp_size=ranks, global_batch_size=len(self.widths))
+        return data
+
+    def log_probs(self, rows):
+        """As the model gives them: of all tokens, each one's at the token before."""
+        logps = self.padded(self.logps)
+        parts = []
+        for i in rows:
+            parts += [torch.zeros(PROMPT - 1).double(), logps[i, : self.widths[i]], torch.zeros(1).double()]
+        return torch.cat(parts)
+
+    def penalty(self):
+        """What is added once for λ itself, and its gradient."""
+        value = self.folded.batch.penalty(self.objective, self.lambda_)
+        return value.item(), torch.autograd.grad(value, self.lambda_)[0] if value.requires_grad else 0.0
+
+    def updates(self, minis, ranks):
+        """Mean over mini-batches of verl's loss, and of the metric that is λ's gradient."""
+        mode, low, high = CLIPS.get(self.name, ("vanilla", 0.2, 0.28))
+        config = actor_config(policy_loss=PolicyLossConfig(loss_mode=mode), clip_ratio_low=low, clip_ratio_high=high)
+        size = len(self.widths) // minis
+        total, gradient = 0.0, torch.zeros(max(self.lambda_.numel(), 1), dtype=torch.float64)
+        for mini in range(minis):
+            rows = list(range(mini * size, (mini + 1) * size))
+            tokens = int(self.mask[rows].sum())
+            for micro in (rows[: len(rows) // 3], rows[len(rows) // 3 :]):
+                if not micro:
+                    continue
+                data = self.micro_batch(micro, tokens, ranks)
+                if self.folded.tokens is not None:
+                    tu.assign_non_tensor(data, **{TOKENS: self.folded.tokens / minis})
+                loss, metrics = lambda_grpo_loss(config, {"log_probs": self.log_probs(micro)}, data)
+                total = total + loss / ranks / minis  # FSDP's mean over ranks
+                if self.objective.learnable:
+                    found = [metrics[f"{GRADIENT}_{k}"].aggregate() for k in range(len(gradient))]
+                    gradient += torch.tensor(found) / ranks / minis
+        return total, gradient
+
+
+def expected(batch, name, lam):
+    logps = batch["per_token_logps"].clone().requires_grad_()
+    lambda_ = torch.tensor(lam, dtype=torch.float64, requires_grad=True)
+    b = reference.Batch.of({**batch, "per_token_logps": logps})
+    b.epsilon = (0.2, 0.28)
+    loss = torch.as_tensor(reference.loss(b, name, lambda_))
+    gradients = torch.autograd.grad(loss, [logps, lambda_], allow_unused=True) if loss.requires_grad else (None, None)
+    return loss.item(), *gradients
+
+
+@pytest.mark.parametrize("name", FOLDING)
+@settings(max_examples=25, deadline=None)
+@given(batches(min_length=1, equal_sizes=True), st.floats(-4, 4), st.integers(0, 2), st.sampled_from([1, 2]), st.data())
+def test_verls_loss_is_the_papers(name, batch, lam, padding, ranks, data):
+    batch = prepared(batch, name)
+    rows = len(batch["group_ids"]) + padding
+    of_whole_batches = PRESETS[name].normalizer != "batch"  # the others average over a mini-batch's own tokens
+    minis = data.draw(st.sampled_from([n for n in (1, 2, 3) if rows % n == 0])) if of_whole_batches else 1
+    verl = Verl(batch, name, lam, padding)
+    if any(verl.mask[i * (rows // minis) : (i + 1) * (rows // minis)].sum() == 0 for i in range(minis)):
+        return  # verl itself divides by their number
+    loss, gradient = verl.updates(minis, ranks)
+    value, of_logps, of_lambda = expected(batch, name, lam)
+    penalty, of_penalty = verl.penalty()
+    assert loss.item() + penalty == pytest.approx(value, rel=1e-6, abs=1e-9)
+    if of_logps is not None:
+        torch.testing.assert_close(torch.autograd.grad(loss, verl.logps)[0], of_logps, **CLOSE)
+    if PRESETS[name].learnable:
+        expected_gradient = 0.0 if of_lambda is None else of_lambda.item()
+        assert (gradient + of_penalty).item() == pytest.approx(expected_gradient, rel=1e-6, abs=1e-9)
+
+
+@given(batches(min_length=1, equal_sizes=True), st.data())
+def test_several_lambdas(batch, data):
+    batch = prepared(batch, "daro")
+    size = len(batch["group_ids"]) // len(set(batch["group_ids"].tolist()))
+    lam = data.draw(st.lists(st.floats(-2, 2), min_size=max(size - 1, 1), max_size=max(size - 1, 1)))
+    if size < 2:
+        return
+    verl = Verl(batch, "daro", lam)
+    assert verl.folded.slope.shape == (len(batch["group_ids"]), size - 1)
+    gradient = verl.updates(1, 1)[1] + verl.penalty()[1]
+    of_lambda = expected(batch, "daro", lam)[2]
+    of_lambda = torch.zeros(size - 1, dtype=torch.float64) if of_lambda is None else of_lambda
+    torch.testing.assert_close(gradient, of_lambda, **CLOSE)

@@ -1,0 +1,39 @@
+"""recipes/verl_lambda_grpo.sh: verl's own configuration takes every key, and both checks let it through."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import verl.utils.config
+from omegaconf import OmegaConf
+
+from lambda_grpo.backends import verl_plugin
+from lambda_grpo.backends.verl_settings import VerlSettings
+from tests.verl.main_ppo import REPOSITORY
+
+verl_plugin.register()  # `make test-cluster` loads verl without plug-ins
+
+
+def composed(*overrides, **environment):
+    """What Hydra makes of the script."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "recipes/verl_lambda_grpo.sh", *overrides, "--cfg", "job"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True, env={**os.environ, "PATH": path, **environment},
+    )  # fmt: skip
+    return OmegaConf.create(done.stdout[done.stdout.index("actor_rollout_ref:") :])
+
+
+@pytest.mark.parametrize(("nodes", "objective"), [("1", "lambda_grpo"), ("4", "lambda_grpo_paper"), ("1", "dapo")])
+def test_both_checks_let_it_through(nodes, objective):
+    config = composed(NNODES=nodes, OBJECTIVE=objective)
+    assert VerlSettings.of(config).objective == objective
+    assert (config.trainer.nnodes, config.trainer.n_gpus_per_node) == (int(nodes), 8)
+    assert config.actor_rollout_ref.model.path == "Qwen/Qwen2.5-1.5B"
+    verl.utils.config.validate_config(config=config, use_reference_policy=False, use_critic=False)
+
+
+def test_keys_behind_it_win():
+    assert composed("trainer.total_epochs=1").trainer.total_epochs == 1
