@@ -48,8 +48,10 @@ ALLOWED = {
     },
     "comparison": {"backends", "parallel", "recipe", "runs", "training"},
     "cli_help": set(),
+    "doctor": {"compiled"},
     "cli": {
-        "bench", "cli_help", "comparison", "evaluation", "models", "percent", "report", "runs", "tasks", "training",
+        "bench", "cli_help", "comparison", "doctor", "evaluation", "models", "percent", "report", "runs", "tasks",
+        "training",
     },
     "__init__": {"lambda_state", "objective"},
 }  # fmt: skip

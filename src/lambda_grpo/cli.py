@@ -13,13 +13,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lambda_grpo.cli_help import COMPARE_HELP, EVAL_HELP, TRAIN_HELP
+from lambda_grpo.cli_help import COMPARE_HELP, DOCTOR_HELP, EVAL_HELP, TRAIN_HELP
 from lambda_grpo.errors import UserError
 from lambda_grpo.percent import percent, percent_range
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program. Returns its exit code: 0 done, 2 the input is wrong, 1 anything else (by a traceback)."""
+    """Run the program. Returns its exit code: 0 done, 2 the input is wrong, 1 a traceback, or what doctor found."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # One progress bar, and no deprecations between libraries: they aren't the user's to mend.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -29,14 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         options, rest = _parser().parse_known_args(arguments)
         if rest and options.command not in ("train", "compare"):
             raise UserError(f"unknown argument {rest[0]!r}, see lambda-grpo {options.command} --help")
-        options.run(options, rest)
+        code: int | None = options.run(options, rest)
     except UserError as error:
         print(f"lambda-grpo: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("lambda-grpo: stopped", file=sys.stderr)
         return 1
-    return 0
+    return code or 0
+
+
+Command = Callable[[Any, list[str]], int | None]  # what is None exits with 0
 
 
 def _list(text: str) -> list[str]:
@@ -76,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lambda-grpo", description="Learn which tokens a reinforcement-learning run listens to.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
-    def add(name: str, run: Callable[[Any, list[str]], None], help: str, **settings: Any) -> argparse.ArgumentParser:
+    def add(name: str, run: Command, help: str, **settings: Any) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help, allow_abbrev=False, **settings)
         command.set_defaults(run=run)
         return command
@@ -135,6 +138,15 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("names", nargs="*", metavar="NAME", help="what to measure (all): see the table's first column")
     bench.add_argument("--pairs", type=int, help="how often each and its peer run (each benchmark's own number)")
     bench.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
+
+    doctor = add(
+        "doctor",
+        _doctor,
+        "what is installed here, whether it works, and what to do where it doesn't",
+        description=DOCTOR_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    doctor.add_argument("--json", action="store_true", help="print one JSON object instead")
     return parser
 
 
@@ -271,6 +283,16 @@ def _bench(options: argparse.Namespace, rest: list[str]) -> None:
         if m.of_matrix_rate is not None:
             shares = ", ".join(f"{phase} {share:.2f}" for phase, share in m.of_matrix_rate.items())
             print(f"      ours, of the machine's matrix rate: {shares}")
+
+
+def _doctor(options: argparse.Namespace, rest: list[str]) -> int:
+    from lambda_grpo.doctor.facts import examine
+    from lambda_grpo.doctor.page import describe
+
+    print("importing what is installed …", file=sys.stderr)
+    facts = examine()
+    print(json.dumps(facts) if options.json else describe(facts))
+    return 1 if facts["problems"] else 0
 
 
 def _import(module: str, extra: str) -> Any:

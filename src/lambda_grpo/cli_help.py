@@ -106,3 +106,11 @@ Evaluate a model on one task or several: accuracy, avg@k, pass@k and maj@k, with
   json              print a JSON object for each task instead of tables
 
 Tables of several results: lambda-grpo report --table RESULT…"""
+
+
+DOCTOR_HELP = """\
+What is installed here, whether it works, and what to do where it doesn't: the engines
+TRL and verl, the plug-in for verl, optional packages, GPUs and CPU. It imports all that
+it finds, so it takes some seconds.
+
+It exits with 0, or with 1 where something installed can't work or no engine is installed."""

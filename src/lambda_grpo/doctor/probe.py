@@ -1,0 +1,88 @@
+"""Foreign packages, imported in processes of their own: one that prints, crashes or hangs is one line all the same."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+
+from lambda_grpo.doctor.parts import PLUGIN, TRAINER, Facts
+
+MARK = "lambda-grpo doctor: "  # before what a probe found, among all that an import may print
+LIMIT = 300  # seconds for one import: a cluster's file system may be slow
+
+
+def probe(name: str) -> None:
+    """Import a part and print what came of it: for a process of its own, which `probed` starts."""
+    work = {"devices": _devices, "verl": _verl, "trl": lambda: _imported("lambda_grpo.backends.trl_trainer")}
+    print(f"\n{MARK}{json.dumps(_attempt(work.get(name, lambda: _imported(name))))}", flush=True)
+
+
+def _attempt(work: Callable[[], Facts]) -> Facts:
+    try:
+        return work()
+    except Exception as error:  # foreign code: whatever it raises is what the user has to hear
+        told = [error, error.__cause__] if error.__cause__ else [error]
+        return {"error": "; ".join(f"{type(e).__name__}: {next(iter(str(e).strip().splitlines()), '')}" for e in told)}
+
+
+def _imported(module: str) -> Facts:
+    importlib.import_module(module)
+    return {}
+
+
+def _verl() -> Facts:
+    importlib.import_module("verl")  # loads the plug-ins, and keeps to itself where one fails
+    if TRAINER in importlib.import_module("verl.trainer.ppo.v1.trainer_base").TRAINER_REGISTRY:
+        return {"registered": True}
+    return {"registered": False, "plugin_error": _attempt(lambda: _imported(PLUGIN)).get("error")}
+
+
+def _devices() -> Facts:
+    import torch
+
+    from lambda_grpo.compiled import CannotCompileError, library
+
+    with warnings.catch_warnings(record=True) as said:  # such as that the driver is too old
+        warnings.simplefilter("always")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = [torch.cuda.get_device_properties(i) for i in range(count)]
+    builds = {"ROCm": torch.version.hip, "CUDA": torch.version.cuda}
+    uncompiled = None
+    try:
+        library()
+    except CannotCompileError as error:
+        uncompiled = str(error).splitlines()[0]
+    return {
+        "gpus": [{"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)} for gpu in gpus],
+        "built_for": next((f"{name} {version}" for name, version in builds.items() if version), None),
+        "warning": str(said[0].message).strip().splitlines()[0] if said else None,
+        "mps": torch.backends.mps.is_available(),
+        "compiler": shutil.which(os.environ.get("CC", "cc")),
+        "compiled_error": uncompiled,
+    }
+
+
+def probed(name: str) -> Facts:
+    """What `probe` finds in a fresh process, or why it found nothing."""
+    # -P and this process's own path: what the other commands import, not what lies in the working directory
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    command = [sys.executable, "-P", "-c", f"from lambda_grpo.doctor.probe import probe; probe({name!r})"]
+    try:
+        done = subprocess.run(
+            command, env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            errors="replace", timeout=LIMIT,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {"error": f"takes longer than {LIMIT} s"}
+    for line in reversed(done.stdout.splitlines()):
+        if line.startswith(MARK):
+            found: Facts = json.loads(line.removeprefix(MARK))
+            return found
+    last = next(reversed(done.stderr.strip().splitlines()), "without a word")
+    return {"error": f"ends Python with exit code {done.returncode}: {last}"}
