@@ -9,11 +9,8 @@ import pytest
 import verl.utils.config
 from omegaconf import OmegaConf
 
-from lambda_grpo.backends import verl_plugin
 from lambda_grpo.backends.verl_settings import VerlSettings
 from tests.verl.main_ppo import REPOSITORY
-
-verl_plugin.register()  # `make test-cluster` loads verl without plug-ins
 
 
 def composed(*overrides, **environment):

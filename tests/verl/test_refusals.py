@@ -22,7 +22,6 @@ OURS = ["trainer.v1.trainer_mode=lambda_grpo", "actor_rollout_ref.rollout.n=8"]
 VERL_NEEDS = [
     f"{ACTOR}.ppo_micro_batch_size_per_gpu=8", "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8",
 ]  # fmt: skip
-verl_plugin.register()  # `make test-cluster` loads verl without plug-ins
 
 
 def configuration(*overrides):
