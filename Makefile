@@ -1,4 +1,5 @@
-# The commands of the README. Each sets up what it needs by itself: .venv, and .venv-verl for test-cluster.
+# The commands of the README. Each sets up what it needs by itself: .venv, .venv-verl for test-cluster, and
+# .venv-distributed for test-distributed.
 #
 #   PYTHON=python3.12       another interpreter (3.11 or newer)
 #   TORCH_INDEX=URL         where pip finds torch, to choose a CPU build (see the README)
@@ -11,8 +12,11 @@ INSTALL := $(BIN)/python $(PIP) --constraint constraints.txt
 # verl and trl can't share an environment
 VERL_VENV := .venv-verl
 VERL_INSTALL := $(VERL_VENV)/bin/python $(PIP) --constraint constraints-verl.txt
+DISTRIBUTED_VENV := .venv-distributed
+DISTRIBUTED_INSTALL := $(DISTRIBUTED_VENV)/bin/python $(PIP) --constraint constraints.txt \
+	--constraint constraints-distributed.txt
 
-.PHONY: demo test test-cluster lint bench base-policy clean
+.PHONY: demo test test-cluster test-distributed lint bench base-policy clean
 
 demo: $(VENV)/.demo
 	$(BIN)/lambda-grpo train
@@ -20,9 +24,13 @@ demo: $(VENV)/.demo
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Against verl's own losses, in verl's environment.
-test-cluster: $(VERL_VENV)/.dev
-	VERL_USE_EXTERNAL_PLUGINS=none $(VERL_VENV)/bin/python -m pytest -n 2 tests/verl
+# verl's own main_ppo with the plug-in, in verl's environment; one test goes through TRL's, too.
+test-cluster: $(VERL_VENV)/.dev $(VENV)/.dev
+	TRL_PYTHON=$(BIN)/python $(VERL_VENV)/bin/python -m pytest -n 2 --dist loadfile tests/verl
+
+# DeepSpeed and Ray Train, on two processes of a CPU. DeepSpeed compiles a part of itself: it needs a C++ compiler.
+test-distributed: $(DISTRIBUTED_VENV)/.dev
+	PATH="$(CURDIR)/$(DISTRIBUTED_VENV)/bin:$$PATH" $(DISTRIBUTED_VENV)/bin/python -m pytest tests/distributed
 
 # Speed, as ratios against a peer: docs/performance.md holds the last results.
 bench: $(VENV)/.dev
@@ -39,7 +47,7 @@ base-policy: $(VENV)/.dev
 	$(BIN)/python -m lambda_grpo.base_policy.make src/lambda_grpo/llama_policy --family llama
 
 clean:
-	rm -rf $(VENV) $(VERL_VENV)
+	rm -rf $(VENV) $(VERL_VENV) $(DISTRIBUTED_VENV)
 
 # torch goes first and alone: a looser requirement of another package would fetch its newest build.
 TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
@@ -67,5 +75,15 @@ $(VERL_VENV)/.dev: constraints-verl.txt pyproject.toml
 	@$(CHECK_VERL_PYTHON)
 	$(PYTHON) -m venv $(VERL_VENV)
 	$(VERL_INSTALL) $(TORCH)
-	$(VERL_INSTALL) verl pytest pytest-xdist pytest-timeout hypothesis --editable .
+	$(VERL_INSTALL) pytest pytest-xdist pytest-timeout hypothesis --editable '.[verl]'
+	touch $@
+
+# DeepSpeed's build looks for torch, so it can't be isolated; its kernels are left for when they are asked for.
+$(DISTRIBUTED_VENV)/.dev: constraints.txt constraints-distributed.txt pyproject.toml
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(DISTRIBUTED_VENV)
+	$(DISTRIBUTED_INSTALL) $(TORCH)
+	$(DISTRIBUTED_INSTALL) --editable '.[trl,report,dev]' setuptools
+	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(DISTRIBUTED_INSTALL) --no-build-isolation deepspeed
+	$(DISTRIBUTED_INSTALL) 'ray[train]'
 	touch $@

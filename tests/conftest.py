@@ -10,8 +10,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-# verl has an environment of its own, which trl can't share: `make test-cluster`
-collect_ignore = [] if find_spec("verl") else ["verl"]
+# They have environments of their own: `make test-cluster`, as trl and verl can't share one, and `make test-distributed`
+NEEDS = {"verl": "verl", "distributed": "deepspeed"}
+collect_ignore = [folder for folder, package in NEEDS.items() if not find_spec(package)]
 
 torch.set_num_threads(1)
 settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)

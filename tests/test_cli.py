@@ -258,7 +258,11 @@ def test_secrets_stay_out_of_the_run_directory(tmp_path):
     assert "hf_secret" not in (tmp_path / "run" / "config.json").read_text()
 
 
-@pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*.py")), ids=lambda path: path.stem)
+# ray_train needs Ray: tests/distributed
+EXAMPLES = sorted(path for path in ROOT.glob("examples/*.py") if path.stem != "ray_train")
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_examples(example, tmp_path):
     assert len(example.read_text().splitlines()) < 80
     arguments = ["3"] if example.stem == "own_loop" else ["--output_dir", "run", *QUICK]

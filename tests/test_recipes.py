@@ -80,7 +80,7 @@ def test_of_several_recipes_each_lies_over_those_before_it_and_the_demonstration
     assert read_recipes([])["task"] == read_recipes(["demo"])["task"] == "arithmetic"
 
 
-@pytest.mark.parametrize(("name", "kind"), [("fsdp2", "FSDP"), ("zero3", "DEEPSPEED")])
+@pytest.mark.parametrize(("name", "kind"), [("fsdp2", "FSDP"), ("zero2", "DEEPSPEED"), ("zero3", "DEEPSPEED")])
 def test_accelerate_reads_the_configurations(name, kind):
     config = load_config_from_file(str(ROOT / f"accelerate/{name}.yaml"))
     assert (config.num_processes, config.mixed_precision, config.distributed_type) == (8, "bf16", kind)

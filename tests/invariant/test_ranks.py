@@ -1,13 +1,10 @@
 """However a batch is split over processes and micro-batches, an optimiser step has the same gradients."""
 
-import socket
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from lambda_grpo import PRESETS
+from tests.invariant.torchrun import torchrun
 
 ROWS = 24  # three groups of eight: over four processes of six rows, groups straddle ranks
 SPLITS = {"1 process": (1, 1), "1 process, 4 micro-batches": (1, 4), "2 processes": (2, 2), "4 processes": (4, 2)}
@@ -27,19 +24,6 @@ def gradients(tmp_path_factory):
         torchrun(processes, "injected_run", out, ROWS // processes, micro_batches, *names)
         found[split] = torch.load(out / "gradients.pt")
     return found
-
-
-def torchrun(processes, script, *arguments):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    subprocess.run(
-        [
-            sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}",
-            f"--master_port={port}", "-m", f"tests.invariant.{script}", *map(str, arguments),
-        ],
-        check=True,
-    )  # fmt: skip
 
 
 def difference(ours, theirs, key):
