@@ -36,6 +36,7 @@ def batch(count):
 
 
 def seconds(function):
+    """How long one call takes."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start

@@ -62,6 +62,7 @@ settings=(
   trainer.experiment_name="qwen2.5-1.5b-gsm8k-$OBJECTIVE"
   trainer.logger='[console,file]'
   trainer.total_epochs=15
+  trainer.default_local_dir="${CHECKPOINTS:-$HOME/checkpoints}/qwen2.5-1.5b-gsm8k-$OBJECTIVE"
   trainer.save_freq=20
   trainer.test_freq=5
 )

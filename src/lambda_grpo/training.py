@@ -14,7 +14,7 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import PrinterCallback
-from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations import get_available_reporting_integrations, is_deepspeed_zero3_enabled
 from trl import get_peft_config, get_quantization_config
 
 from lambda_grpo.backends.trl_trainer import LambdaGRPOConfig, LambdaGRPOTrainer
@@ -258,10 +258,10 @@ class _Training:
     def _evaluate(self, trainer: LambdaGRPOTrainer, name: str) -> None:
         if self.data.held_out is None:
             return
-        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():
             if trainer.is_world_process_zero():
                 warn_once(
-                    "the weights are spread over processes (FSDP, DeepSpeed): there is no evaluation before and after. "
+                    "the weights are spread over processes (FSDP, ZeRO-3): there is no evaluation before and after. "
                     "Use lambda-grpo eval afterwards"
                 )
             return

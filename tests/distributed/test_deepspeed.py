@@ -80,3 +80,5 @@ def test_accelerate_launches_the_program_with_the_configuration(name, part, tmp_
     assert list(run.path.glob(f"checkpoint-2/global_step2/*_rank_1_*{part}.pt"))
     assert (run.path / "checkpoint-2" / "lambda_state.json").is_file()
     assert (run.path / "checkpoint-2" / "model.safetensors").is_file()
+    evaluations = {path.name for path in run.path.glob("eval/*.json")}
+    assert evaluations == (set() if name == "zero3" else {"before.json", "after.json"})  # ZeRO-3 spreads the weights

@@ -13,7 +13,7 @@ from verl.workers.config import PolicyLossConfig
 
 from lambda_grpo import PRESETS
 from lambda_grpo.backends.verl_fold import fold
-from lambda_grpo.backends.verl_loss import GRADIENT, SLOPE, TOKENS, lambda_grpo_loss
+from lambda_grpo.backends.verl_loss import GRADIENT, SHARE, SLOPE, TOKENS, lambda_grpo_loss
 from lambda_grpo.backends.verl_settings import check_objective
 from lambda_grpo.errors import UserError
 from tests.objective import reference
@@ -65,7 +65,7 @@ class Verl:
         self.batch, self.padding, count = batch, padding, len(batch["group_ids"])
         mask = batch["completion_mask"]
         # a response without a token is one that isn't the policy's
-        self.widths = [max(int(n), 1) for n in mask.sum(1)] + [1] * padding
+        self.widths = [max([1, *(t + 1 for t, m in enumerate(row) if m)]) for row in mask.tolist()] + [1] * padding
         advantages, rewards = batch["advantages"], torch.zeros(count, dtype=torch.float64)
         if self.objective.advantage_scale == "batch":  # what is left to divide by
             rewards = torch.arange(count).double()
@@ -93,6 +93,7 @@ class Verl:
         columns = {
             "prompts": jagged([torch.zeros(PROMPT, dtype=torch.long)] * len(rows)),
             "responses": pick(self.batch["completion_ids"]),
+            "loss_mask": rows_of(self.mask[rows], widths),
             "response_mask": rows_of(self.mask[rows], widths),
             "old_log_probs": pick(self.batch["old_per_token_logps"]),
             "advantages": jagged([self.folded.advantages[i] for i in rows]),
@@ -136,7 +137,16 @@ class Verl:
                 if self.objective.learnable:
                     found = [metrics[f"{GRADIENT}_{k}"].aggregate() for k in range(len(gradient))]
                     gradient += torch.tensor(found) / ranks / minis
+                    assert SHARE in metrics
         return total, gradient
+
+
+def with_tools(batch, draw):
+    """Some tokens in the middle of responses are a tool's."""
+    mask = batch["completion_mask"]
+    keep = torch.tensor(draw(st.lists(st.booleans(), min_size=mask.numel(), max_size=mask.numel()))).view(mask.shape)
+    last = torch.arange(mask.size(1)) == mask.sum(1, keepdim=True) - 1
+    return {**batch, "completion_mask": mask * (keep | last)}
 
 
 def expected(batch, name, lam):
@@ -154,6 +164,8 @@ def expected(batch, name, lam):
 @given(batches(min_length=1, equal_sizes=True), st.floats(-4, 4), st.integers(0, 2), st.sampled_from([1, 2]), st.data())
 def test_verls_loss_is_the_papers(name, batch, lam, padding, ranks, data):
     batch = prepared(batch, name)
+    if "completion_ids" not in PRESETS[name].needs:
+        batch = with_tools(batch, data.draw)
     rows = len(batch["group_ids"]) + padding
     of_whole_batches = PRESETS[name].normalizer != "batch"  # the others average over a mini-batch's own tokens
     minis = data.draw(st.sampled_from([n for n in (1, 2, 3) if rows % n == 0])) if of_whole_batches else 1
@@ -184,3 +196,46 @@ def test_several_lambdas(batch, data):
     of_lambda = expected(batch, "daro", lam)[2]
     of_lambda = torch.zeros(size - 1, dtype=torch.float64) if of_lambda is None else of_lambda
     torch.testing.assert_close(gradient, of_lambda, **CLOSE)
+
+
+def test_groups_of_another_size_sit_out_where_each_pass_rate_has_a_lambda():
+    """verl trains on groups of which a sample failed."""
+    adv = jagged([torch.tensor([a] * n) for a, n in ((1.0, 3), (-1.0, 2), (1.0, 1), (1.0, 4), (-1.0, 2))])
+    mask = jagged([torch.ones(n, dtype=torch.long) for n in (3, 2, 1, 4, 2)])
+    lambda_ = torch.tensor([0.5, 0.2], dtype=torch.float64, requires_grad=True)
+    uids, part = ["a", "a", "a", "b", "b"], torch.ones(5, dtype=torch.bool)
+    found = fold(adv, mask, uids, part, PRESETS["daro"], lambda_, max_completion_length=8)
+    assert found.batch.takes_part.tolist() == [True, True, True, False, False]
+    alone = fold(
+        jagged(list(adv.unbind())[:3]), jagged(list(mask.unbind())[:3]), uids[:3], part[:3], PRESETS["daro"], lambda_,
+        max_completion_length=8,
+    )  # fmt: skip
+    torch.testing.assert_close(found.weights[:3], alone.weights)
+    assert found.weights[3:].tolist() == [0.0, 0.0]
+    assert torch.cat(list(found.advantages.unbind())[3:]).abs().sum() == 0
+
+
+def test_rejected_tokens_keep_their_place_in_the_lengths():
+    """verl's rollout correction empties a response's mask and advantage; what was generated stays what it was."""
+    mask = jagged([torch.ones(n, dtype=torch.long) for n in (3, 2, 6, 1)])
+    advantages = [torch.full((n,), a) for n, a in ((3, 1.0), (2, -1.0), (6, 1.0), (1, -1.0))]
+    rejected = [*advantages[:2], torch.zeros(6), advantages[3]]
+    lambda_ = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    arguments = (["a"] * 4, torch.ones(4, dtype=torch.bool), PRESETS["lambda_grpo"], lambda_)
+    whole, some = (fold(jagged(a), mask, *arguments, max_completion_length=8) for a in (advantages, rejected))
+    torch.testing.assert_close(some.weights, whole.weights)
+    torch.testing.assert_close(some.slope, whole.slope)
+
+
+@given(batches(min_length=1, equal_sizes=True), st.floats(0.1, 3))
+def test_importance_weights_reach_lambda_too(batch, weight):
+    """Those of verl's rollout correction multiply the loss of each token."""
+    verl = Verl(batch, "lambda_grpo", 0.7)
+    rows = list(range(len(batch["group_ids"])))
+    data = verl.micro_batch(rows, int(verl.mask.sum()), 1)
+    plain = lambda_grpo_loss(actor_config(), {"log_probs": verl.log_probs(rows)}, data)[1]
+    data["rollout_is_weights"] = data["old_log_probs"] * 0 + weight
+    weighed = lambda_grpo_loss(actor_config(), {"log_probs": verl.log_probs(rows)}, data)[1]
+    before, after = (metrics[f"{GRADIENT}_0"].aggregate() for metrics in (plain, weighed))
+    assert after == pytest.approx(weight * before, rel=1e-9, abs=1e-15)
+    assert plain[SHARE].aggregate() == pytest.approx(1.0)

@@ -224,10 +224,12 @@ def test_stop_kill_and_resume(policy, uninterrupted, tmp_path):
     killed = main_ppo(policy, tmp_path / "killed", {**FOUR_STEPS, **checkpoints}, {"KILL_AT": "3"})
     assert killed.returncode != 0
     assert "died" in killed.stderr or "ActorDiedError" in killed.stderr, killed.stderr[-3000:]
+    assert f"resumed λ = {saved_lambda(tmp_path / 'checkpoints/global_step_2')}" in killed.stdout + killed.stderr
     assert not (tmp_path / "killed/metrics.jsonl").read_text()  # no step was finished
     assert (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").read_text() == "2"
 
-    resumed = main_ppo(policy, tmp_path / "resumed", {**FOUR_STEPS, **checkpoints})
+    where = {"trainer.resume_mode": "resume_path", "trainer.resume_from_path": tmp_path / "checkpoints/global_step_2"}
+    resumed = main_ppo(policy, tmp_path / "resumed", {**FOUR_STEPS, **checkpoints, **where})
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     found = metrics(tmp_path / "resumed")
     assert sorted(found) == [3, 4]
@@ -238,3 +240,7 @@ def test_stop_kill_and_resume(policy, uninterrupted, tmp_path):
 
 def lambdas(out):
     return {n: line["lambda"] for n, line in metrics(out).items()}
+
+
+def saved_lambda(checkpoint):
+    return json.loads((checkpoint / LAMBDA_STATE_FILE).read_text())["value"]

@@ -6,13 +6,13 @@ import sys
 
 import hydra
 import pytest
+import verl.trainer.main_ppo as main_ppo_module
 import verl.utils.config
-from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+from omegaconf import OmegaConf
 
 from lambda_grpo import PRESETS
 from lambda_grpo.backends import verl_plugin
-from lambda_grpo.backends.verl_settings import FOLDING_LOSSES, VerlSettings
-from lambda_grpo.backends.verl_trainer import LambdaGRPOVerlTrainer
+from lambda_grpo.backends.verl_settings import FOLDING_LOSSES, VerlSettings, is_asked_for
 from lambda_grpo.errors import UserError
 from tests.verl.main_ppo import main_ppo
 from tests.verl.test_fold import FOLDING
@@ -29,8 +29,17 @@ def configuration(*overrides):
         return hydra.compose("ppo_trainer", [*VERL_NEEDS, "algorithm.adv_estimator=grpo", *overrides])
 
 
-def verls_check(config):
-    verl.utils.config.validate_config(config=config, use_reference_policy=False, use_critic=False)
+@pytest.fixture
+def started(monkeypatch):
+    """Configurations with which `main_ppo` would start Ray."""
+    found = []
+    monkeypatch.setattr(main_ppo_module, "run_ppo", lambda config, **_: found.append(config))
+    return found
+
+
+def main(config):
+    """What `python -m verl.trainer.main_ppo` does with a configuration."""
+    main_ppo_module.main(config)
 
 
 def settings(*overrides):
@@ -95,6 +104,8 @@ REFUSED = {
     "an unknown key": (["+algorithm.lambda_grpo.lr=1"], "algorithm.lambda_grpo.lr isn't known: use objective, lambda_"),
     "a value out of range": (["+algorithm.lambda_grpo.lambda_init=11"], "λ must start inside its bounds: 11"),
     "a word for a number": (["+algorithm.lambda_grpo.lambda_lr=fast"], "algorithm.lambda_grpo: must be real number"),
+    "a word for all keys": (["+algorithm.lambda_grpo=true"], "algorithm.lambda_grpo is True: it takes the keys"),
+    "a number for the bounds": (["+algorithm.lambda_grpo.lambda_bounds=5"], "lambda_bounds takes two values, got 5"),
     "one bound": (["+algorithm.lambda_grpo.lambda_bounds=[1]"], "lambda_bounds takes two values"),
     "r of an objective without": (
         [objective("grpo"), "+algorithm.lambda_grpo.lambda_r=1"], "objective 'grpo' has no r: leave lambda_r out",
@@ -140,6 +151,21 @@ REFUSED = {
     "GRPO with a KL term": ([objective("grpo"), f"{ACTOR}.use_kl_loss=True"], "verl averages the KL term over"),
     "no groups": (["actor_rollout_ref.rollout.n=1"], "actor_rollout_ref.rollout.n is 1"),
     "distillation": (["distillation.enabled=True"], "distillation.enabled=True brings a loss of its own"),
+    "rejection beside the sign of advantages": (
+        [objective("daro"), "algorithm.rollout_correction.rollout_rs=token_k1"],
+        "algorithm.rollout_correction.rollout_rs takes from responses that it rejects: set it to null",
+    ),
+    "one ratio a response for weights of tokens": (
+        [objective("lambda_grpo_prm"), f"{ACTOR}.policy_loss.loss_mode=gspo"],
+        "the loss gspo has one ratio for all of them: set actor_rollout_ref.actor.policy_loss.loss_mode=vanilla",
+    ),
+    "GSPO with verl's clip by its other name": (
+        [
+            objective("gspo"), f"{ACTOR}.policy_loss.loss_mode=gspo", f"{ACTOR}.clip_ratio_low=null",
+            f"{ACTOR}.clip_ratio_high=null",
+        ],
+        "clip_ratio_low=0.0003 clip_ratio_high=0.0004",
+    ),
     "GSPO with verl's clip": (
         [objective("gspo"), f"{ACTOR}.policy_loss.loss_mode=gspo"],
         "policy_loss.loss_mode=gspo clip_ratio_low=0.0003 clip_ratio_high=0.0004",
@@ -157,46 +183,67 @@ def test_refused_with_its_reason(case):
     assert "\n" not in str(raised.value)
 
 
-def test_verls_check_refuses_first(capsys):
-    """`main_ppo` calls it before it starts Ray."""
-    config = configuration(*OURS, objective("bnpo"))
+def test_main_refuses_first(started, capsys):
     with pytest.raises(SystemExit) as raised:
-        verls_check(config)
+        main(configuration(*OURS, objective("bnpo")))
     assert raised.value.code == 2
     assert capsys.readouterr().err.startswith("lambda-grpo: error: objective 'bnpo' doesn't work on verl: it divides")
+    assert started == []
+    main(configuration(*OURS))
+    assert len(started) == 1
 
 
-def test_runs_of_verls_own_are_left_alone(monkeypatch):
+def test_runs_of_verls_own_are_left_alone(started, monkeypatch):
     monkeypatch.setattr(verl_plugin, "check_environment", lambda: pytest.fail("not asked for"))
-    verls_check(configuration("algorithm.adv_estimator=rloo", f"{ACTOR}.loss_agg_mode=seq-mean-token-mean"))
+    main(configuration("algorithm.adv_estimator=rloo", f"{ACTOR}.loss_agg_mode=seq-mean-token-mean"))
+    assert len(started) == 1
     with pytest.raises(AssertionError, match="train_batch_size"):  # verl's own check goes on
-        verls_check(configuration("data.train_batch_size=3"))
+        main(configuration("data.train_batch_size=3"))
 
 
-@pytest.mark.parametrize(("installed", "refused"), [("1.12.0", False), ("1.13.0", True), ("2.0.0", True)])
-def test_a_trl_beside_verl_is_named(installed, refused, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("lacking", [{"v1": None}, {}])
+def test_other_programs_configurations_are_left_alone(lacking):
+    assert not is_asked_for(OmegaConf.create({"trainer": lacking, "algorithm": {}}))
+    assert not is_asked_for(OmegaConf.create({}))
+    assert is_asked_for(OmegaConf.create({"trainer": lacking, "algorithm": {"lambda_grpo": {}}}))
+
+
+def test_programs_with_a_loop_of_their_own_are_named(capsys):
+    """Such as verl.experimental.one_step_off_policy.main_ppo, which checks its configuration in the same way."""
+    with pytest.raises(SystemExit):
+        verl.utils.config.validate_config(configuration(*OURS), use_reference_policy=False, use_critic=False)
+    message = f"algorithm.lambda_grpo is for verl.trainer.main_ppo, and {__name__} has a loop of its own"
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("installed", "refused"), [("1.12.0", False), ("1.13rc1", True), ("2.0.0", True)])
+def test_a_trl_beside_verl_is_named(installed, refused, started, tmp_path, monkeypatch, capsys):
     folder = tmp_path / f"trl-{installed}.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: trl\nVersion: {installed}\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(SystemExit) if refused else contextlib.nullcontext():
-        verls_check(configuration(*OURS))
+        main(configuration(*OURS))
     said = capsys.readouterr().err
     assert (f"trl {installed} is installed beside verl" in said) == refused
     assert ("pip uninstall trl" in said) == refused
+    assert len(started) == (not refused)
 
 
-def test_registered_once():
-    before = verl.utils.config.validate_config
-    verl_plugin.register()
-    assert verl.utils.config.validate_config is before
-    assert TRAINER_REGISTRY["lambda_grpo"] is LambdaGRPOVerlTrainer
+def test_the_trainer_comes_with_verls():
+    """Not with `import verl`, which samplers and reward workers do, too."""
+    code = (
+        "import sys, verl; print('verl.trainer.ppo.v1' in sys.modules, 'verl.workers.engine' in sys.modules);"
+        "from verl.trainer.ppo.v1 import get_trainer_cls; print(get_trainer_cls('lambda_grpo').__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-3:] == ["False", "False", "LambdaGRPOVerlTrainer"]
 
 
 def test_another_verl_is_named(monkeypatch):
     monkeypatch.setattr(verl_plugin, "version", lambda name: "0.10.0")
     with pytest.raises(ImportError, match=r"builds on verl 0\.9\.1, this is 0\.10\.0: pip install 'verl==0\.9\.1'"):
-        verl_plugin.register()
+        verl_plugin.install()
 
 
 def test_a_plug_in_that_fails_says_so(tmp_path):

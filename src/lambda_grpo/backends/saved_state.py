@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from lambda_grpo.lambda_state import LambdaState
+from lambda_grpo.runs import write_json
 
 LAMBDA_STATE_FILE = "lambda_state.json"
 
 
 def save_lambda(checkpoint: str | Path, objective: str, state: LambdaState) -> None:
     """Write λ and its optimiser's state into a checkpoint."""
-    with open(os.path.join(checkpoint, LAMBDA_STATE_FILE), "w") as file:
-        json.dump({"objective": objective, **state.state_dict()}, file)
+    write_json(Path(checkpoint, LAMBDA_STATE_FILE), {"objective": objective, **state.state_dict()})
 
 
 def load_lambda(checkpoint: str | Path, objective: str, state: LambdaState) -> None:
@@ -25,7 +25,9 @@ def load_lambda(checkpoint: str | Path, objective: str, state: LambdaState) -> N
         FileNotFoundError: it has no λ.
         ValueError: it was trained with another objective, optimiser of λ or number of λ.
     """
-    saved = read_state(checkpoint, LAMBDA_STATE_FILE, "wasn't written with a learned λ")
+    saved = read_state(
+        checkpoint, LAMBDA_STATE_FILE, "wasn't written with a learned λ, or that part of it lies elsewhere"
+    )
     if saved["objective"] != objective:
         raise ValueError(
             f"{checkpoint} was trained with objective {saved['objective']!r}, not {objective!r}: "

@@ -50,7 +50,8 @@ def fold(
         advantages: (B, jagged) verl's, the same for all tokens of a response.
         mask: (B, jagged) 1 for tokens that the policy generated, before any are rejected.
         uids: of each response's prompt.
-        takes_part: (B,) booleans, False for rows that only fill a batch up.
+        takes_part: (B,) booleans, False for rows that only fill a batch up. Where an objective has a λ for each pass
+            rate, groups of another size sit out, too.
         objective: one that `verl_settings.check_objective` lets through.
         lambda_: λ, a leaf that requires a gradient where the objective is learnable.
         rewards: (B, jagged), needed where the advantage is divided by their standard deviation.
@@ -64,9 +65,13 @@ def fold(
     of_row = torch.zeros_like(lengths)
     if "advantages" in needs:
         of_row = _row_sums(advantages.values() * mask.values(), offsets) / lengths.clamp(min=1)
+    group_ids = torch.tensor(_numbered(uids))
+    if lambda_.dim() > 0:  # a λ for each pass rate of whole groups: one that verl couldn't complete has none
+        members = torch.bincount(group_ids[takes_part], minlength=len(group_ids))[group_ids]
+        takes_part = takes_part & (members == len(lambda_) + 1)
     batch = GeneratedBatch(
         lengths,
-        torch.tensor(_numbered(uids)),
+        group_ids,
         of_row,
         takes_part,
         completion_ids=completion_ids.to_padded_tensor(0) if completion_ids is not None else None,

@@ -15,6 +15,7 @@ from verl.workers.utils.padding import no_padding_2_padding
 SLOPE = "lambda_grpo_slope"  # (B, K) ∂ln f/∂λ, in the queue beside the advantages
 TOKENS = "lambda_grpo_tokens"  # mean tokens of a mini-batch, where advantages were divided by something else
 GRADIENT = "lambda_grpo_gradient"  # of λ; the k-th of several ends in _k
+SHARE = "lambda_grpo_share"  # of the mini-batch's tokens: must come back as 1
 
 
 def lambda_grpo_loss(config: Any, model_output: Any, data: Any, dp_group: Any = None) -> tuple[Tensor, dict[str, Any]]:
@@ -29,9 +30,11 @@ def lambda_grpo_loss(config: Any, model_output: Any, data: Any, dp_group: Any = 
         data["advantages"] = data["advantages"] * (data["batch_num_tokens"] / tokens)
     loss, metrics = ppo_loss(config=config, model_output=model_output, data=data, dp_group=dp_group)
     if SLOPE in data:
-        gradient = lambda_gradient(config, model_output["log_probs"], data)
-        for k, value in enumerate(gradient.tolist()):
-            metrics[f"{GRADIENT}_{k}"] = Metric(value=value, aggregation=AggregationType.SUM)
+        gradient = lambda_gradient(config, model_output["log_probs"], data).tolist()
+        summed = {f"{GRADIENT}_{k}": value for k, value in enumerate(gradient)}
+        tokens_here = data["loss_mask"].sum().double()
+        summed[SHARE] = (tokens_here / data["batch_num_tokens"] * data["dp_size"]).item()
+        metrics.update(Metric.from_dict(summed, aggregation=AggregationType.SUM))
     return loss, metrics
 
 

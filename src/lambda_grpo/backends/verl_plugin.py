@@ -13,29 +13,41 @@ import logging
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
+from types import FrameType, ModuleType
 from typing import Any
 
 from lambda_grpo.backends.verl_settings import TRAINER, VerlSettings, check_environment, is_asked_for
 from lambda_grpo.errors import UserError
 
 VERL = "0.9.1"  # whose V1 loop the trainer builds on
+PROGRAM = "verl.trainer.main_ppo"
+REGISTRY = "verl.trainer.ppo.v1.trainer_base"
+
+logger = logging.getLogger(__name__)
 
 
-def register() -> None:
-    """Register the trainer with verl, and the check. Raises ImportError for another verl than 0.9.1."""
+def install() -> None:
+    """Add the check to verl, and the trainer as soon as verl loads its own. Raises ImportError for another verl."""
     if version("verl") != VERL:
         raise ImportError(f"lambda-grpo builds on verl {VERL}, this is {version('verl')}: pip install 'verl=={VERL}'")
     import verl.utils.config
-    from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, register_trainer
+    import wrapt
 
-    from lambda_grpo.backends.verl_trainer import LambdaGRPOVerlTrainer
-
-    if TRAINER in TRAINER_REGISTRY:
-        return
-    register_trainer(TRAINER)(LambdaGRPOVerlTrainer)
     # verl 0.9.1 gives a plug-in no word between reading the configuration and starting Ray. `main_ppo` takes this
     # function from its module after plug-ins are loaded, and calls it there.
     verl.utils.config.validate_config = _checked_first(verl.utils.config.validate_config)
+    # verl 0.9.1 loads plug-ins in every process, and its trainer in one of them: with the trainer come all of its
+    # engines, which samplers and reward workers needn't have.
+    wrapt.register_post_import_hook(_register, REGISTRY)
+
+
+def _register(registry: ModuleType) -> None:
+    try:
+        from lambda_grpo.backends.verl_trainer import LambdaGRPOVerlTrainer
+
+        registry.register_trainer(TRAINER)(LambdaGRPOVerlTrainer)
+    except Exception as error:  # a run of verl's own, which is importing its trainer, goes on
+        _say_why(error)
 
 
 def _checked_first(validate_config: Callable[..., None]) -> Callable[..., None]:
@@ -43,9 +55,14 @@ def _checked_first(validate_config: Callable[..., None]) -> Callable[..., None]:
     def checked(config: Any, *args: Any, **kwargs: Any) -> None:
         if is_asked_for(config):
             try:
+                _check_program(sys._getframe(1))
                 check_environment()
                 VerlSettings.of(config)
             except UserError as error:
+                import ray
+
+                if ray.is_initialized():  # an exit would be the end of some actor, without a word
+                    raise
                 print(f"lambda-grpo: error: {error}", file=sys.stderr)
                 raise SystemExit(2) from error
         validate_config(config, *args, **kwargs)
@@ -53,9 +70,21 @@ def _checked_first(validate_config: Callable[..., None]) -> Callable[..., None]:
     return checked
 
 
+def _check_program(caller: FrameType) -> None:
+    """verl 0.9.1 has programs of the same configuration with loops of their own, which would leave λ out."""
+    spec = caller.f_globals.get("__spec__")
+    program = spec.name if spec else caller.f_globals.get("__name__")
+    if program != PROGRAM:
+        raise UserError(f"algorithm.lambda_grpo is for {PROGRAM}, and {program} has a loop of its own: start {PROGRAM}")
+
+
+def _say_why(error: Exception) -> None:
+    # verl 0.9.1 itself would log it at DEBUG, which nobody sees
+    logger.warning("lambda-grpo isn't registered with verl: %s: %s", type(error).__name__, error)
+
+
 try:
-    register()
+    install()
 except Exception as error:
-    # verl 0.9.1 logs a plug-in that failed at DEBUG, which nobody sees
-    logging.getLogger(__name__).warning("lambda-grpo isn't registered with verl: %s: %s", type(error).__name__, error)
+    _say_why(error)
     raise

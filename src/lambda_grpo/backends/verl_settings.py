@@ -6,6 +6,8 @@ that is exact. Everything else is refused with its reason, before anything has s
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -46,15 +48,19 @@ class VerlSettings:
         Raises:
             UserError: a value is wrong, or the objective doesn't fold exactly into what verl is set to.
         """
-        given = dict(config.algorithm.get("lambda_grpo") or {})
+        written = config.algorithm.get("lambda_grpo")
         known = [field.name for field in fields(cls)]
+        if written is not None and not hasattr(written, "items"):
+            raise UserError(f"algorithm.lambda_grpo is {written!r}: it takes the keys {', '.join(known)}")
+        given = dict(written or {})
         for key in given:
             if key not in known:
                 raise UserError(f"algorithm.lambda_grpo.{key} isn't known: use {', '.join(known)}")
-        if given.get("lambda_bounds") is not None:
-            given["lambda_bounds"] = tuple(given["lambda_bounds"])
-            if len(given["lambda_bounds"]) != 2:
-                raise UserError(f"algorithm.lambda_grpo.lambda_bounds takes two values, got {given['lambda_bounds']}")
+        bounds = given.get("lambda_bounds")
+        if bounds is not None:
+            if not isinstance(bounds, Sequence) or len(bounds) != 2:
+                raise UserError(f"algorithm.lambda_grpo.lambda_bounds takes two values, got {bounds}")
+            given["lambda_bounds"] = tuple(bounds)
         settings = cls(**given)
         try:
             objective = settings.resolve_objective()
@@ -85,8 +91,11 @@ class VerlSettings:
 
 
 def is_asked_for(config: Any) -> bool:
-    """Whether a verl configuration names this package's trainer or settings."""
-    return config.trainer.v1.trainer_mode == TRAINER or config.algorithm.get("lambda_grpo") is not None
+    """Whether a verl configuration names this package's trainer or settings. It may lack any section."""
+    from omegaconf import OmegaConf
+
+    mode, settings = (OmegaConf.select(config, key) for key in ("trainer.v1.trainer_mode", "algorithm.lambda_grpo"))
+    return mode == TRAINER or settings is not None
 
 
 def check_objective(objective: Objective) -> None:
@@ -117,6 +126,8 @@ def _why_not(objective: Objective) -> str | None:
         return "it raises low advantages, which verl's estimator doesn't"
     if "entropies" in objective.needs:
         return "it weighs by token entropies"
+    if objective.learnable and objective.weighs_tokens:
+        return "it learns weights of single tokens, and λ's gradient is made of one slope a response"
     return None
 
 
@@ -143,6 +154,11 @@ def check_config(config: Any, objective: Objective) -> None:
             f"actor_rollout_ref.actor.policy_loss.loss_mode is {loss_mode!r}, into which weights don't fold exactly: "
             f"use one of {', '.join(FOLDING_LOSSES)}"
         )
+    if objective.weighs_tokens and loss_mode == "gspo":
+        raise UserError(
+            f"{named} tells a response's tokens apart, and the loss gspo has one ratio for all of them: set "
+            "actor_rollout_ref.actor.policy_loss.loss_mode=vanilla"
+        )
     if algorithm.adv_estimator != "grpo":
         raise UserError(
             f"algorithm.adv_estimator is {algorithm.adv_estimator!r}: the advantages of {named} are relative to the "
@@ -159,6 +175,11 @@ def check_config(config: Any, objective: Objective) -> None:
         raise UserError(
             f"{named} with actor_rollout_ref.actor.use_kl_loss=True: verl averages the KL term over the batch's "
             "tokens, this objective doesn't; use algorithm.use_kl_in_reward, or an objective with a token mean"
+        )
+    if "advantages" in objective.needs and (algorithm.get("rollout_correction") or {}).get("rollout_rs"):
+        raise UserError(
+            f"{named} weighs by the sign of advantages, which algorithm.rollout_correction.rollout_rs takes from "
+            "responses that it rejects: set it to null"
         )
     if rollout.n < 2:
         raise UserError(
@@ -178,7 +199,8 @@ def _check_surrogate(actor: Any, objective: Objective, loss_mode: str) -> None:
             needed, clips = "cispo", (1.0, cap - 1)  # verl's has a lower bound, 1 − clip_ratio_low, too
         case _:
             return
-    is_verls = (actor.clip_ratio_low, actor.clip_ratio_high) == (VERLS_CLIP, VERLS_CLIP)
+    sides = (actor.clip_ratio_low, actor.clip_ratio_high)
+    is_verls = all((actor.clip_ratio if side is None else side) == VERLS_CLIP for side in sides)
     if loss_mode != needed or is_verls:
         raise UserError(
             f"objective {objective.name!r} has a loss and a clip range of its own: set under actor_rollout_ref.actor "
@@ -196,7 +218,7 @@ def check_environment() -> None:
         installed = version("trl")
     except PackageNotFoundError:
         return
-    if tuple(int(part) for part in installed.split(".")[:2]) >= MAX_TRL:
+    if tuple(int(number) for number in re.findall(r"\d+", installed)[:2]) >= MAX_TRL:
         raise UserError(
             f"trl {installed} is installed beside verl, whose workers it breaks (verl 0.9.1 imports a class that trl "
             "1.13 and later don't have): pip uninstall trl, or give each an environment of its own"

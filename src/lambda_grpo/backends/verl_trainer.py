@@ -24,7 +24,7 @@ from verl.utils.config import omega_conf_to_dataclass
 
 from lambda_grpo.backends.saved_state import load_lambda, save_lambda
 from lambda_grpo.backends.verl_fold import FoldedBatch, fold
-from lambda_grpo.backends.verl_loss import GRADIENT, SLOPE, TOKENS, lambda_grpo_loss
+from lambda_grpo.backends.verl_loss import GRADIENT, SHARE, SLOPE, TOKENS, lambda_grpo_loss
 from lambda_grpo.backends.verl_settings import VerlSettings
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
         self.lambda_state = settings.make_lambda_state(config.actor_rollout_ref.rollout.n)
         self._lambda: Tensor = torch.zeros(())
         self._folded: FoldedBatch | None = None
-        self._has_warned = False
+        self._warned: set[str] = set()
         # verl 0.9.1 tells its loops apart by this word, from the sampler to what a checkpoint holds: here it is sync.
         config.trainer.v1.trainer_mode = "sync"
         super().__init__(config)
@@ -70,6 +70,7 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
         names += ["responses"] if "completion_ids" in self.objective.needs else []
         names += ["rm_scores"] if self.objective.advantage_scale == "batch" else []
         data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=names)
+        takes_part = torch.tensor([not tag.get("is_padding", False) for tag in tags])
         self._lambda = torch.tensor(
             self.lambda_state.value, dtype=torch.float64, requires_grad=self.objective.learnable
         )
@@ -77,7 +78,7 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
             data["advantages"],
             data["loss_mask"],
             [key.rsplit("_", 2)[0] for key in keys],  # verl's keys are uid_session_index
-            torch.tensor([not tag.get("is_padding", False) for tag in tags]),
+            takes_part,
             self.objective,
             self._lambda,
             rewards=data.get("rm_scores", None),
@@ -88,20 +89,30 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
         if folded.slope is not None:
             columns[SLOPE] = folded.slope
         metrics.update(folded.batch.describe(folded.weights))
-        self._warn_if_saturated(folded)
+        self._warn(folded, takes_part)
         return tq.kv_batch_put(
             keys=keys, partition_id=batch.partition_id, fields=TensorDict(columns, batch_size=len(keys))
         )
 
-    def _warn_if_saturated(self, folded: FoldedBatch) -> None:
-        if self._has_warned or not self.objective.learnable or not folded.batch.is_saturated(folded.weights):
-            return
-        self._has_warned = True
-        logger.warning(
-            "λ = %s: in half of the groups one response has nearly all the weight, and λ's gradient vanishes. Narrow "
-            "algorithm.lambda_grpo.lambda_bounds, or lower lambda_lr",
-            self.lambda_state.value,
-        )
+    def _warn(self, folded: FoldedBatch, takes_part: Tensor) -> None:
+        if self.objective.learnable and folded.batch.is_saturated(folded.weights):
+            self._warn_once(
+                "saturated",
+                f"λ = {self.lambda_state.value}: in half of the groups one response has nearly all the weight, and λ's "
+                "gradient vanishes. Narrow algorithm.lambda_grpo.lambda_bounds, or lower lambda_lr",
+            )
+        left_out = int(takes_part.sum() - folded.batch.takes_part.sum())
+        if left_out:
+            self._warn_once(
+                "left out",
+                f"{left_out} responses of this batch sit out, and so may others: their groups aren't of rollout.n "
+                f"responses, and objective {self.objective.name!r} has no λ for their pass rates",
+            )
+
+    def _warn_once(self, kind: str, message: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            logger.warning(message)
 
     # -- 2. and 3. the update ----------------------------------------------------------------------------------------
 
@@ -117,13 +128,24 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
         return batch
 
     def _step_lambda(self, metrics: dict[str, Any]) -> None:
+        share = metrics.pop(f"actor/{SHARE}")
+        if abs(share - 1) > 1e-6:
+            strategy = self.config.actor_rollout_ref.actor.strategy
+            raise RuntimeError(
+                f"verl's {strategy!r} engine sums a mini-batch's tokens to {share} of them: it gathers metrics in "
+                "another way than λ's gradient takes; use fsdp2, or an objective without λ"
+            )
         found = [metrics.pop(f"actor/{GRADIENT}_{k}") for k in range(self._lambda.numel())]
         gradient = torch.tensor(found, dtype=torch.float64).reshape(self._lambda.shape) + self._penalty_gradient()
         metrics["lambda"], metrics["lambda_grad"] = self._lambda.mean().item(), gradient.mean().item()
         if self._lambda.dim() > 0:
             for k, value in enumerate(self._lambda.tolist(), start=1):
                 metrics[f"lambda/{k}"] = value
-        self.lambda_state.step(gradient)
+        if gradient.isfinite().all():
+            self.lambda_state.step(gradient)
+        else:  # verl's engines leave such an update of the policy out, and go on
+            logger.warning("the gradient of λ is %s: λ stays %s", gradient.tolist(), self.lambda_state.value)
+            self.lambda_state.step(torch.zeros_like(gradient))
 
     def _penalty_gradient(self) -> Tensor:
         """Of what the loss adds for λ itself, once a step."""

@@ -54,7 +54,7 @@ def summarise(run: Run) -> Summary:
 
 def _accuracy_verdict(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
     if before is None:
-        return "No held-out evaluation was asked for."
+        return "This run has no held-out evaluation."
     if after is None:
         return "The run hasn't ended: there is no evaluation after training yet."
     change = 100 * (after["accuracy"] - before["accuracy"])
