@@ -29,7 +29,7 @@ def batch(count):
     tokens = int(offsets[-1])
     advantages = torch.nested.nested_tensor_from_jagged(torch.randn(tokens, generator=generator), offsets)
     mask = torch.nested.nested_tensor_from_jagged(torch.ones(tokens, dtype=torch.long), offsets)
-    padded_mask = mask.to_padded_tensor(0)
+    padded_mask = (torch.arange(2 * MEAN_LENGTH) < lengths[:, None]).long()
     rewards = torch.zeros(padded_mask.shape)
     rewards[:, 0] = torch.rand(count, generator=generator)
     return advantages, mask, [f"prompt-{i}" for i in order.tolist()], rewards, padded_mask

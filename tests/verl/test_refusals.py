@@ -119,7 +119,7 @@ REFUSED = {
     "VESPO": ([objective("vespo")], "its surrogate, GammaWeight, isn't one of verl's losses"),
     "FSPO": ([objective("fspo")], "its surrogate, LengthBand, isn't one of verl's losses"),
     "traces": ([objective("grpo_lambda")], "its surrogate, TracedClip, isn't one of verl's losses"),
-    "kl_cov": ([f"{ACTOR}.policy_loss.loss_mode=kl_cov"], "loss_mode is 'kl_cov', into which weights don't fold"),
+    "kl_cov": ([f"{ACTOR}.policy_loss.loss_mode=kl_cov"], "loss_mode is 'kl_cov', which isn't one of those that"),
     "clip_cov": ([f"{ACTOR}.policy_loss.loss_mode=clip_cov"], "loss_mode is 'clip_cov'"),
     "sapo's own average": ([f"{ACTOR}.policy_loss.loss_mode=sapo"], "loss_mode is 'sapo'"),
     "geo_mean's own average": ([f"{ACTOR}.policy_loss.loss_mode=geo_mean"], "loss_mode is 'geo_mean'"),

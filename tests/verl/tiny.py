@@ -34,7 +34,7 @@ def make(folder: Path):
     rows = [
         {
             "data_source": "sums",
-            "prompt": [{"role": "user", "content": f"{draw.randint(0, 9)}+{draw.randint(0, 9)}="}],
+            "prompt": [{"role": "user", "content": f"{i}+{draw.randint(0, 9)}="}],  # each another one
             "ability": "math",
             "reward_model": {"style": "rule", "ground_truth": "0"},
             "extra_info": {"index": i},

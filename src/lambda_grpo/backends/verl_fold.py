@@ -61,44 +61,47 @@ def fold(
     offsets: Tensor = advantages.offsets()  # type: ignore[attr-defined]  # of jagged tensors
     row = torch.repeat_interleave(offsets.diff())  # (tokens,)
     lengths = _row_sums(mask.values(), offsets)
-    needs = objective.needs
     of_row = torch.zeros_like(lengths)
-    if "advantages" in needs:
+    if "advantages" in objective.needs:
         of_row = _row_sums(advantages.values() * mask.values(), offsets) / lengths.clamp(min=1)
     group_ids = torch.tensor(_numbered(uids))
     if lambda_.dim() > 0:  # a λ for each pass rate of whole groups: one that verl couldn't complete has none
         members = torch.bincount(group_ids[takes_part], minlength=len(group_ids))[group_ids]
         takes_part = takes_part & (members == len(lambda_) + 1)
-    batch = GeneratedBatch(
-        lengths,
-        group_ids,
-        of_row,
-        takes_part,
-        completion_ids=completion_ids.to_padded_tensor(0) if completion_ids is not None else None,
-        token_mask=mask.to_padded_tensor(0) if completion_ids is not None else None,
-    )
+    tokens = {}
+    if completion_ids is not None:
+        tokens = {"completion_ids": _padded(completion_ids, row), "token_mask": _padded(mask, row)}
+    batch = GeneratedBatch(lengths, group_ids, of_row, takes_part, **tokens)
     weights = batch.weights(objective, lambda_)
     slope = _slope(weights, lambda_) if objective.learnable else None
     weights = weights.detach()
 
-    scale, tokens = torch.ones_like(lengths), None
+    scale, total = torch.ones_like(lengths), None
     if objective.normalizer != "batch":
         part = batch.part
-        tokens = part.lengths.sum().item()
+        total = part.lengths.sum().item()
         divisor = loss_normalizer(part.lengths, part.group_ids, objective, max_completion_length=max_completion_length)
-        scale = scale.masked_scatter(takes_part, tokens / divisor)
+        scale = scale.masked_scatter(takes_part, total / divisor)
     if objective.advantage_scale == "batch":
         assert rewards is not None  # of every response
         own = _row_sums(rewards.values(), offsets)[takes_part]
         deviation = torch.linalg.vector_norm(own - own.mean()) / max(len(own) - 1, 1) ** 0.5
         scale = scale / (deviation + ADVANTAGE_EPSILON)
-    if weights.dim() == 1:
-        factor = (weights * scale).to(advantages.dtype)[row]
-    else:
-        position = torch.arange(len(row)) - offsets[row]
-        factor = (weights[row, position] * scale[row]).to(advantages.dtype)
-    folded = torch.nested.nested_tensor_from_jagged(advantages.values() * factor, offsets)
-    return FoldedBatch(batch, weights, folded, slope, tokens)
+    factor = (weights * scale)[row] if weights.dim() == 1 else weights[row, _positions(offsets, row)] * scale[row]
+    folded = torch.nested.nested_tensor_from_jagged(advantages.values() * factor.to(advantages.dtype), offsets)
+    return FoldedBatch(batch, weights, folded, slope, total)
+
+
+def _positions(offsets: Tensor, row: Tensor) -> Tensor:
+    """(tokens,) where in its row each token stands."""
+    return torch.arange(len(row)) - offsets[row]
+
+
+def _padded(jagged: Tensor, row: Tensor) -> Tensor:
+    """(B, jagged) -> (B, T)."""
+    offsets: Tensor = jagged.offsets()  # type: ignore[attr-defined]
+    whole = jagged.values().new_zeros(len(offsets) - 1, int(offsets.diff().max()))
+    return whole.index_put((row, _positions(offsets, row)), jagged.values())
 
 
 def _row_sums(values: Tensor, offsets: Tensor) -> Tensor:

@@ -151,8 +151,8 @@ def check_config(config: Any, objective: Objective) -> None:
         )
     if loss_mode not in FOLDING_LOSSES:
         raise UserError(
-            f"actor_rollout_ref.actor.policy_loss.loss_mode is {loss_mode!r}, into which weights don't fold exactly: "
-            f"use one of {', '.join(FOLDING_LOSSES)}"
+            f"actor_rollout_ref.actor.policy_loss.loss_mode is {loss_mode!r}, which isn't one of those that weights "
+            f"fold into exactly: use {', '.join(FOLDING_LOSSES)}"
         )
     if objective.weighs_tokens and loss_mode == "gspo":
         raise UserError(
