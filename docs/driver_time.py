@@ -16,20 +16,20 @@ from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 from lambda_grpo import PRESETS
 from lambda_grpo.backends.verl_fold import fold
 
-GROUP, MEAN_LENGTH = 8, 64
-SIZES = {1_000: 9, 100_000: 5, 1_000_000: 3}  # responses: pairs
+GROUP = 8
+SIZES = [(1_000, 1_000, 9), (1_000, 64, 9), (100_000, 64, 5), (1_000_000, 64, 3)]  # responses, their tokens, pairs
 
 
-def batch(count):
+def batch(count, mean_length):
     """Jagged advantages and masks, prompts' names, padded rewards and masks."""
     generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(1, 2 * MEAN_LENGTH, (count,), generator=generator)
+    lengths = torch.randint(1, 2 * mean_length, (count,), generator=generator)
     order = torch.randperm(count, generator=generator) // GROUP
     offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
     tokens = int(offsets[-1])
     advantages = torch.nested.nested_tensor_from_jagged(torch.randn(tokens, generator=generator), offsets)
     mask = torch.nested.nested_tensor_from_jagged(torch.ones(tokens, dtype=torch.long), offsets)
-    padded_mask = (torch.arange(2 * MEAN_LENGTH) < lengths[:, None]).long()
+    padded_mask = (torch.arange(2 * mean_length) < lengths[:, None]).long()
     rewards = torch.zeros(padded_mask.shape)
     rewards[:, 0] = torch.rand(count, generator=generator)
     return advantages, mask, [f"prompt-{i}" for i in order.tolist()], rewards, padded_mask
@@ -44,27 +44,28 @@ def seconds(function):
 
 def main():
     """Print the table."""
-    print(f"λ-GRPO, {GROUP} responses a prompt, {MEAN_LENGTH} tokens a response; {torch.get_num_threads()} threads\n")
-    print("| responses | plug-in | verl's own advantage | plug-in / verl: median (least – most) | pairs |")
-    print("|---|---|---|---|---|")
-    for count, pairs in SIZES.items():
-        advantages, mask, uids, rewards, padded_mask = batch(count)
+    print(f"λ-GRPO, {GROUP} responses a prompt; {torch.get_num_threads()} threads\n")
+    print("| responses | tokens, on average | plug-in | verl's own advantage | ratio: median (least – most) | pairs |")
+    print("|---|---|---|---|---|---|")
+    for count, mean_length, pairs in SIZES:
+        advantages, mask, uids, rewards, padded_mask = batch(count, mean_length)
         part = torch.ones(count, dtype=torch.bool)
         index = np.array(uids, dtype=object)
 
         def ours(advantages=advantages, mask=mask, uids=uids, part=part):
             lambda_ = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
-            fold(advantages, mask, uids, part, PRESETS["lambda_grpo"], lambda_, max_completion_length=2 * MEAN_LENGTH)
+            fold(advantages, mask, uids, part, PRESETS["lambda_grpo"], lambda_, max_completion_length=4096)
 
         def theirs(rewards=rewards, padded_mask=padded_mask, index=index):
             compute_grpo_outcome_advantage(rewards, padded_mask, index)
 
-        seconds(ours), seconds(theirs)  # warm
+        for _ in range(3):  # warm
+            seconds(ours), seconds(theirs)
         times = [(seconds(ours), seconds(theirs)) for _ in range(pairs)]
         ratios = [a / b for a, b in times]
         own, verls = (statistics.median(column) for column in zip(*times, strict=True))
         print(
-            f"| {count:,} | {own:.3g} s | {verls:.3g} s | {statistics.median(ratios):.2g} "
+            f"| {count:,} | {mean_length:,} | {own:.3g} s | {verls:.3g} s | {statistics.median(ratios):.2g} "
             f"({min(ratios):.2g} – {max(ratios):.2g}) | {pairs} |"
         )
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # λ-GRPO on verl 0.9.1: Qwen2.5-1.5B on GSM8K, on 1 node of 8 GPUs or on 4 of them. Not run on a GPU yet.
 #
-#   python3 examples/data_preprocess/gsm8k.py --local_save_dir ~/data/gsm8k        # verl's own script, from its checkout
+#   python3 VERL/examples/data_preprocess/gsm8k.py --local_save_dir ~/data/gsm8k   # a script of verl's repository
 #   bash recipes/verl_lambda_grpo.sh                                               # 1 × 8
 #   NNODES=4 bash recipes/verl_lambda_grpo.sh                                      # 4 × 8: on the head node, see below
 #   OBJECTIVE=dapo bash recipes/verl_lambda_grpo.sh trainer.total_epochs=1         # any of verl's keys behind it
@@ -18,6 +18,9 @@ GPUS=${GPUS:-8}
 MODEL=${MODEL:-Qwen/Qwen2.5-1.5B}
 DATA=${DATA:-$HOME/data/gsm8k}
 OBJECTIVE=${OBJECTIVE:-lambda_grpo}
+RUN=${CHECKPOINTS:-$HOME/checkpoints}/qwen2.5-1.5b-gsm8k-$OBJECTIVE
+export VERL_FILE_LOGGER_PATH=${VERL_FILE_LOGGER_PATH:-$RUN/metrics.jsonl}
+mkdir -p "$(dirname "$VERL_FILE_LOGGER_PATH")"
 if [ "$NNODES" -gt 1 ]; then export RAY_ADDRESS=${RAY_ADDRESS:-auto}; fi
 
 settings=(
@@ -62,7 +65,7 @@ settings=(
   trainer.experiment_name="qwen2.5-1.5b-gsm8k-$OBJECTIVE"
   trainer.logger='[console,file]'
   trainer.total_epochs=15
-  trainer.default_local_dir="${CHECKPOINTS:-$HOME/checkpoints}/qwen2.5-1.5b-gsm8k-$OBJECTIVE"
+  trainer.default_local_dir="$RUN"
   trainer.save_freq=20
   trainer.test_freq=5
 )

@@ -48,7 +48,7 @@ ALLOWED = {
     },
     "comparison": {"backends", "parallel", "recipe", "runs", "training"},
     "cli_help": set(),
-    "doctor": {"compiled"},
+    "doctor": {"backends", "compiled", "parallel"},
     "cli": {
         "bench", "cli_help", "comparison", "doctor", "evaluation", "models", "percent", "report", "runs", "tasks",
         "training",

@@ -12,6 +12,7 @@ from lambda_grpo.cli import main
 from lambda_grpo.doctor.facts import examine
 from lambda_grpo.doctor.page import describe
 from lambda_grpo.doctor.probe import probed
+from lambda_grpo.parallel import cores
 
 TRAINER_BASE = "verl/trainer/ppo/v1/trainer_base.py"
 # As verl 0.9.1 does it: what a plug-in raises is lost.
@@ -100,7 +101,7 @@ def test_this_environment_works(tmp_path):
     assert "  verl        not installed  a cluster, not beside TRL: pip install 'lambda-grpo[verl]'" in lines
     assert "  verl        not used       verl isn't installed" in lines
     assert f"  gym         ready          reasoning-gym {version('reasoning-gym')}" in lines
-    assert f"  CPU         {len(os.sched_getaffinity(0))} cores        for this process" in lines
+    assert f"  CPU         {cores()} cores        for this process" in lines
     assert len(lines) <= 40
 
 
@@ -137,7 +138,7 @@ def test_json_has_the_same_facts(verl_environment):
     assert found["plugin"] == {"state": "registered", "why": None}
     assert found["parts"]["sglang"]["install"] == "pip install 'verl[sglang]'"
     assert found["devices"]["compiled_error"] == "there is no C compiler: install gcc or clang, or set CC"
-    assert found["devices"]["cpu_cores"] == len(os.sched_getaffinity(0))
+    assert found["devices"]["cpu_cores"] == cores()
 
 
 def test_an_older_trl_is_no_problem_for_verl(verl_environment, facts):
@@ -145,7 +146,7 @@ def test_an_older_trl_is_no_problem_for_verl(verl_environment, facts):
     assert found["engines"]["trl"]["state"] == "not supported"
     assert found["engines"]["verl"]["state"] == "ready"
     assert to_do(found) == []
-    assert [item["do"] for item in found["hints"]] == ["pip install 'verl[vllm]'"]
+    assert [item["do"] for item in found["hints"]] == ["pip install 'verl[vllm]==0.9.1'"]
 
 
 @pytest.mark.parametrize("policy", ["none", "another", ""])

@@ -45,6 +45,7 @@ def test_two_processes_take_the_way_of_one(stage, name, key, trajectories):
     way, one = trajectories["zero"][name, stage][key], trajectories["plain"][name][key]
     moved = difference(one, one[0])
     assert moved == 0 if (name, key) == ("grpo", "lambda") else moved > MOVES[key]
+    print(f"{name}, ZeRO-{stage}: {key} {difference(way, one):.1e}, moved {moved:.1e}")
     assert len(way) == len(one) == 1 + 5
     assert difference(way, one) < TOLERANCE
 

@@ -50,6 +50,7 @@ def test_any_number_of_processes_takes_the_same_way(name, key, trajectories):
     assert moved == 0 if (name, key) == ("grpo", "lambda") else moved > MOVES[key]
     for processes in (2, 4):
         way = trajectories[processes][name][key]
+        print(f"{name}, {processes} processes: {key} {difference(way, one):.1e}, moved {moved:.1e}")
         assert len(way) == len(one) == 1 + 5
         assert difference(way, one) < TOLERANCE
 

@@ -117,18 +117,20 @@ class Verl:
         value = self.folded.batch.penalty(self.objective, self.lambda_)
         return value.item(), torch.autograd.grad(value, self.lambda_)[0] if value.requires_grad else 0.0
 
-    def updates(self, minis, ranks):
-        """Mean over mini-batches of verl's loss, and of the metric that is λ's gradient."""
+    def updates(self, minis, pieces):
+        """Mean over mini-batches of verl's loss, and of the metric that is λ's gradient.
+
+        pieces: (B,) for each row its rank and its micro-batch there.
+        """
         mode, low, high = CLIPS.get(self.name, ("vanilla", 0.2, 0.28))
         config = actor_config(policy_loss=PolicyLossConfig(loss_mode=mode), clip_ratio_low=low, clip_ratio_high=high)
-        size = len(self.widths) // minis
+        size, ranks = len(self.widths) // minis, len({rank for rank, _ in pieces})
         total, gradient = 0.0, torch.zeros(max(self.lambda_.numel(), 1), dtype=torch.float64)
         for mini in range(minis):
-            rows = list(range(mini * size, (mini + 1) * size))
-            tokens = int(self.mask[rows].sum())
-            for micro in (rows[: len(rows) // 3], rows[len(rows) // 3 :]):
-                if not micro:
-                    continue
+            rows = range(mini * size, (mini + 1) * size)
+            tokens, share = int(self.mask[list(rows)].sum()), 0.0
+            for piece in sorted({pieces[row] for row in rows}):
+                micro = [row for row in rows if pieces[row] == piece]
                 data = self.micro_batch(micro, tokens, ranks)
                 if self.folded.tokens is not None:
                     tu.assign_non_tensor(data, **{TOKENS: self.folded.tokens / minis})
@@ -136,9 +138,15 @@ class Verl:
                 total = total + loss / ranks / minis  # FSDP's mean over ranks
                 if self.objective.learnable:
                     found = [metrics[f"{GRADIENT}_{k}"].aggregate() for k in range(len(gradient))]
-                    gradient += torch.tensor(found) / ranks / minis
-                    assert SHARE in metrics
+                    gradient += torch.tensor(found, dtype=torch.float64) / ranks / minis
+                    share += metrics[SHARE].aggregate() / ranks
+            assert share == pytest.approx(1.0) or not self.objective.learnable
         return total, gradient
+
+
+def any_pieces(rows):
+    """Rows on two ranks, in two micro-batches each."""
+    return st.lists(st.sampled_from([(0, 0), (0, 1), (1, 0), (1, 1)]), min_size=rows, max_size=rows)
 
 
 def with_tools(batch, draw):
@@ -172,7 +180,7 @@ def test_verls_loss_is_the_papers(name, batch, lam, padding, ranks, data):
     verl = Verl(batch, name, lam, padding)
     if any(verl.mask[i * (rows // minis) : (i + 1) * (rows // minis)].sum() == 0 for i in range(minis)):
         return  # verl itself divides by their number
-    loss, gradient = verl.updates(minis, ranks)
+    loss, gradient = verl.updates(minis, data.draw(any_pieces(rows)))
     value, of_logps, of_lambda = expected(batch, name, lam)
     penalty, of_penalty = verl.penalty()
     assert loss.item() + penalty == pytest.approx(value, rel=1e-6, abs=1e-9)
@@ -181,6 +189,25 @@ def test_verls_loss_is_the_papers(name, batch, lam, padding, ranks, data):
     if PRESETS[name].learnable:
         expected_gradient = 0.0 if of_lambda is None else of_lambda.item()
         assert (gradient + of_penalty).item() == pytest.approx(expected_gradient, rel=1e-6, abs=1e-9)
+
+
+@given(batches(min_length=1, equal_sizes=True), st.floats(-4, 4), st.data())
+def test_each_mini_batch_has_a_token_mean_of_its_own(batch, lam, data):
+    """λ-GRPO's normaliser is verl's own: f is of the whole batch, N of the update."""
+    rows = len(batch["group_ids"])
+    minis = data.draw(st.sampled_from([n for n in (1, 2, 3) if rows % n == 0]))
+    verl = Verl(batch, "lambda_grpo", lam)
+    loss, gradient = verl.updates(minis, data.draw(any_pieces(rows)))
+    lambda_ = torch.tensor(lam, dtype=torch.float64, requires_grad=True)
+    b, value = reference.Batch.of(batch), 0.0
+    f = reference.weights(b.lengths, b.group_ids, "lambda_grpo", lambda_)
+    for mini in range(minis):
+        own = range(mini * rows // minis, (mini + 1) * rows // minis)
+        total = sum(f[i] * reference.token_clip(b, i, t) for i in own for t in b.tokens(i))
+        value = value - total / sum(b.lengths[i] for i in own) / minis
+    assert loss.item() == pytest.approx(value.item(), rel=1e-6, abs=1e-9)
+    (expected_gradient,) = torch.autograd.grad(value, lambda_)
+    assert gradient.item() == pytest.approx(expected_gradient.item(), rel=1e-6, abs=1e-9)
 
 
 @given(batches(min_length=1, equal_sizes=True), st.data())
@@ -192,7 +219,7 @@ def test_several_lambdas(batch, data):
         return
     verl = Verl(batch, "daro", lam)
     assert verl.folded.slope.shape == (len(batch["group_ids"]), size - 1)
-    gradient = verl.updates(1, 1)[1] + verl.penalty()[1]
+    gradient = verl.updates(1, [(0, 0)] * len(batch["group_ids"]))[1] + verl.penalty()[1]
     of_lambda = expected(batch, "daro", lam)[2]
     of_lambda = torch.zeros(size - 1, dtype=torch.float64) if of_lambda is None else of_lambda
     torch.testing.assert_close(gradient, of_lambda, **CLOSE)

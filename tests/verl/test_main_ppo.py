@@ -67,6 +67,7 @@ def several_lambdas(policy, tmp_path_factory):
     out = tmp_path_factory.mktemp("several_lambdas")
     settings = {
         "+algorithm.lambda_grpo.objective": "daro",
+        "reward.custom_reward_function.name": "right_or_wrong",
         "trainer.total_training_steps": 2,
         "actor_rollout_ref.actor.ppo_mini_batch_size": PROMPTS // 2,
         "actor_rollout_ref.actor.optim.lr": 0.02,

@@ -13,6 +13,12 @@ from lambda_grpo.backends.verl_settings import VerlSettings
 from tests.verl.main_ppo import REPOSITORY
 
 
+@pytest.fixture(autouse=True)
+def checkpoints(tmp_path, monkeypatch):
+    monkeypatch.setenv("CHECKPOINTS", str(tmp_path))
+    return tmp_path
+
+
 def composed(*overrides, **environment):
     """What Hydra makes of the script."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -24,10 +30,11 @@ def composed(*overrides, **environment):
 
 
 @pytest.mark.parametrize(("nodes", "objective"), [("1", "lambda_grpo"), ("4", "lambda_grpo_paper"), ("1", "dapo")])
-def test_both_checks_let_it_through(nodes, objective, monkeypatch):
+def test_both_checks_let_it_through(nodes, objective, monkeypatch, checkpoints):
     config = composed(NNODES=nodes, OBJECTIVE=objective)
     assert VerlSettings.of(config).objective == objective
     assert (config.trainer.nnodes, config.trainer.n_gpus_per_node) == (int(nodes), 8)
+    assert config.trainer.default_local_dir == str(checkpoints / f"qwen2.5-1.5b-gsm8k-{objective}")
     assert config.actor_rollout_ref.model.path == "Qwen/Qwen2.5-1.5B"
     started = []
     monkeypatch.setattr(main_ppo_module, "run_ppo", lambda config, **_: started.append(config))

@@ -1,6 +1,7 @@
 """What is refused before Ray starts: one line that says how to mend it. verl's own configuration, its own check."""
 
 import contextlib
+import re
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from lambda_grpo import PRESETS
 from lambda_grpo.backends import verl_plugin
 from lambda_grpo.backends.verl_settings import FOLDING_LOSSES, VerlSettings, is_asked_for
 from lambda_grpo.errors import UserError
-from tests.verl.main_ppo import main_ppo
+from tests.verl.main_ppo import REPOSITORY, main_ppo
 from tests.verl.test_fold import FOLDING
 
 ACTOR = "actor_rollout_ref.actor"
@@ -50,24 +51,42 @@ def objective(name):
     return f"+algorithm.lambda_grpo.objective={name}"
 
 
-SURROGATES = {
-    "gspo": ("gspo", 3e-4, 4e-4),
-    "luspo": ("gspo", 2e-3, 2.5e-3),
-    "cispo": ("cispo", 1.0, 4.0),
-}
+def documented():
+    """docs/cluster.md's table: by objective what is set beside it, and what is refused."""
+    page = (REPOSITORY / "docs/cluster.md").read_text()
+    _, table = page.split("| objective | set beside it | refused beside it |\n|---|---|---|\n")
+    rows = [line.strip("|").split("|") for line in table.split("\n\n")[0].splitlines()]
+    cells = [[re.findall("`([^`]+)`", cell) for cell in row] for row in rows]
+    found = {name: (beside, refused) for names, beside, refused in cells for name in names}
+    for name in ("lite_ppo", "prompt_mean"):  # "the same" as the row above
+        found[name] = (found["dr_grpo"][0], found[name][1])
+    return found
+
+
+DOCUMENTED = documented()
 
 
 def settings_for(name):
-    """What the documentation says to set beside an objective."""
     given = [objective(name)]
-    if PRESETS[name].advantage_scale != "group":
-        given.append("algorithm.norm_adv_by_std_in_grpo=False")
-    if name in SURROGATES:
-        mode, low, high = SURROGATES[name]
-        given += [
-            f"{ACTOR}.policy_loss.loss_mode={mode}", f"{ACTOR}.clip_ratio_low={low}", f"{ACTOR}.clip_ratio_high={high}",
-        ]  # fmt: skip
+    for setting in " ".join(DOCUMENTED[name][0]).split():
+        given.append(setting if setting.startswith("algorithm.") else f"{ACTOR}.{setting}")
     return given
+
+
+def test_the_page_has_every_objective():
+    assert sorted(DOCUMENTED) == sorted(FOLDING)
+
+
+@pytest.mark.parametrize("name", FOLDING)
+def test_what_the_page_says_is_refused(name):
+    switches = {
+        "use_kl_loss": f"{ACTOR}.use_kl_loss=True",
+        "use_kl_in_reward": "algorithm.use_kl_in_reward=True",
+        "rollout_correction.rollout_rs": "algorithm.rollout_correction.rollout_rs=token_k1",
+    }
+    for key, override in switches.items():
+        with pytest.raises(UserError) if key in DOCUMENTED[name][1] else contextlib.nullcontext():
+            settings(*settings_for(name), override)
 
 
 @pytest.mark.parametrize("name", FOLDING)

@@ -47,3 +47,8 @@ def make(folder: Path):
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
     """A reward that differs within a group of random completions: verl's custom reward function."""
     return sum(map(ord, solution_str)) % 7 / 6
+
+
+def right_or_wrong(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
+    """The same of 0 or 1: DARO counts right answers."""
+    return float(sum(map(ord, solution_str)) % 2)

@@ -37,7 +37,12 @@ def load_lambda(checkpoint: str | Path, objective: str, state: LambdaState) -> N
 
 
 def read_state(checkpoint: str | Path, name: str, why_missing: str) -> dict[str, Any]:
-    """A JSON file of a checkpoint. Raises FileNotFoundError where it isn't there, saying why."""
+    """A JSON file of a checkpoint.
+
+    Raises:
+        FileNotFoundError: it isn't there; the message says why that may be.
+        json.JSONDecodeError: it is damaged.
+    """
     path = os.path.join(checkpoint, name)
     if not os.path.exists(path):
         raise FileNotFoundError(

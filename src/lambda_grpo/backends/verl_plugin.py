@@ -13,13 +13,14 @@ import logging
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from lambda_grpo.backends.verl_settings import TRAINER, VerlSettings, check_environment, is_asked_for
+from lambda_grpo.backends.verl_names import TRAINER, VERL
+from lambda_grpo.backends.verl_settings import VerlSettings, check_environment, is_asked_for
 from lambda_grpo.errors import UserError
 
-VERL = "0.9.1"  # whose V1 loop the trainer builds on
 PROGRAM = "verl.trainer.main_ppo"
 REGISTRY = "verl.trainer.ppo.v1.trainer_base"
 
@@ -72,9 +73,9 @@ def _checked_first(validate_config: Callable[..., None]) -> Callable[..., None]:
 
 def _check_program(caller: FrameType) -> None:
     """verl 0.9.1 has programs of the same configuration with loops of their own, which would leave λ out."""
-    spec = caller.f_globals.get("__spec__")
-    program = spec.name if spec else caller.f_globals.get("__name__")
-    if program != PROGRAM:
+    spec, file = caller.f_globals.get("__spec__"), str(caller.f_globals.get("__file__"))
+    program = spec.name if spec else Path(file).with_suffix("").as_posix()  # without one it was started by its path
+    if not program.replace("/", ".").endswith(PROGRAM):
         raise UserError(f"algorithm.lambda_grpo is for {PROGRAM}, and {program} has a loop of its own: start {PROGRAM}")
 
 

@@ -6,12 +6,12 @@ that is exact. Everything else is refused with its reason, before anything has s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from lambda_grpo.backends.verl_names import TRAINER, breaks_verl
 from lambda_grpo.errors import UserError
 from lambda_grpo.lambda_state import LambdaState
 from lambda_grpo.objective import Objective
@@ -19,11 +19,9 @@ from lambda_grpo.objective.presets import PRESETS, get_objective
 from lambda_grpo.objective.rollouts import Rollouts
 from lambda_grpo.objective.surrogate import CappedWeight, Clip
 
-TRAINER = "lambda_grpo"  # what trainer.v1.trainer_mode selects
 # verl's losses that are positively homogeneous in the advantage, token by token
 FOLDING_LOSSES = ("vanilla", "gspo", "cispo", "gpg", "dppo_tv", "dppo_kl")
 VERLS_CLIP = 0.2  # both sides of verl's default clip range
-MAX_TRL = (1, 13)
 
 
 @dataclass(frozen=True)
@@ -209,17 +207,13 @@ def _check_surrogate(actor: Any, objective: Objective, loss_mode: str) -> None:
 
 
 def check_environment() -> None:
-    """Raise UserError where a trl is installed that breaks verl 0.9.1.
-
-    verl 0.9.1 imports `AutoModelForCausalLMWithValueHead` from any trl that is there, in every FSDP worker; trl has
-    none since 1.13.
-    """
+    """Raise UserError where a trl is installed that breaks verl."""
     try:
-        installed = version("trl")
+        trl = version("trl")
     except PackageNotFoundError:
         return
-    if tuple(int(number) for number in re.findall(r"\d+", installed)[:2]) >= MAX_TRL:
+    if breaks_verl(trl):
         raise UserError(
-            f"trl {installed} is installed beside verl, whose workers it breaks (verl 0.9.1 imports a class that trl "
-            "1.13 and later don't have): pip uninstall trl, or give each an environment of its own"
+            f"trl {trl} is installed beside verl, whose workers it breaks (verl 0.9.1 imports a class that trl 1.13 "
+            "and later don't have): pip uninstall trl, or give each an environment of its own"
         )

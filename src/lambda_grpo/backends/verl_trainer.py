@@ -128,8 +128,9 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
         return batch
 
     def _step_lambda(self, metrics: dict[str, Any]) -> None:
+        """Raises RuntimeError where the engine didn't sum what came from the workers as λ's gradient is meant."""
         share = metrics.pop(f"actor/{SHARE}")
-        if abs(share - 1) > 1e-6:
+        if abs(share - 1) > 1e-6:  # NaN, of a mini-batch without tokens, goes on: so does its gradient
             strategy = self.config.actor_rollout_ref.actor.strategy
             raise RuntimeError(
                 f"verl's {strategy!r} engine sums a mini-batch's tokens to {share} of them: it gathers metrics in "
@@ -165,13 +166,14 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
         super()._save_checkpoint()
 
     def _load_checkpoint(self) -> None:
+        """With λ. Raises what `load_lambda` does."""
         super()._load_checkpoint()
         if self.global_steps == 0 or not self.objective.learnable:
             return
         trainer = self.config.trainer
         folder = trainer.resume_from_path if trainer.resume_mode == "resume_path" else self._checkpoint_folder()
         load_lambda(folder, self.objective.name, self.lambda_state)
-        logger.warning("resumed λ = %s from %s", self.lambda_state.value, folder)
+        logger.warning("resumed λ = %s from %s", self.lambda_state.value, folder)  # verl shows nothing below a warning
 
     def _checkpoint_folder(self) -> str:
         return os.path.join(self.config.trainer.default_local_dir, f"global_step_{self.global_steps}")

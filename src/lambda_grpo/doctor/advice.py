@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 
+from lambda_grpo.backends.verl_names import VERL
 from lambda_grpo.doctor.parts import ENGINES, PARTS, Facts
 from lambda_grpo.doctor.requirements import version_of
 
@@ -68,6 +69,12 @@ def hints(facts: Facts) -> Iterator[tuple[str, str]]:
     if verl["state"] == "ready" and (missing := verl["unmet"]):
         yield f"verl can be imported, but {shortfall(missing)}", "pip install 'lambda-grpo[verl]'"
     if verl["state"] == "ready" and not any(version_of(name) for name in ("vllm", "sglang", "tensorrt-llm")):
-        yield "verl samples with vLLM or SGLang, and neither is installed", "pip install 'verl[vllm]'"
+        yield (
+            "verl samples with vLLM, SGLang or TensorRT-LLM, and none is installed",
+            f"pip install 'verl[vllm]=={VERL}'",
+        )
+    if verl["state"] == "ready" and devices.get("gpus") and not version_of("flash-attn"):
+        do = f"pip install 'verl[flash-attn-cu130torch211]=={VERL}', or another build for your CUDA"
+        yield "verl's use_remove_padding takes flash-attn on NVIDIA GPUs, and it isn't installed", do
     if shutil.which("nvidia-smi") and "gpus" in devices and devices["built_for"] is None:
         yield "there is an NVIDIA driver, but torch is built without CUDA", "install a CUDA build of it"

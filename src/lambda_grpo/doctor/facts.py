@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 
 from lambda_grpo import __version__
+from lambda_grpo.backends.verl_names import TRAINER, breaks_verl
 from lambda_grpo.doctor.advice import hints, in_the_way, problems
-from lambda_grpo.doctor.parts import ENGINES, PARTS, PLUGIN, TRAINER, Facts, Part
+from lambda_grpo.doctor.parts import ENGINES, PARTS, PLUGIN, Facts, Part
 from lambda_grpo.doctor.probe import probed
 from lambda_grpo.doctor.requirements import can_check, unmet_of, version_of
+from lambda_grpo.parallel import cores
 
 
 def examine() -> Facts:
@@ -24,12 +25,11 @@ def examine() -> Facts:
     shown = {name: part for name, part in PARTS.items() if sources[name]}
     probes = ["devices", *(part.module for part in shown.values() if version_of(part.package))]
     probes += [name for name in ENGINES if versions[name] and name not in wrong]
-    with ThreadPoolExecutor(min(4, usable_cores())) as pool:
+    with ThreadPoolExecutor(min(4, cores())) as pool:
         found = dict(zip(probes, pool.map(probed, probes), strict=True))
     torch_error = found["devices"].pop("error", None)
     errors = {name: finding.get("error") for name, finding in found.items()}
-    release = tuple(int(number) for number in re.findall(r"\d+", versions["trl"] or "")[:2])
-    conflict = versions["verl"] is not None and release >= (1, 13)  # verl takes a class from trl that is gone there
+    conflict = versions["verl"] is not None and breaks_verl(versions["trl"] or "")
     facts: Facts = {
         "lambda_grpo": __version__,
         "python": platform.python_version(),
@@ -40,17 +40,12 @@ def examine() -> Facts:
         "engines": {name: _engine(name, unmet[name], errors.get(name), conflict) for name in ENGINES},
         "plugin": _plugin(versions["verl"], "verl" in wrong, found.get("verl", {})),
         "parts": {name: _part(part, str(sources[name]), errors.get(part.module)) for name, part in shown.items()},
-        "devices": {**found["devices"], "cpu_cores": usable_cores()},
+        "devices": {**found["devices"], "cpu_cores": cores()},
     }
     facts["problems"], facts["hints"] = (
         [{"what": what, "do": do} for what, do in found_out(facts)] for found_out in (problems, hints)
     )
     return facts
-
-
-def usable_cores() -> int:
-    """Of the CPU, those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _engine(name: str, unmet: list[Facts], error: str | None, conflict: bool) -> Facts:

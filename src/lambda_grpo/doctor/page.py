@@ -6,8 +6,9 @@ import os
 import textwrap
 from collections import Counter
 
+from lambda_grpo.backends.verl_names import TRAINER
 from lambda_grpo.doctor.advice import shortfall
-from lambda_grpo.doctor.parts import ENGINES, PARTS, TRAINER, Facts
+from lambda_grpo.doctor.parts import ENGINES, PARTS, Facts
 
 WIDTH = 90
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-TRAINER = "lambda_grpo"  # the entry point's name, and that of the trainer which it registers
 PLUGIN = "lambda_grpo.backends.verl_plugin"
 
 Facts = dict[str, Any]

@@ -11,7 +11,8 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from lambda_grpo.doctor.parts import PLUGIN, TRAINER, Facts
+from lambda_grpo.backends.verl_names import TRAINER
+from lambda_grpo.doctor.parts import PLUGIN, Facts
 
 MARK = "lambda-grpo doctor: "  # before what a probe found, among all that an import may print
 LIMIT = 300  # seconds for one import: a cluster's file system may be slow
