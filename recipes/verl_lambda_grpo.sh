@@ -19,8 +19,7 @@ MODEL=${MODEL:-Qwen/Qwen2.5-1.5B}
 DATA=${DATA:-$HOME/data/gsm8k}
 OBJECTIVE=${OBJECTIVE:-lambda_grpo}
 RUN=${CHECKPOINTS:-$HOME/checkpoints}/qwen2.5-1.5b-gsm8k-$OBJECTIVE
-export VERL_FILE_LOGGER_PATH=${VERL_FILE_LOGGER_PATH:-$RUN/metrics.jsonl}
-mkdir -p "$(dirname "$VERL_FILE_LOGGER_PATH")"
+mkdir -p "$RUN"
 if [ "$NNODES" -gt 1 ]; then export RAY_ADDRESS=${RAY_ADDRESS:-auto}; fi
 
 settings=(
@@ -64,6 +63,7 @@ settings=(
   trainer.project_name=lambda_grpo
   trainer.experiment_name="qwen2.5-1.5b-gsm8k-$OBJECTIVE"
   trainer.logger='[console,file]'
+  +ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH="$RUN/metrics.jsonl"
   trainer.total_epochs=15
   trainer.default_local_dir="$RUN"
   trainer.save_freq=20
