@@ -216,13 +216,16 @@ def test_trl_has_the_same_update(policy, uninterrupted, tmp_path):
 
 
 def test_stop_kill_and_resume(policy, uninterrupted, tmp_path):
-    """Two of four steps; then on, until a worker is killed in the third; then on again: as if nothing had happened."""
+    """Two of four steps; then on, until a worker is killed in the third; then on again: as if nothing had happened.
+
+    But for rounding: verl orders a batch by names that it draws anew.
+    """
     checkpoints = {"trainer.default_local_dir": tmp_path / "checkpoints"}
     whole = metrics(uninterrupted)
 
     first = main_ppo(policy, tmp_path / "first", {**FOUR_STEPS, **checkpoints, "trainer.total_training_steps": 2})
     assert first.returncode == 0, first.stderr[-3000:]
-    assert lambdas(tmp_path / "first") == pytest.approx({n: whole[n]["lambda"] for n in (1, 2)}, rel=1e-9)
+    assert lambdas(tmp_path / "first") == pytest.approx({n: whole[n]["lambda"] for n in (1, 2)}, rel=1e-6)
 
     killed = main_ppo(policy, tmp_path / "killed", {**FOUR_STEPS, **checkpoints}, {"KILL_AT": "3"})
     assert killed.returncode != 0
