@@ -207,7 +207,7 @@ def test_trl_has_the_same_update(policy, uninterrupted, tmp_path):
     assert [step.folded[i] for i in order] == pytest.approx(folded, rel=1e-5, abs=1e-6)
     assert min(found["weights"]) < 0.95
     assert max(found["weights"]) > 1.05
-    assert found["loss"] == pytest.approx(logged["actor/pg_loss"], rel=1e-5)
+    assert found["loss"] == pytest.approx(logged["actor/pg_loss"], rel=1e-4)  # a sum of both signs, of float32
     assert found["lambda_grad"] == pytest.approx(logged["lambda_grad"], rel=1e-5)
     assert found["grad_norm"] == pytest.approx(logged["actor/grad_norm"], rel=1e-4)
 
@@ -240,8 +240,10 @@ def test_stop_kill_and_resume(policy, uninterrupted, tmp_path):
     found = metrics(tmp_path / "resumed")
     assert sorted(found) == [3, 4]
     for n in (3, 4):
-        for name in ("lambda", "lambda_grad", "actor/pg_loss", "weight_max", "response_length/mean"):
+        for name in ("lambda", "weight_max", "response_length/mean"):
             assert found[n][name] == pytest.approx(whole[n][name], rel=1e-6), name
+        for name in ("lambda_grad", "actor/pg_loss"):  # sums of both signs, of float32
+            assert found[n][name] == pytest.approx(whole[n][name], rel=1e-4), name
 
 
 def lambdas(out):
