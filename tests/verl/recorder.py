@@ -11,10 +11,7 @@ from pathlib import Path
 import torch
 from verl.workers.utils.padding import no_padding_2_padding
 
-COLUMNS = [
-    "prompts", "responses", "loss_mask", "response_mask", "old_log_probs", "advantages", "rm_scores", "ref_log_prob",
-]  # fmt: skip
-NUMBERS = ["batch_num_tokens", "dp_size", "global_batch_size"]
+COLUMNS = ["prompts", "responses", "loss_mask", "old_log_probs", "advantages", "rm_scores"]
 
 
 def recorded(loss):
@@ -27,15 +24,13 @@ def recorded(loss):
         if os.environ.get("KILL_AT") == str(steps[0]) and rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         result, metrics = loss(config=config, model_output=model_output, data=data, dp_group=dp_group)
-        columns = {name: data[name].to_padded_tensor(0).cpu() for name in COLUMNS if name in data}
+        columns = {name: data[name].to_padded_tensor(0).cpu() for name in COLUMNS}
         columns["log_probs"] = no_padding_2_padding(model_output["log_probs"], data).detach().cpu()
         record = {
             **columns,
-            **{name: data[name] for name in NUMBERS},
+            "batch_num_tokens": data["batch_num_tokens"],
             "uid": [str(uid) for uid in data["uid"]],
             "step": int(steps[0]),
-            "loss": result.item(),
-            "metrics": {name: getattr(value, "values", [value])[0] for name, value in metrics.items()},
         }
         torch.save(record, Path(os.environ["RECORD_DIR"], f"{rank}-{os.getpid()}-{count:04}.pt"))
         count += 1

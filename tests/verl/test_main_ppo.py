@@ -23,6 +23,13 @@ OURS = {
 FOUR_STEPS = {**OURS, "trainer.total_training_steps": 4, "trainer.save_freq": 2}
 
 
+def finished(policy, out, settings):
+    """Where a run that ended well left what it has."""
+    done = main_ppo(policy, out, settings)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("policy")
@@ -34,9 +41,7 @@ def policy(tmp_path_factory):
 def uninterrupted(policy, tmp_path_factory):
     """Four steps of one update each."""
     out = tmp_path_factory.mktemp("uninterrupted")
-    done = main_ppo(policy, out, FOUR_STEPS)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return out
+    return finished(policy, out, FOUR_STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +61,7 @@ def many_updates(policy, tmp_path_factory):
         "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz": True,
         "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu": 22,
     }
-    done = main_ppo(policy, out, settings)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return out
+    return finished(policy, out, settings)
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +75,7 @@ def several_lambdas(policy, tmp_path_factory):
         "actor_rollout_ref.actor.ppo_mini_batch_size": PROMPTS // 2,
         "actor_rollout_ref.actor.optim.lr": 0.02,
     }
-    done = main_ppo(policy, out, settings)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return out
+    return finished(policy, out, settings)
 
 
 # -- the gradient ------------------------------------------------------------------------------------------------------
@@ -223,9 +224,8 @@ def test_stop_kill_and_resume(policy, uninterrupted, tmp_path):
     checkpoints = {"trainer.default_local_dir": tmp_path / "checkpoints"}
     whole = metrics(uninterrupted)
 
-    first = main_ppo(policy, tmp_path / "first", {**FOUR_STEPS, **checkpoints, "trainer.total_training_steps": 2})
-    assert first.returncode == 0, first.stderr[-3000:]
-    assert lambdas(tmp_path / "first") == pytest.approx({n: whole[n]["lambda"] for n in (1, 2)}, rel=1e-6)
+    first = finished(policy, tmp_path / "first", {**FOUR_STEPS, **checkpoints, "trainer.total_training_steps": 2})
+    assert lambdas(first) == pytest.approx({n: whole[n]["lambda"] for n in (1, 2)}, rel=1e-6)
 
     killed = main_ppo(policy, tmp_path / "killed", {**FOUR_STEPS, **checkpoints}, {"KILL_AT": "3"})
     assert killed.returncode != 0
@@ -235,9 +235,7 @@ def test_stop_kill_and_resume(policy, uninterrupted, tmp_path):
     assert (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").read_text() == "2"
 
     where = {"trainer.resume_mode": "resume_path", "trainer.resume_from_path": tmp_path / "checkpoints/global_step_2"}
-    resumed = main_ppo(policy, tmp_path / "resumed", {**FOUR_STEPS, **checkpoints, **where})
-    assert resumed.returncode == 0, resumed.stderr[-3000:]
-    found = metrics(tmp_path / "resumed")
+    found = metrics(finished(policy, tmp_path / "resumed", {**FOUR_STEPS, **checkpoints, **where}))
     assert sorted(found) == [3, 4]
     for n in (3, 4):
         for name in ("lambda", "weight_max", "response_length/mean"):

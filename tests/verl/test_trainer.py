@@ -20,9 +20,11 @@ def trainer():
     made = object.__new__(LambdaGRPOVerlTrainer)
     made.objective, made.lambda_state = PRESETS["lambda_grpo"], LambdaState(0.5, lr=1.0)
     made._lambda = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
-    made._folded = SimpleNamespace(batch=SimpleNamespace(penalty=lambda *_: torch.zeros(())))
     made.config = OmegaConf.create({"actor_rollout_ref": {"actor": {"strategy": "torchtitan"}}, "trainer": {}})
     return made
+
+
+BATCH = SimpleNamespace(penalty_gradient=lambda objective, lambda_: torch.zeros_like(lambda_))
 
 
 def came_back(gradient, share=1.0):
@@ -31,7 +33,7 @@ def came_back(gradient, share=1.0):
 
 def test_lambda_takes_a_step(trainer):
     metrics = came_back(0.25)
-    trainer._step_lambda(metrics)
+    trainer._step_lambda(BATCH, metrics)
     assert metrics == {"lambda": 0.5, "lambda_grad": 0.25}
     assert trainer.lambda_state.value == 0.25
 
@@ -41,7 +43,7 @@ def test_a_gradient_that_is_not_finite_leaves_lambda(trainer, gradient, caplog):
     """verl leaves out such an update of the policy, and the run goes on."""
     metrics = came_back(gradient, share=math.nan)
     with caplog.at_level(logging.WARNING):
-        trainer._step_lambda(metrics)
+        trainer._step_lambda(BATCH, metrics)
     assert not math.isfinite(metrics["lambda_grad"])
     assert trainer.lambda_state.value == 0.5
     assert trainer.lambda_state.state_dict()["steps"] == 1
@@ -50,7 +52,7 @@ def test_a_gradient_that_is_not_finite_leaves_lambda(trainer, gradient, caplog):
 
 def test_metrics_that_were_gathered_in_another_way_end_the_run(trainer):
     with pytest.raises(RuntimeError, match=r"verl's 'torchtitan' engine sums a mini-batch's tokens to 4\.0 of them"):
-        trainer._step_lambda(came_back(0.25, share=4.0))
+        trainer._step_lambda(BATCH, came_back(0.25, share=4.0))
     assert trainer.lambda_state.value == 0.5
 
 

@@ -82,6 +82,12 @@ class GeneratedBatch:
         part = self.part
         return lambda_penalty(part.lengths, part.group_ids, objective, lambda_, advantages=part.advantages)
 
+    def penalty_gradient(self, objective: Objective, lambda_: Tensor) -> Tensor:
+        """d/dλ of the penalty, which an engine adds to λ's gradient once a step."""
+        leaf = lambda_.detach().requires_grad_()
+        penalty = self.penalty(objective, leaf)
+        return torch.autograd.grad(penalty, leaf)[0] if penalty.requires_grad else torch.zeros_like(leaf)
+
     def describe(self, weights: Tensor) -> dict[str, float]:
         """What is logged of the weights: least and greatest of any token, and how even they are. NaN without any."""
         part, own = self.part, weights[self.takes_part]
@@ -103,3 +109,11 @@ class GeneratedBatch:
     def mean_weights(self, weights: Tensor) -> Tensor:
         """(N,) the mean of f over each response's tokens, 0 for rows that sit out."""
         return torch.where(self.takes_part, mean_weights(weights, self.lengths), 0.0)
+
+
+def describe_lambda(lambda_: Tensor, gradient: Tensor) -> dict[str, float]:
+    """What is logged of λ and dL/dλ: of several λ the means, and each λ as `lambda/1` …."""
+    described = {"lambda": lambda_.mean().item(), "lambda_grad": gradient.mean().item()}
+    if lambda_.dim() > 0:
+        described |= {f"lambda/{k}": value for k, value in enumerate(lambda_.tolist(), start=1)}
+    return described

@@ -33,7 +33,7 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from lambda_grpo.backends.generated_batch import GeneratedBatch
+from lambda_grpo.backends.generated_batch import GeneratedBatch, describe_lambda
 from lambda_grpo.backends.saved_state import LAMBDA_STATE_FILE
 from lambda_grpo.backends.trl_checkpoints import CheckpointTrainer
 from lambda_grpo.backends.trl_config import LambdaGRPOConfig
@@ -299,18 +299,10 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         # The mean over ranks, as DDP and FSDP take it of the policy's gradient.
         grad = self.accelerator.reduce(local.float().to(self.accelerator.device), "mean").cpu().double()
         scaler = self.accelerator.scaler
-        self._lambda_grad = (grad if scaler is None else grad / scaler.get_scale()) + self._penalty_grad(batch)
-        metrics["lambda"].append(self._lambda.mean().item())
-        metrics["lambda_grad"].append(self._lambda_grad.mean().item())
-        if self._lambda.dim() > 0:
-            for k, value in enumerate(self.lambda_state.value, start=1):
-                metrics[f"lambda/{k}"].append(value)
-
-    def _penalty_grad(self, batch: GeneratedBatch) -> Tensor:
-        """Of what the loss adds for λ itself, once a step."""
-        lambda_ = self._fresh_lambda()
-        penalty = batch.penalty(self.objective, lambda_)
-        return torch.autograd.grad(penalty, lambda_)[0] if penalty.requires_grad else torch.zeros_like(lambda_)
+        grad = grad if scaler is None else grad / scaler.get_scale()
+        self._lambda_grad = grad + batch.penalty_gradient(self.objective, self._lambda)
+        for name, value in describe_lambda(self._lambda, self._lambda_grad).items():
+            metrics[name].append(value)
 
     def _warn_if_saturated(self, weights: Tensor, batch: GeneratedBatch) -> None:
         if self._has_warned or not batch.is_saturated(weights):

@@ -22,6 +22,7 @@ from torch import Tensor
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import omega_conf_to_dataclass
 
+from lambda_grpo.backends.generated_batch import GeneratedBatch, describe_lambda
 from lambda_grpo.backends.saved_state import load_lambda, save_lambda
 from lambda_grpo.backends.verl_fold import FoldedBatch, fold
 from lambda_grpo.backends.verl_loss import GRADIENT, SHARE, SLOPE, TOKENS, lambda_grpo_loss
@@ -124,10 +125,10 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
             batch.extra_info[TOKENS] = self._folded.tokens / updates
         batch = super()._update_actor(batch, metrics)
         if self.objective.learnable:
-            self._step_lambda(metrics)
+            self._step_lambda(self._folded.batch, metrics)
         return batch
 
-    def _step_lambda(self, metrics: dict[str, Any]) -> None:
+    def _step_lambda(self, batch: GeneratedBatch, metrics: dict[str, Any]) -> None:
         """Raises RuntimeError where the engine didn't sum what came from the workers as λ's gradient is meant."""
         share = metrics.pop(f"actor/{SHARE}")
         if abs(share - 1) > 1e-6:  # NaN, of a mini-batch without tokens, goes on: so does its gradient
@@ -137,24 +138,14 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
                 "another way than λ's gradient takes; use fsdp2, or an objective without λ"
             )
         found = [metrics.pop(f"actor/{GRADIENT}_{k}") for k in range(self._lambda.numel())]
-        gradient = torch.tensor(found, dtype=torch.float64).reshape(self._lambda.shape) + self._penalty_gradient()
-        metrics["lambda"], metrics["lambda_grad"] = self._lambda.mean().item(), gradient.mean().item()
-        if self._lambda.dim() > 0:
-            for k, value in enumerate(self._lambda.tolist(), start=1):
-                metrics[f"lambda/{k}"] = value
+        gradient = torch.tensor(found, dtype=torch.float64).reshape(self._lambda.shape)
+        gradient = gradient + batch.penalty_gradient(self.objective, self._lambda)
+        metrics.update(describe_lambda(self._lambda, gradient))
         if gradient.isfinite().all():
             self.lambda_state.step(gradient)
         else:  # verl's engines leave such an update of the policy out, and go on
             logger.warning("the gradient of λ is %s: λ stays %s", gradient.tolist(), self.lambda_state.value)
             self.lambda_state.step(torch.zeros_like(gradient))
-
-    def _penalty_gradient(self) -> Tensor:
-        """Of what the loss adds for λ itself, once a step."""
-        assert self._folded is not None
-        penalty = self._folded.batch.penalty(self.objective, self._lambda)
-        return (
-            torch.autograd.grad(penalty, self._lambda)[0] if penalty.requires_grad else torch.zeros_like(self._lambda)
-        )
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
