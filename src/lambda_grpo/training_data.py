@@ -18,8 +18,9 @@ from lambda_grpo.recipe import Recipe, TaskConfig
 from lambda_grpo.runs import digest
 from lambda_grpo.tasks import Task, grade_all, load_task, load_test_task
 from lambda_grpo.tasks.benchmarks import BENCHMARKS
+from lambda_grpo.tasks.columns import question_at, value_at
 from lambda_grpo.tasks.overlap import Overlap, find_overlap
-from lambda_grpo.tasks.problems import MathProblems, is_file_of_problems, read_rows, value_at
+from lambda_grpo.tasks.problems import MathProblems, is_file_of_problems, read_rows
 from lambda_grpo.tasks.rewards import text_of
 from lambda_grpo.tasks.templates import TEMPLATES, Template, find_template
 from lambda_grpo.tasks.training_sets import (
@@ -245,8 +246,9 @@ def _test_task(name: str, settings: TaskConfig, size: int | None) -> Task:
     columns = {"question": settings.question_column, "answer": settings.answer_column}
     if is_file_of_problems(name):  # its columns may be others than those of the training problems
         row = read_rows(name)[0]
+        at = {"question": question_at, "answer": value_at}
         columns = {
-            key: column if column and value_at(row, column) is not None else None for key, column in columns.items()
+            key: column if column and at[key](row, column) is not None else None for key, column in columns.items()
         }
     return load_test_task(name, size=size, seed=settings.task_seed, **columns)
 
@@ -269,14 +271,18 @@ def _overlaps(task: Task, recipe: Recipe, held_out: Task | None) -> tuple[Overla
 
 
 def task_dataset(task: Task, split: str = "train", *, template: Template = TEMPLATES["plain"]) -> Dataset:
-    """A task as TRL reads it: columns prompt, answer, solution, and index and split to find the example again."""
-    examples = [task[i] for i in range(len(task))]
+    """A task as TRL reads it: columns prompt, answer, solution, and index and split to find the example again.
+
+    Problems without a reference answer are left out: no reward function could tell anything of them.
+    """
+    answerable = [i for i in range(len(task)) if task[i].answer is not None or not isinstance(task, MathProblems)]
+    examples = [task[i] for i in answerable]
     return Dataset.from_dict(
         {
             "prompt": [template.prompt(example.prompt) for example in examples],
             "answer": [example.answer for example in examples],
             "solution": [example.solution for example in examples],
-            "index": list(range(len(examples))),
+            "index": answerable,
             "split": [split] * len(examples),
         }
     )

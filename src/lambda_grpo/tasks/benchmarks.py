@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lambda_grpo.errors import UserError, warn_once
+from lambda_grpo.tasks.columns import find_columns
 from lambda_grpo.tasks.problems import (
     MathProblems,
-    find_columns,
     is_file_of_problems,
     load_split,
     read_rows,
@@ -85,7 +85,7 @@ def load_benchmark(name: str, *, data: str | None = None, size: int | None = Non
         rows, source = read_rows(chosen), {"data": chosen}
         if len(rows) not in benchmark.rows:
             warn_once(f"{chosen} has {len(rows)} rows, {benchmark.title} has {_numbers(benchmark)}: a part of it")
-    columns = find_columns(chosen, rows[0], None, None)
+    columns = find_columns(chosen, rows)
     whole = len(rows) in benchmark.rows and (size is None or size >= len(rows))
     return MathProblems(name, rows[:size], columns, {**source, "rows": len(rows), "whole": whole})
 

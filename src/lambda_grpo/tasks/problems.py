@@ -9,40 +9,54 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lambda_grpo.errors import UserError
+from lambda_grpo.errors import UserError, warn_once
 from lambda_grpo.tasks.base import Example, Grade
-from lambda_grpo.tasks.graders import GradingError, check_installed, grade_math
+from lambda_grpo.tasks.columns import (
+    ID_COLUMNS,
+    QUESTION_COLUMNS,
+    SOLUTION_COLUMNS,
+    answer_at,
+    find_columns,
+    first_filled,
+    question_at,
+    value_at,
+)
+from lambda_grpo.tasks.graders import GradingError, check_installed, grade_known
 from lambda_grpo.tasks.graders.extraction import reference_answer
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
-# How data sets of maths problems name their columns, in the order in which they are looked for
-QUESTION_COLUMNS = ("question", "problem", "Question", "Problem", "prompt")
-ANSWER_COLUMNS = ("answer", "final_answer", "Answer")
-SOLUTION_COLUMNS = ("solution", "Solution", "answer")
-ID_COLUMNS = ("unique_id", "id", "ID", "question_number")
+ROWS_NAMED = 5  # of those without an answer, in the warning
 
 
 class MathProblems:
-    """Problems graded by `grade_math`.
+    """Problems graded by `grade_math`. A problem without a reference answer counts as wrong, whatever is answered.
 
     Args:
         name: of the task.
         rows: a mapping for each problem.
-        columns: (question, answer): which keys hold them, `outer.inner` for a key inside another one's mapping. A
-            question may be a text, or messages that end with it. An answer may be a number, a text, a text with
-            GSM8K's `####` before the answer, or a list of several answers.
+        columns: (question, answer): which keys hold them, as `Columns` says.
         source: where the rows are from, for the result.
 
     Raises:
-        UserError: a row has no question or no answer, or math-verify isn't installed.
+        UserError: a row has no question, no row has an answer, or math-verify isn't installed.
     """
 
     def __init__(
-        self, name: str, rows: Sequence[Mapping[str, Any]], columns: tuple[str, str], source: Mapping[str, Any]
+        self, name: str, rows: Sequence[Mapping[str, Any]], columns: tuple[str, str | None], source: Mapping[str, Any]
     ):
         check_installed()
         self.name, self.source = name, dict(source)
         self._examples = [_example(name, i, row, columns) for i, row in enumerate(rows)]
+        unknown = [i for i, example in enumerate(self._examples) if example.answer is None]
+        if len(unknown) == len(rows):
+            raise _incomplete(name, 0, rows[0], columns)
+        if unknown:
+            numbers = ", ".join(map(str, unknown[:ROWS_NAMED])) + (", …" if len(unknown) > ROWS_NAMED else "")
+            warn_once(
+                f"{name}: {len(unknown)} of {len(rows)} problems have no reference answer (counted from 0: {numbers}). "
+                "They count as wrong"
+            )
+            self.source["without_answer"] = len(unknown)
 
     def without(self, indices: Collection[int]) -> MathProblems:
         """The problems but for some. Raises UserError if none is left."""
@@ -63,7 +77,7 @@ class MathProblems:
 
     def grade_all(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Grade]:
         try:
-            return grade_math(completions, [str(example.answer) for example in examples])
+            return grade_known(completions, [example.answer or "" for example in examples])
         except GradingError as error:
             error.add_note(f"This is problem {examples[error.number].metadata['id']} of task {self.name!r}.")
             raise
@@ -123,30 +137,12 @@ def load_split(name: str, *arguments: Any, **settings: Any) -> Any:
         return load_dataset(*arguments, **settings)
 
 
-def find_columns(name: str, row: Mapping[str, Any], question: str | None, answer: str | None) -> tuple[str, str]:
-    """Which columns hold question and answer: those that are given, or the first known ones.
-
-    Raises:
-        UserError: there is none.
-    """
-    found = []
-    for what, given, known in (("question", question, QUESTION_COLUMNS), ("answer", answer, ANSWER_COLUMNS)):
-        column = given or next((column for column in known if column in row), None)
-        if column is None or (column not in row and value_at(row, column) is None):
-            raise UserError(
-                f"{name} has no column {column or ' or '.join(known)}: name the one with the {what}s by "
-                f"--{what}_column, it has {', '.join(row)}"
-            )
-        found.append(column)
-    return found[0], found[1]
-
-
 def local_problems(
     path: str, *, size: int | None = None, question: str | None = None, answer: str | None = None
 ) -> MathProblems:
     """The first `size` problems of a local file, all by default."""
     rows = read_rows(path)
-    columns = find_columns(path, rows[0], question, answer)
+    columns = find_columns(path, rows, question, answer)
     return MathProblems(Path(path).stem, rows[:size], columns, {"data": str(path), "rows": len(rows)})
 
 
@@ -158,52 +154,31 @@ def worked_examples(name: str, rows: Sequence[Mapping[str, Any]], count: int) ->
     """
     if len(rows) < count:
         raise UserError(f"--shots {count} needs as many worked examples, {name} has {len(rows)}")
-    question, solution = (
-        next((column for column in known if column in rows[0]), None) for known in (QUESTION_COLUMNS, SOLUTION_COLUMNS)
-    )
-    if question is None or solution is None:
+    solution = first_filled(rows, SOLUTION_COLUMNS)
+    if first_filled(rows, QUESTION_COLUMNS) is None or solution is None:
         raise UserError(f"{name} needs columns problem and solution for worked examples, it has {', '.join(rows[0])}")
-    return [(str(row[question]), str(row[solution])) for row in rows[:count]]
+    question = find_columns(name, rows, answer=solution).question
+    return [(str(question_at(row, question)), str(row[solution])) for row in rows[:count]]
 
 
-def value_at(row: Mapping[str, Any], column: str) -> Any:
-    """What a row has in a column; None where it lacks it. `outer.inner` is a key inside another one's mapping."""
-    if column in row:
-        return row[column]
-    outer, _, inner = column.partition(".")
-    return value_at(row[outer], inner) if inner and isinstance(row.get(outer), Mapping) else None
-
-
-def answer_at(name: str, row: Mapping[str, Any], column: str) -> Any:
-    """The reference in a column. Raises UserError, which names the data, if it is of a kind that no answer is."""
-    value = value_at(row, column)
-    if isinstance(value, (Mapping, bytes)):
-        raise UserError(
-            f"{name}: an answer must be text, a number or a list of them, got {value!r}: name another column "
-            "(outer.inner for one inside)"
-        )
-    return value
-
-
-def question_at(row: Mapping[str, Any], column: str) -> Any:
-    """The problem in a column: its text; of messages, what the user says last."""
-    value = value_at(row, column)
-    if isinstance(value, list):
-        said = [turn.get("content") for turn in value if isinstance(turn, Mapping) and turn.get("role") == "user"]
-        return said[-1] if said else None
-    return value
-
-
-def _example(name: str, number: int, row: Mapping[str, Any], columns: tuple[str, str]) -> Example:
-    question, given = question_at(row, columns[0]), answer_at(f"{name}, row {number}", row, columns[1])
-    answer = reference_answer(given)
+def _example(name: str, number: int, row: Mapping[str, Any], columns: tuple[str, str | None]) -> Example:
+    question = question_at(row, columns[0])
+    answer = reference_answer(answer_at(name, row, columns[1]))
+    if question is None:
+        raise _incomplete(name, number, row, columns)
     if not _is_unicode(f"{question}{answer}"):
         raise UserError(f"{name}, row {number}: half of a surrogate pair, which is no text: got {question!r}")
-    if not isinstance(question, str) or not question.strip() or not answer:
-        raise UserError(f"{name}, row {number}: need a question and an answer, got {question!r} and {given!r}")
-    identity = next((row[column] for column in ID_COLUMNS if column in row), number)
+    identity = next((row[column] for column in ID_COLUMNS if row.get(column) is not None), number)
     written = [text for column in SOLUTION_COLUMNS if isinstance(text := row.get(column), str) and text != answer]
-    return Example(question, answer, {"id": identity}, solution=written[0] if written else None)
+    return Example(question, answer or None, {"id": identity}, solution=written[0] if written else None)
+
+
+def _incomplete(name: str, number: int, row: Mapping[str, Any], columns: tuple[str, str | None]) -> UserError:
+    question, answer = (value_at(row, column.rpartition("+")[2]) if column else None for column in columns)
+    return UserError(
+        f"{name}, row {number}: need a question and an answer, got {question!r} and {answer!r}: name their columns by "
+        "--question_column and --answer_column"
+    )
 
 
 def _is_unicode(text: str) -> bool:

@@ -12,18 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from lambda_grpo.errors import UserError, warn_once
+from lambda_grpo.tasks.columns import ID_COLUMNS, SOLUTION_COLUMNS, Columns, answer_at, find_columns, question_at
 from lambda_grpo.tasks.graders import grade_math
 from lambda_grpo.tasks.graders.extraction import reference_answer
-from lambda_grpo.tasks.problems import (
-    ID_COLUMNS,
-    SOLUTION_COLUMNS,
-    MathProblems,
-    answer_at,
-    find_columns,
-    load_split,
-    question_at,
-    read_rows,
-)
+from lambda_grpo.tasks.problems import MathProblems, load_split, read_rows
 from lambda_grpo.tasks.templates import TEMPLATES
 
 BATCH = 10_000  # rows that are read at a time
@@ -100,9 +92,8 @@ def hub_training_set(
     if len(loaded) == 0:
         raise UserError(f"{data}, split {split!r}, holds no problems")
     first = loaded[0]
-    columns = find_columns(data, first, question, answer)
-    read = {column.partition(".")[0] if column not in first else column for column in columns}
-    kept = [column for column in first if column in read or column in (*ID_COLUMNS, *SOLUTION_COLUMNS)]
+    columns = find_columns(data, [first], question, answer)
+    kept = [column for column in first if column in {*columns.read(), *ID_COLUMNS, *SOLUTION_COLUMNS}]
     source = {"data": data, "config": config, "split": split, "files": sorted(loaded.info.download_checksums or {})}
     return _problems(name, _rows(loaded.select_columns(kept)), len(loaded), columns, source, size, wrapped)
 
@@ -112,7 +103,7 @@ def local_training_set(
 ) -> MathProblems:
     """Problems of a local JSONL, JSON or Parquet file; arguments and errors as of `hub_training_set`."""
     rows = read_rows(path)
-    columns = find_columns(path, rows[0], question, answer)
+    columns = find_columns(path, rows, question, answer)
     return _problems(Path(path).stem, rows, len(rows), columns, {"data": str(path)}, size, None)
 
 
@@ -126,7 +117,7 @@ def _problems(
     name: str,
     rows: Iterable[dict[str, Any]],
     count: int,
-    columns: tuple[str, str],
+    columns: Columns,
     source: Mapping[str, Any],
     size: int | None,
     wrapped: str | None,
@@ -137,12 +128,9 @@ def _problems(
     differing: list[tuple[str, str]] = []  # problems with an answer that is written in another way
     incomplete = 0
     for row in rows:
-        question, given = question_at(row, columns[0]), answer_at(name, row, columns[1])
-        if not reference_answer(given) and isinstance(solution := row.get("solution"), str):
-            warn_once(f"{name}: some rows have no answer: it is taken from the box in their solution")
-            given = solution if "\\boxed" in solution else None
+        question, given = question_at(row, columns.question), answer_at(name, row, columns.answer)
         answer = reference_answer(given)
-        if not isinstance(question, str) or not question.strip() or not answer:
+        if question is None or not answer:
             incomplete += 1
             continue
         if wrapped is not None:
@@ -152,11 +140,12 @@ def _problems(
             question = unwrapped
         key = " ".join(question.split())
         if key not in found:
-            found[key], answers[key] = {**row, columns[0]: question, columns[1]: given}, answer
+            found[key], answers[key] = {**row, columns.question: question}, answer
         elif answers[key] != answer:
             differing.append((key, answer))
     if incomplete == count:
-        raise UserError(f"{name}: no row has both a question and an answer in columns {columns[0]} and {columns[1]}")
+        where = f"columns {columns.question} and {columns.answer or 'solution (its box)'}"
+        raise UserError(f"{name}: no row has both a question and an answer in {where}")
     if incomplete:
         warn_once(f"{name}: {incomplete} of {count} rows have no question or no answer, and are left out")
     contradictory = set()

@@ -58,6 +58,17 @@ def grade_math(
     for i, answer in enumerate(answers):
         if not isinstance(answer, str) or not answer.strip():
             raise UserError(f"answer {i} is {answer!r}: a reference must be text that isn't empty")
+    return grade_known(completions, answers, seconds=seconds, batch_seconds=batch_seconds)
+
+
+def grade_known(
+    completions: Sequence[str],
+    answers: Sequence[str],
+    *,
+    seconds: float = SECONDS,
+    batch_seconds: float | None = None,
+) -> list[Grade]:
+    """As `grade_math`, but for problems whose answer may not be known: an empty reference, which no completion has."""
     for i, completion in enumerate(completions):
         if not isinstance(completion, str):
             raise TypeError(f"completion {i} must be text, got {completion!r}")

@@ -36,7 +36,7 @@ def judge(completion: str, reference: str) -> Verdict:
     except MemoryError:
         raise
     except Exception as error:
-        if not same_answer(reference_answer(reference), reference_answer(reference)):
+        if reference and not same_answer(reference_answer(reference), reference_answer(reference)):
             raise
         return Verdict(False, failure=f"{type(error).__name__}: {error}")
 
