@@ -96,6 +96,41 @@ def test_a_missing_task_leaves_a_gap_and_no_mean(results, tmp_path):
     assert [cell.strip() for cell in lines[4].strip("|").split("|")][-1] == "–"
 
 
+def test_a_metric_that_one_result_lacks_leaves_a_gap_and_no_mean(results):
+    path = f"{results[0]}/math500.json"
+    with open(path) as file:
+        result = json.load(file)
+    result["metrics"]["maj@4"] = {"value": 0.25, "ci95": [0.1, 0.5], "se": 0.1}
+    with open(path, "w") as file:
+        json.dump(result, file)
+    lines = results_table(results, "maj@4").splitlines()
+    assert "mean" not in lines[0]
+    assert [[cell.strip() for cell in line.strip("|").split("|")][4:] for line in lines[2:]] == [
+        ["–", "25.0 (10.0 – 50.0)"], ["–", "–"],
+    ]  # fmt: skip
+
+
+def test_what_isnt_finished_is_left_out_with_a_note(results, tmp_path, capsys):
+    table = results_table(results)
+    capsys.readouterr()
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / "aime24.json").write_text(json.dumps({"task": "aime24", "finished": False}))
+    for more in (begun, begun / "aime24.json"):
+        assert results_table([*results, str(more)]) == table
+        assert "aime24.json isn't finished" in capsys.readouterr().err
+    (tmp_path / "killed").mkdir()
+    assert results_table([*results, str(tmp_path / "killed")]) == table
+    assert "killed holds no result of lambda-grpo eval" in capsys.readouterr().err
+    (tmp_path / "base" / "aime24.json").write_text(json.dumps({"task": "aime24", "finished": False}))
+    assert main(["report", "--table", *results]) == 0
+    output = capsys.readouterr()
+    assert output.out == table + "\n"
+    assert output.err.count("isn't finished") == output.err.count("\n") == 1
+    assert main(["report", "--table", str(begun)]) == 2
+    assert "begun holds no finished result of lambda-grpo eval" in capsys.readouterr().err
+
+
 def test_a_part_of_a_benchmark_is_said(tmp_path):
     path = write_result(tmp_path / "r", "m", "gsm8k", 0.5, n=7, data={"data": "x", "whole": False})
     assert "gsm8k (part of it, n = 7)" in results_table([path])
@@ -109,6 +144,8 @@ def test_the_command_prints_it(results, capsys):
 def test_what_cant_be_a_table_is_refused(results, tmp_path, capsys):
     with pytest.raises(UserError, match=r"has no maj@16: it has accuracy, pass@1"):
         results_table(results, "maj@16")
+    with pytest.raises(UserError, match=r'has no acuracy.*did you mean "accuracy"'):
+        results_table(results, "acuracy")
     with pytest.raises(UserError, match="no result"):
         results_table([str(tmp_path / "nowhere")])
     with pytest.raises(UserError, match="are of the same model and task: leave one out"):

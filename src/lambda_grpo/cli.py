@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from lambda_grpo.cli_help import COMPARE_HELP, DOCTOR_HELP, EVAL_HELP, TRAIN_HELP
 from lambda_grpo.errors import UserError
 from lambda_grpo.percent import percent, percent_range
+from lambda_grpo.suggestions import did_you_mean
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options, rest = _parser().parse_known_args(arguments)
         if rest and options.command not in ("train", "compare"):
-            raise UserError(f"unknown argument {rest[0]!r}, see lambda-grpo {options.command} --help")
+            meant = did_you_mean(rest[0], [f"--{name}" for name in EVAL_OPTIONS]) if options.command == "eval" else ""
+            raise UserError(f"unknown argument {rest[0]!r}, see lambda-grpo {options.command} --help{meant}")
         code: int | None = options.run(options, rest)
     except UserError as error:
         print(f"lambda-grpo: error: {error}", file=sys.stderr)

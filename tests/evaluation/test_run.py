@@ -22,6 +22,7 @@ from lambda_grpo.tasks import load_task
 from lambda_grpo.tasks.arithmetic import Arithmetic
 from lambda_grpo.tasks.templates import TEMPLATES, find_template
 from tests.evaluation.tiny_models import CHATML, save_model, write_jsonl
+from tests.tasks.benchmark_files import write_data_set
 
 PROBLEMS = [{"question": f"What is {i} + {i}?", "answer": str(2 * i), "id": f"sum-{i}"} for i in range(10)]
 
@@ -389,6 +390,73 @@ def test_what_doesnt_fit_into_the_model_is_refused(tmp_path, qwen, problems, cap
     assert re.search(
         r"may take \d+ tokens, the model has 1024: set --max_completion_length lower", capsys.readouterr().err
     )
+
+
+class TestFailing:
+    """Before the first samples nothing is left behind; after them, what was drawn."""
+
+    @pytest.mark.parametrize("options", [["--max_completion_length", "2000"], ["--engine", "fast"]])
+    def test_no_folder(self, options, tmp_path, problems, monkeypatch, capsys):
+        model = save_model(tmp_path / "model", hidden_act="gelu")  # which the fast sampler refuses
+        monkeypatch.chdir(tmp_path)
+        before = sorted(tmp_path.rglob("*"))
+        for where in ([], ["--output_dir", "deep/down/out"]):
+            assert evaluate("--model", model, "--task", f"{problems},arithmetic", *where, *options) == 2
+        assert "lambda-grpo: error: " in capsys.readouterr().err
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_a_folder_that_was_there_stays(self, tmp_path, qwen, problems):
+        out = tmp_path / "out"
+        out.mkdir()
+        too_long = ["--max_completion_length", "2000", "--output_dir", str(out)]
+        assert evaluate("--model", qwen, "--task", problems, *too_long) == 2
+        assert list(out.iterdir()) == []
+
+    @pytest.mark.parametrize("batches", [0, 1])
+    def test_a_program_that_fails(self, batches, tmp_path, qwen, problems, monkeypatch):
+        calls, fast = [], LocalEngine.sample
+
+        def failing(*arguments, **settings):
+            calls.append(1)
+            if len(calls) > batches:
+                raise RuntimeError("the machine has no more memory")
+            return fast(*arguments, **settings)
+
+        monkeypatch.setattr(LocalEngine, "sample", failing)
+        out = tmp_path / "out"
+        with pytest.raises(RuntimeError, match="no more memory"):
+            evaluate("--model", qwen, "--task", problems, "--output_dir", str(out))
+        assert out.exists() == bool(batches)
+        if batches:
+            assert sorted(path.name for path in out.iterdir()) == ["sums.json", "sums.samples.jsonl"]
+
+    def test_a_later_task_that_doesnt_fit_is_refused_before_the_first_is_drawn(self, tmp_path, qwen, problems, capsys):
+        long = write_jsonl(tmp_path / "long.jsonl", [{"question": "x" * 2000, "answer": "1"}])
+        out = tmp_path / "out"
+        assert evaluate("--model", qwen, "--task", f"{problems},{long}", "--output_dir", str(out)) == 2
+        assert "long: a prompt and its completion may take" in capsys.readouterr().err
+        assert not out.exists()
+
+
+MISSPELT = {
+    ("--task", "math50"): "math500",
+    ("--task", "arithmetik"): "arithmetic",
+    ("--task", "gsm8k,Olympiad-Bench"): "olympiadbench",
+    ("--task", "minerva_math", "--data", "x.jsonl"): "minerva",
+    ("--task", "neutral", "--template", "boxed-sytem"): "boxed_system",
+    ("--task", "neutral", "--engine", "vlm"): "vllm",
+    ("--task", "neutral", "--temprature", "0.5"): "--temperature",
+}
+
+
+@pytest.mark.parametrize(("options", "meant"), MISSPELT.items(), ids=lambda value: str(value))
+def test_a_misspelt_name_gets_the_close_one(options, meant, tmp_path, qwen, hub, capsys):
+    write_data_set(hub, "openai/gsm8k", 1319)
+    assert main(["eval", "--model", qwen, "--output_dir", str(tmp_path / "no"), *options]) == 2
+    error = capsys.readouterr().err
+    assert f'(did you mean "{meant}"?)' in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_path_may_have_commas_brackets_and_capitals(tmp_path, qwen, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -187,7 +188,10 @@ def test_a_server_that_doesnt_start_says_why(tmp_path, model, monkeypatch, capsy
     monkeypatch.setenv("PATH", stand_in_program(tmp_path / "bin", body), prepend=os.pathsep)
     code, _ = evaluate(tmp_path, model, "failed", "--engine", "vllm")
     assert code == 2
-    assert "vllm serve ended with exit code 3: no GPU here" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "vllm serve ended with exit code 3: no GPU here" in error
+    assert Path(re.search(r"all of it: (.*)\)", error).group(1)).read_text() == "no GPU here\n"
+    assert not (tmp_path / "failed").exists()
 
 
 def test_no_vllm(tmp_path, model, monkeypatch, capsys):

@@ -2,29 +2,64 @@
 
 TASK.json            settings, model, template, versions; at the end the metrics
 TASK.samples.jsonl   a line for each sample: prompt, completion, answers, verdict
+
+Nothing is left of an evaluation that fails before its first samples.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.evaluation.rows import Evaluation, Row
 from lambda_grpo.runs import write_json, write_text
 
+SAMPLES = ".samples.jsonl"
+SERVER_LOG = "vllm.log"  # of a server that is started for the evaluation
+
 # What may differ where an evaluation goes on: it doesn't change what is drawn.
 INCIDENTAL = {"git_commit", "server"}
+
+
+@contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """Make the directory and keep other programs out of it; remove it again if there are no samples at the end.
+
+    Raises:
+        UserError: another program evaluates there.
+    """
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"another program evaluates in {directory}: choose another --output_dir") from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+        if made and not any(directory.glob(f"*{SAMPLES}")):
+            (directory / SERVER_LOG).unlink(missing_ok=True)
+        for path in made:
+            if any(path.iterdir()):
+                break
+            path.rmdir()
 
 
 class EvaluationFiles:
     """The files of one task in an output directory. Row i is work item i: (problem, sample) in order.
 
     Args:
-        directory: is made if it isn't there.
+        directory: nothing is written there before the first samples are added.
         settings: what decides the result, as JSON holds it; `n` problems, `samples` of each.
         batch_size: samples that are drawn together.
 
@@ -33,11 +68,11 @@ class EvaluationFiles:
     """
 
     def __init__(self, directory: Path, name: str, settings: Mapping[str, Any], batch_size: int):
-        directory.mkdir(parents=True, exist_ok=True)
         self.result_path = directory / f"{name}.json"
-        self.samples_path = directory / f"{name}.samples.jsonl"
+        self.samples_path = directory / f"{name}{SAMPLES}"
         self.settings: dict[str, Any] = json.loads(json.dumps(settings, default=str))
         self.batch_size = batch_size
+        self.total: int = self.settings["n"] * self.settings["samples"]
         self.result: dict[str, Any] | None = None  # once it is finished
         self.rows: list[Row] = []
         if self.result_path.exists():
@@ -47,8 +82,11 @@ class EvaluationFiles:
             self._read_rows()
         elif self.samples_path.exists():
             raise UserError(f"{self.samples_path} has lost its {self.result_path.name}: choose another --output_dir")
-        else:
-            write_json(self.result_path, {**self.settings, "finished": False})
+
+    @property
+    def missing(self) -> int:
+        """How many samples aren't there yet."""
+        return self.total - len(self.rows)
 
     def _read_result(self) -> dict[str, Any]:
         try:
@@ -73,14 +111,14 @@ class EvaluationFiles:
         """What is there up to the last whole batch. A kill may have cut the last line short."""
         text = self.samples_path.read_text() if self.samples_path.exists() else ""
         lines = complete = text.split("\n")[:-1]
-        samples, total = self.settings["samples"], self.settings["n"] * self.settings["samples"]
-        if len(lines) < total:
+        samples = self.settings["samples"]
+        if len(lines) < self.total:
             lines = lines[: len(lines) - len(lines) % self.batch_size]
         try:
             self.rows = [Row(**json.loads(line)) for line in lines]
         except (json.JSONDecodeError, TypeError) as error:
             raise UserError(f"{self.samples_path} can't be read ({error}): choose another --output_dir") from error
-        if len(lines) > total or any(
+        if len(lines) > self.total or any(
             (row.problem, row.sample) != divmod(i, samples) for i, row in enumerate(self.rows)
         ):
             raise UserError(f"{self.samples_path} holds other samples than these: choose another --output_dir")
@@ -89,6 +127,8 @@ class EvaluationFiles:
 
     def add(self, rows: list[Row]) -> None:
         """Append a batch."""
+        if not self.result_path.exists():
+            write_json(self.result_path, {**self.settings, "finished": False})
         with open(self.samples_path, "a") as file:
             file.write("".join(json.dumps(asdict(row)) + "\n" for row in rows))
         self.rows += rows

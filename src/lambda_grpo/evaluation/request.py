@@ -9,6 +9,7 @@ from typing import Any
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.runs import digest
+from lambda_grpo.suggestions import did_you_mean
 from lambda_grpo.tasks.benchmarks import BENCHMARKS
 
 ENGINES = ("auto", "fast", "transformers", "vllm")
@@ -60,11 +61,16 @@ class Request:
         if not 0 <= self.seed < MAX_SEED:
             raise UserError(f"--seed must be from 0 to {MAX_SEED - 1}, got {self.seed}")
         if self.engine not in ENGINES:
-            raise UserError(f"--engine must be one of {', '.join(ENGINES)}, got {self.engine!r}")
+            raise UserError(
+                f"--engine must be one of {', '.join(ENGINES)}, got {self.engine!r}{did_you_mean(self.engine, ENGINES)}"
+            )
         if self.server is not None and self.engine != "vllm":
             raise UserError("--server needs --engine vllm")
         if self.data is not None and (len(self.tasks) > 1 or self.tasks[0] not in BENCHMARKS):
-            raise UserError("--data is another source of one benchmark: for a file of your own, name it as --task")
+            meant = did_you_mean(self.tasks[0], BENCHMARKS) if len(self.tasks) == 1 else ""
+            raise UserError(
+                f"--data is another source of one benchmark: for a file of your own, name it as --task{meant}"
+            )
         if self.directory.exists() and not self.directory.is_dir():
             raise UserError(f"--output_dir {self.directory} is a file")
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from lambda_grpo.errors import UserError
-from lambda_grpo.evaluation.directory import EvaluationFiles
+from lambda_grpo.evaluation.directory import SERVER_LOG, EvaluationFiles, alone_in
 from lambda_grpo.evaluation.engines import Engine, LocalEngine, Sampling
 from lambda_grpo.evaluation.request import Request, file_name
 from lambda_grpo.evaluation.rows import Prompt, draw_rows, read_prompts, summarise
@@ -65,45 +64,31 @@ def run(request: Request) -> Iterator[dict[str, Any]]:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"two tasks are called {name!r}: evaluate on them in two directories")
-    request.directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(request.directory / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(f"another program evaluates in {request.directory}: choose another --output_dir") from error
-    print(f"Results and samples: {request.directory}", file=sys.stderr)
     with ExitStack() as stack:
-        stack.callback(lock.release)
-        engines: list[Engine] = []  # made when the first task needs it: a finished evaluation needs none
-
-        def engine() -> Engine:
-            if not engines:
-                engines.append(_engine(request, path, tokenizer, stack))
-            return engines[0]
-
-        for plan in plans:
-            result = _evaluate(request, plan, engine)
+        stack.enter_context(alone_in(request.directory))
+        all_files = [
+            EvaluationFiles(request.directory, file_name(plan.task.name), plan.settings, request.batch_size)
+            for plan in plans
+        ]
+        started = list(zip(plans, all_files, strict=True))
+        engine = None  # a finished evaluation needs none
+        if unfinished := [plan for plan, files in started if files.missing]:
+            engine = _engine(request, path, tokenizer, stack)
+            for plan in unfinished:
+                _check_fits(plan, engine)
+        print(f"Results and samples: {request.directory}", file=sys.stderr)
+        for plan, files in started:
+            result = files.result or _evaluate(request, plan, files, engine)
             if request.directory.name == "eval" and (request.directory.parent / "completions").is_dir():
                 update_cards(Run(request.directory.parent))
             yield result
 
 
-def _evaluate(request: Request, plan: _Plan, engine: Callable[[], Engine]) -> dict[str, Any]:
-    files = EvaluationFiles(request.directory, file_name(plan.task.name), plan.settings, request.batch_size)
-    if files.result is not None:
-        return files.result
-    total = len(plan.task) * request.samples
-    with tqdm(total=total, initial=len(files.rows), desc=plan.task.name, unit="sample", disable=None) as bar:
-        if len(files.rows) < total:
-            longest = max(len(prompt.ids) for prompt in plan.prompts)
-            needed, context = longest + plan.sampling.max_completion_length, engine().context
-            if context is not None and needed > context:
-                raise UserError(
-                    f"{plan.task.name}: a prompt and its completion may take {needed} tokens, the model has {context}: "
-                    "set --max_completion_length lower (or vLLM's --max-model-len higher)"
-                )
+def _evaluate(request: Request, plan: _Plan, files: EvaluationFiles, engine: Engine | None) -> dict[str, Any]:
+    if engine is not None and files.missing:
+        with tqdm(total=files.total, initial=len(files.rows), desc=plan.task.name, unit="sample", disable=None) as bar:
             batches = draw_rows(
-                engine(),
+                engine,
                 plan.task,
                 plan.prompts,
                 plan.template,
@@ -117,6 +102,16 @@ def _evaluate(request: Request, plan: _Plan, engine: Callable[[], Engine]) -> di
                 files.add(rows)
                 bar.update(len(rows))
     return files.finish(summarise(plan.task, files.rows, plan.sampling, request.seed))
+
+
+def _check_fits(plan: _Plan, engine: Engine) -> None:
+    """Raise UserError where the longest prompt and its completion are more than the model reads."""
+    needed = max(len(prompt.ids) for prompt in plan.prompts) + plan.sampling.max_completion_length
+    if engine.context is not None and needed > engine.context:
+        raise UserError(
+            f"{plan.task.name}: a prompt and its completion may take {needed} tokens, the model has {engine.context}: "
+            "set --max_completion_length lower (or vLLM's --max-model-len higher)"
+        )
 
 
 def _plan(request: Request, name: str, tokenizer: Any, model: dict[str, Any]) -> _Plan:
@@ -184,5 +179,5 @@ def _engine(request: Request, path: str, tokenizer: Any, stack: ExitStack) -> En
         from lambda_grpo.evaluation.vllm import VLLMEngine, serve
     except ModuleNotFoundError as error:
         raise UserError(f"--engine vllm needs {error.name}: pip install 'lambda-grpo[eval]'") from error
-    url = request.server or stack.enter_context(serve(path, request.directory / "vllm.log"))
+    url = request.server or stack.enter_context(serve(path, request.directory / SERVER_LOG))
     return VLLMEngine(url, path, tokenizer)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import Any
 
 import openai
@@ -133,8 +133,13 @@ def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> N
             time.sleep(0.5)  # loading a model takes as long as it takes; the process ends if it fails
         except openai.APIStatusError:
             return  # it answers: what it says is for the engine to tell
-    last = log.read_text().strip().rsplit("\n", 1)[-1]
-    raise UserError(f"vllm serve ended with exit code {server.returncode}: {last} (all of it: {log})")
+    said = log.read_text()
+    with NamedTemporaryFile(
+        "w", prefix="vllm-", suffix=".log", delete=False
+    ) as kept:  # the evaluation leaves no folder
+        kept.write(said)
+    last = said.strip().rsplit("\n", 1)[-1]
+    raise UserError(f"vllm serve ended with exit code {server.returncode}: {last} (all of it: {kept.name})")
 
 
 def _key() -> str:

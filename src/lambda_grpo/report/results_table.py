@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from tabulate import tabulate
 
 from lambda_grpo.errors import UserError
+from lambda_grpo.suggestions import did_you_mean
 
 FORMATS = {"markdown": "github", "latex": "latex_booktabs", "html": "html"}
 
@@ -20,23 +22,35 @@ def results_table(paths: Sequence[str], metric: str = "accuracy", format: str = 
     """The table of all finished results at `paths`.
 
     A row is a model, the objective that it was trained with, a template (with the number of worked examples), and how
-    was sampled; a cell is the metric in per cent with its 95 % interval. The last column is the mean over the tasks
-    where all rows have all of them.
+    was sampled; a cell is the metric in per cent with its 95 % interval, or "–" where a result lacks it. The last
+    column is the mean over the tasks where all rows have all of them. What isn't finished is left out, with a line on
+    stderr.
 
     Args:
         paths: result files of `lambda-grpo eval`, directories that hold some, or run directories.
         metric: "accuracy", "avg@k", "pass@k" or "maj@k", as the results have it.
 
     Raises:
-        UserError: a path holds no finished result, results lack the metric, or two are of the same row and task.
+        UserError: there is no such path, no result is finished or has the metric, or two are of the same row and task.
     """
-    found = {result["file"]: result for path in paths for result in _read(Path(path))}  # each file once
-    results = list(found.values())
+    found = {path: _read(Path(path)) for path in paths}
+    by_file = {result["file"]: result for read in found.values() for result in read}  # each file once
+    results = [result for result in by_file.values() if result["finished"]]
+    if not results:
+        verb = "holds" if Path(paths[0]).is_dir() else "is"
+        raise UserError(f"{paths[0]} {verb} no finished result of lambda-grpo eval")
+    for path, read in found.items():
+        if not read:
+            print(f"left out: {path} holds no result of lambda-grpo eval", file=sys.stderr)
+    for result in by_file.values():
+        if not result["finished"]:
+            print(f"left out: {result['file']} isn't finished: the command that began it goes on", file=sys.stderr)
+    known = list(dict.fromkeys(name for result in results for name in result["metrics"]))
+    if metric not in known:
+        raise UserError(f"{results[0]['file']} has no {metric}: it has {', '.join(known)}{did_you_mean(metric, known)}")
     tasks = list(dict.fromkeys(result["task"] for result in results))
     rows: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
     for result in results:
-        if metric not in result["metrics"]:
-            raise UserError(f"{result['file']} has no {metric}: it has {', '.join(result['metrics'])}")
         trained = result["trained"]
         label: tuple[str, ...] = (result["model"], trained["objective"] if trained else "–", *_way(result))
         row = rows.setdefault(label, {})
@@ -45,15 +59,15 @@ def results_table(paths: Sequence[str], metric: str = "accuracy", format: str = 
                 f"{row[result['task']]['file']} and {result['file']} are of the same model and task: leave one out"
             )
         row[result["task"]] = result
-    is_complete = len(tasks) > 1 and all(len(row) == len(tasks) for row in rows.values())
+    estimates = {label: [_estimate(row.get(task), metric) for task in tasks] for label, row in rows.items()}
+    is_complete = len(tasks) > 1 and all(None not in row for row in estimates.values())
     header = ["model", "objective", "template", "sampling", *(_title(task, rows.values()) for task in tasks)]
     body = []
-    for label, row in rows.items():
-        cells = [_cell(row[task]["metrics"][metric]) if task in row else "–" for task in tasks]
+    for label, row_estimates in estimates.items():
+        cells = [_cell(estimate) for estimate in row_estimates]
+        mean = [_mean([estimate for estimate in row_estimates if estimate is not None])] if is_complete else []
         label = tuple(name.replace("|", "\\|") for name in label) if format == "markdown" else label
-        body.append(
-            [*label, *cells, *([_mean([row[task]["metrics"][metric] for task in tasks])] if is_complete else [])]
-        )
+        body.append([*label, *cells, *mean])
     return tabulate(
         body, [*header, *(["mean"] if is_complete else [])], tablefmt=FORMATS[format], disable_numparse=True
     )
@@ -70,12 +84,10 @@ def _read(path: Path) -> list[dict[str, Any]]:
             found = json.loads(file.read_text())
         except json.JSONDecodeError as error:
             raise UserError(f"{file} is no result of lambda-grpo eval: {error}") from error
-        if isinstance(found, dict) and found.get("finished") and "metrics" in found:
+        if isinstance(found, dict) and "finished" in found:
             results.append({**found, "file": os.path.relpath(file)})
         elif not path.is_dir():
             raise UserError(f"{file} is no finished result of lambda-grpo eval")
-    if not results:
-        raise UserError(f"{path} holds no finished result of lambda-grpo eval")
     return results
 
 
@@ -87,7 +99,13 @@ def _title(task: str, rows: Any) -> str:
     return f"{task} ({part.strip() + ' ' if part else ''}n = {', '.join(map(str, sizes))})"
 
 
-def _cell(estimate: Mapping[str, Any]) -> str:
+def _estimate(result: Mapping[str, Any] | None, metric: str) -> Mapping[str, Any] | None:
+    return None if result is None else result["metrics"].get(metric)
+
+
+def _cell(estimate: Mapping[str, Any] | None) -> str:
+    if estimate is None:
+        return "–"
     low, high = estimate["ci95"]
     return f"{100 * estimate['value']:.1f} ({100 * low:.1f} – {100 * high:.1f})"
 

@@ -14,13 +14,13 @@ Four of them are beds to compare objectives on: which length is right is known t
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.imports import import_callable
+from lambda_grpo.suggestions import did_you_mean
 from lambda_grpo.tasks.arithmetic import Arithmetic
 from lambda_grpo.tasks.base import Example, Grade, Task, grade_all
 from lambda_grpo.tasks.benchmarks import BENCHMARKS, load_benchmark
@@ -101,12 +101,11 @@ def load_task(name: str, split: str = "train", *, size: int, seed: int = 0) -> T
             "question_column and answer_column"
         )
     else:
-        close = difflib.get_close_matches(name, [*TASKS, *TRAINING_SETS, *BENCHMARKS, *names], n=3)
-        meant = f" Did you mean {' or '.join(close)}?" if close else ""
         more = "" if names else " (pip install 'lambda-grpo[gym]' adds reasoning-gym's data sets)"
         raise UserError(
             f"unknown task {name!r}: use {', '.join(TASKS)}, a reasoning-gym data set{more}, "
-            f"{', '.join(TRAINING_SETS)}, a .jsonl or .parquet file, or module:attribute for your own.{meant}"
+            f"{', '.join(TRAINING_SETS)}, a .jsonl or .parquet file, or module:attribute for your own"
+            f"{did_you_mean(name, [*TASKS, *TRAINING_SETS, *BENCHMARKS, 'benchmarks', *names])}"
         )
     _check(name, task)
     return task

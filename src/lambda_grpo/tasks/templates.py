@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lambda_grpo.errors import UserError
+from lambda_grpo.suggestions import did_you_mean
 
 _BOXED = r"Please reason step by step, and put your final answer within \boxed{}."
 
@@ -152,7 +153,7 @@ def find_template(name: str | None, tokenizer: Any, options: Mapping[str, Any] |
     has_chat = getattr(tokenizer, "chat_template", None) is not None
     chosen = name or ("boxed_system" if has_chat else "question_answer")
     if chosen not in TEMPLATES:
-        raise UserError(f"unknown template {chosen!r}: use {', '.join(TEMPLATES)}")
+        raise UserError(f"unknown template {chosen!r}: use {', '.join(TEMPLATES)}{did_you_mean(chosen, TEMPLATES)}")
     if TEMPLATES[chosen].chat and not has_chat:
         plain = [other for other, template in TEMPLATES.items() if not template.chat]
         raise UserError(
