@@ -127,3 +127,12 @@ def test_which_k():
     assert [powers_up_to(n) for n in (1, 2, 4, 6, 32)] == [
         [1], [1, 2], [1, 2, 4], [1, 2, 4, 6], [1, 2, 4, 8, 16, 32],
     ]  # fmt: skip
+
+
+@given(st.integers(1, 400), st.integers(1, 64), st.integers(1, 400), st.integers(1, 64), st.sampled_from([0.0, 1.0]))
+def test_at_none_and_all_right_more_samples_never_widen_the_interval(n, samples, more_n, more_samples, value):
+    low, high = clustered_mean([value] * n, samples).ci95
+    inner_low, inner_high = clustered_mean([value] * (n + more_n), samples + more_samples).ci95
+    assert 0 <= low <= inner_low <= inner_high <= high <= 1
+    for other in (clustered_mean([value] * n, samples + more_samples), clustered_mean([value] * (n + more_n), samples)):
+        assert low <= other.ci95[0] <= other.ci95[1] <= high

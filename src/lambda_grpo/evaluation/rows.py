@@ -9,6 +9,7 @@ from typing import Any
 
 from lambda_grpo.evaluation.engines import Completion, Engine, Sampling
 from lambda_grpo.evaluation.statistics import Estimate, clustered_mean, majority_at_k, pass_at_k, powers_up_to
+from lambda_grpo.evaluation.voting import pooled_votes
 from lambda_grpo.tasks import Task, grade_all
 from lambda_grpo.tasks.templates import Template
 
@@ -152,8 +153,13 @@ def summarise(task: Task, rows: Sequence[Row], sampling: Sampling, seed: int) ->
         metrics[f"pass@{k}"] = clustered_mean([pass_at_k(count, samples, k) for count in right], samples)
     extracts = hasattr(task, "extract") or hasattr(task, "grade_all")
     if extracts:
+        same = getattr(task, "same_answers", None)
+        votes = pooled_votes(problems, same) if same else [[row.vote for row in problem] for problem in problems]
         metrics[f"maj@{samples}"] = clustered_mean(
-            [majority_at_k([row.vote for row in problem], [row.correct for row in problem]) for problem in problems]
+            [
+                majority_at_k(cast, [row.correct for row in problem])
+                for cast, problem in zip(votes, problems, strict=True)
+            ]
         )
     count = len(rows)
     return Evaluation(

@@ -49,11 +49,16 @@ def clustered_mean(values: Sequence[float], samples: int = 1) -> Estimate:
         raise ValueError("no problems")
     mean = math.fsum(values) / n
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n if n > 1 else 0.0  # of the mean
+    return Estimate(mean, _wilson(mean, _effective(mean, variance, n, samples)), math.sqrt(variance))
+
+
+def _effective(mean: float, variance: float, n: int, samples: int) -> float:
+    """How many independent samples n problems with so many samples each are worth."""
+    if n == 1 or samples == 1 or mean in (0, 1):  # nothing shows how alike the samples of a problem are: as if equal
+        return n
     # as if each problem were one sample at least, and all samples independent at most
-    effective = min(max(mean * (1 - mean) / variance, n), n * samples) if variance > 0 else n
-    if samples > 1:
-        effective *= (_quantile(n * samples - 1) / _quantile(n - 1)) ** 2 if n > 1 else 1
-    return Estimate(mean, _wilson(mean, effective), math.sqrt(variance))
+    ratio = mean * (1 - mean) / variance if variance > 0 else math.inf
+    return min(max(ratio, n), n * samples) * (_quantile(n * samples - 1) / _quantile(n - 1)) ** 2
 
 
 def _quantile(degrees: int) -> float:
@@ -65,7 +70,7 @@ def _wilson(share: float, n: float) -> tuple[float, float]:
     z = float(norm.ppf((1 + LEVEL) / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))  # rounding, at none or all right
 
 
 def pass_at_k(right: int, samples: int, k: int) -> float:

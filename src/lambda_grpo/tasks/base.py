@@ -30,7 +30,8 @@ class Grade:
         score: from 0 to 1; 1.0 is right.
         extracted: the answer as the completion has it; None if none was found, or the task doesn't look for one.
         timed_out: whether a limit of time or memory ended the grading; then the completion counts as wrong.
-        vote: the same text for answers that are the same, for a majority to be counted by.
+        vote: the same text for answers that are the same, as far as that is cheap to see. A majority is counted by it
+            where the task has no `same_answers`.
     """
 
     score: float
@@ -47,9 +48,9 @@ class Grade:
 class Task(Protocol):
     """A set of verifiable problems. Deterministic: the same index gives the same example, always.
 
-    Two methods more are used where a task has them: `extract(completion) -> str | None` finds the answer in a
+    Three methods more are used where a task has them: `extract(completion) -> str | None` finds the answer in a
     completion, so that a majority of several can be counted; `grade_all(completions, examples) -> list[Grade]` grades
-    many at once.
+    many at once; `same_answers(pairs) -> list[bool]` says which extracted answers are the same, for the majority.
     """
 
     name: str

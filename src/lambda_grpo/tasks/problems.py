@@ -21,7 +21,7 @@ from lambda_grpo.tasks.columns import (
     question_at,
     value_at,
 )
-from lambda_grpo.tasks.graders import GradingError, check_installed, grade_known
+from lambda_grpo.tasks.graders import GradingError, check_installed, grade_known, same_answers
 from lambda_grpo.tasks.graders.extraction import reference_answer
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
@@ -81,6 +81,10 @@ class MathProblems:
         except GradingError as error:
             error.add_note(f"This is problem {examples[error.number].metadata['id']} of task {self.name!r}.")
             raise
+
+    def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether the answers of each pair are the same, by the equality that makes an answer right."""
+        return same_answers(pairs)
 
 
 def is_file_of_problems(name: str) -> bool:

@@ -17,6 +17,7 @@ __all__ = ["Grade", "GradingError", "grade_math"]
 SECONDS = 2.0  # of computing that one completion may take
 QUICK_SECONDS = 0.25  # the same in a first round, so that no completion waits for others that take long
 BATCH_SECONDS, MORE_SECONDS = 10.0, 0.1  # that a batch may take: so many, and more for each completion
+VOTE_SECONDS = 60.0  # that comparing wrong answers for a majority may take
 
 _starting = Lock()
 logger = logging.getLogger(__name__)
@@ -88,6 +89,23 @@ def grade_known(
             f"first: {failures[0]}"
         )
     return grades
+
+
+def same_answers(pairs: Sequence[tuple[str, str]], *, batch_seconds: float = VOTE_SECONDS) -> list[bool]:
+    """Whether the first answer of each pair is right where the second one is the reference.
+
+    Args:
+        pairs: answers as completions have them, the most important pairs first.
+        batch_seconds: that all may take on the clock. Pairs that can't be compared within it, or not within
+            QUICK_SECONDS of computing each, count as different, which is logged.
+    """
+    calls = [(rf"\boxed{{{ours}}}", theirs) for ours, theirs in pairs]
+    outcomes = _pool().run(calls, QUICK_SECONDS, batch_seconds=batch_seconds)
+    if ended := sum(outcome.ended for outcome in outcomes):
+        logger.warning(
+            f"{ended} of {len(pairs)} pairs of wrong answers took too long to compare: they count as different"
+        )
+    return [outcome.result is not None and outcome.result.correct for outcome in outcomes]
 
 
 def check_installed() -> None:
