@@ -49,10 +49,11 @@ ALLOWED = {
     },
     "comparison": {"backends", "parallel", "recipe", "runs", "training"},
     "cli_help": set(),
+    "cli_stop": set(),
     "doctor": {"backends", "compiled", "parallel"},
     "cli": {
-        "bench", "cli_help", "comparison", "doctor", "evaluation", "models", "percent", "report", "runs", "tasks",
-        "training",
+        "bench", "cli_help", "cli_stop", "comparison", "doctor", "evaluation", "models", "percent", "report", "runs",
+        "tasks", "training",
     },
     "__init__": {"lambda_state", "objective"},
 }  # fmt: skip

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,13 +15,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lambda_grpo.cli_help import COMPARE_HELP, DOCTOR_HELP, EVAL_HELP, TRAIN_HELP
-from lambda_grpo.errors import UserError
+from lambda_grpo.cli_stop import CODE, command_line, ending_at_once, tell
+from lambda_grpo.errors import Stopped, UserError
 from lambda_grpo.percent import percent, percent_range
 from lambda_grpo.suggestions import did_you_mean
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program. Returns its exit code: 0 done, 2 the input is wrong, 1 a traceback, or what doctor found."""
+    """Run the program.
+
+    Returns its exit code: 0 done, 2 the input is wrong, 1 a traceback, or what doctor found, 130 stopped by Ctrl-C.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     # One progress bar, and no deprecations between libraries: they aren't the user's to mend.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -31,13 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if rest and options.command not in ("train", "compare"):
             meant = did_you_mean(rest[0], [f"--{name}" for name in EVAL_OPTIONS]) if options.command == "eval" else ""
             raise UserError(f"unknown argument {rest[0]!r}, see lambda-grpo {options.command} --help{meant}")
+        options.arguments = arguments
         code: int | None = options.run(options, rest)
     except UserError as error:
         print(f"lambda-grpo: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("lambda-grpo: stopped", file=sys.stderr)
-        return 1
+    except KeyboardInterrupt as stop:
+        if argv is None:  # the process ends with this: another Ctrl-C would only show a traceback of its end
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        tell(stop, arguments)
+        return CODE
     return code or 0
 
 
@@ -155,8 +163,9 @@ def _parser() -> argparse.ArgumentParser:
 def _train(options: argparse.Namespace, rest: list[str]) -> None:
     first = next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))
     recipes, overrides = rest[:first], rest[first:]
-    training = _import("lambda_grpo.training", "trl")
-    report = _import("lambda_grpo.report", "report")
+    with ending_at_once(options.arguments):
+        training = _import("lambda_grpo.training", "trl")
+        report = _import("lambda_grpo.report", "report")
     run = training.train(recipes, overrides, resume=options.resume)
     if int(os.environ.get("RANK", "0")) != 0:  # torchrun: one process speaks
         return
@@ -168,8 +177,9 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _compare(options: argparse.Namespace, rest: list[str]) -> None:
     path = rest.pop(0) if rest and not rest[0].startswith("-") else None
-    comparison = _import("lambda_grpo.comparison", "trl,report")
-    report = _import("lambda_grpo.report", "report")
+    with ending_at_once(options.arguments):
+        comparison = _import("lambda_grpo.comparison", "trl,report")
+        report = _import("lambda_grpo.report", "report")
     given = {name: value for name in STUDY_OPTIONS if (value := getattr(options, name)) is not None}
     if "task" in given:
         given["tasks"] = given.pop("task")
@@ -178,7 +188,11 @@ def _compare(options: argparse.Namespace, rest: list[str]) -> None:
         raise UserError(f"--processes must be at least 1, got {options.processes}")
     directory = Path(options.output_dir or f"studies/{datetime.now():%Y-%m-%d-%H%M%S}")
     print(study.describe(), file=sys.stderr)
-    results = comparison.compare(study, directory, processes=options.processes)
+    try:
+        results = comparison.compare(study, directory, processes=options.processes)
+    except KeyboardInterrupt as stop:
+        where = [] if options.output_dir else ["--output_dir", str(directory)]
+        raise Stopped(command_line([*options.arguments, *where])) from stop
     page = report.write_study_report(results, directory)
     unit, factor, _ = comparison.ENDPOINTS[study.endpoint]
     for task in study.tasks:
@@ -202,7 +216,8 @@ def _compare(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _eval(options: argparse.Namespace, rest: list[str]) -> None:
-    evaluation = _import("lambda_grpo.evaluation.run", "trl,eval")
+    with ending_at_once(options.arguments):
+        evaluation = _import("lambda_grpo.evaluation.run", "trl,eval")
     given = {name: getattr(options, name) for name in EVAL_OPTIONS if hasattr(options, name)}
     named = given.pop("task")
     names = [named] if Path(named).is_file() else [name.strip() for name in named.split(",")]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 # Where a process can fork one that has imported torch. On a Mac that isn't safe.
@@ -51,6 +53,28 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def start_process(process: Any, method: str) -> None:
+    """Start a process of multiprocessing that Ctrl-C doesn't reach, from its first instruction on.
+
+    A terminal sends Ctrl-C to all processes. This program is the one to answer it, and to end the others: one that is
+    just starting would only print a traceback. What is blocked here stays so in what is started here.
+
+    Args:
+        method: by which multiprocessing starts it.
+    """
+    resource_tracker.ensure_running()  # which unblocks the signal when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        if method == "forkserver":
+            forkserver.ensure_running()
+        else:
+            process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if method == "forkserver":
+        process.start()  # which may wait for the server's imports
+
+
 def run_all(
     calls: Sequence[Call], *, preload: str = "lambda_grpo.preload", processes: int | None = None, threads: int = 1
 ) -> Iterator[Outcome]:
@@ -76,7 +100,7 @@ def run_all(
             ours, theirs = context.Pipe()
             process = context.Process(target=_child, args=(call, threads, theirs))
             started = time.time()
-            process.start()
+            start_process(process, START_METHOD)
             theirs.close()
             running[number] = (started, process, ours)
 
@@ -120,14 +144,16 @@ def _received(process: Any, receiver: Connection) -> dict[str, Any]:
 
 
 def _child(call: Call, threads: int, connection: Connection) -> None:
-    Thread(target=_end_with_the_program, args=(connection,), daemon=True).start()
+    threading.Thread(target=_end_with_the_program, args=(connection,), daemon=True).start()
     call.output.parent.mkdir(parents=True, exist_ok=True)
     with open(call.output, "a") as output:
         os.dup2(output.fileno(), 1)  # of libraries written in C too
         os.dup2(output.fileno(), 2)
     import torch
+    from tqdm import tqdm
 
     torch.set_num_threads(threads)
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which outlives a process that is ended
     module, _, name = call.function.partition(":")
     try:
         connection.send({"result": getattr(importlib.import_module(module), name)(*call.arguments)})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from itertools import islice
@@ -18,7 +20,7 @@ from transformers.integrations import get_available_reporting_integrations, is_d
 from trl import get_peft_config, get_quantization_config
 
 from lambda_grpo.backends.trl_trainer import LambdaGRPOConfig, LambdaGRPOTrainer
-from lambda_grpo.errors import UserError, warn_once
+from lambda_grpo.errors import Stopped, UserError, warn_once
 from lambda_grpo.evaluation import Sampling, evaluate
 from lambda_grpo.model_card import update_cards
 from lambda_grpo.models import BUILTIN, resolve_model
@@ -66,9 +68,11 @@ def train(
         run = Run.open(output_dir)
         recipe = Recipe.parse(run.config()["recipe"], overrides)
         checkpoint = checkpoint_to_resume(run, recipe)
-        return _Training(recipe, run).resume(checkpoint)
+        with _stoppable(run, shlex.join(["lambda-grpo", "train", *overrides, "--resume"])):
+            return _Training(recipe, run).resume(checkpoint)
     keys = read_recipes(recipes)
-    if output_dir is None and "output_dir" not in keys:
+    is_named = output_dir is not None or "output_dir" in keys
+    if not is_named:
         if _world_size() > 1:
             raise UserError("with several processes give --output_dir, so that all of them mean the same run")
         keys["output_dir"] = f"runs/{datetime.now():%Y-%m-%d-%H%M%S}"
@@ -76,7 +80,20 @@ def train(
     run = Run(recipe.training.output_dir)
     if _is_main_process():
         run.check_free()
-    return _Training(recipe, run).start(before)
+    with _stoppable(run, shlex.join(["lambda-grpo", "train", *recipes, *overrides]), in_the_same_place=is_named):
+        return _Training(recipe, run).start(before)
+
+
+@contextmanager
+def _stoppable(run: Run, again: str, *, in_the_same_place: bool = False) -> Iterator[None]:
+    """Let Ctrl-C say which command goes on: from the run's last checkpoint, or without one `again`."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        resume = shlex.join(["lambda-grpo", "train", "--output_dir", str(run.path), "--resume"])
+        if in_the_same_place and run.path.exists():  # a run begins in an empty directory
+            again = f"rm -r {shlex.quote(str(run.path))} && {again}"
+        raise Stopped(resume if run.checkpoints() else again) from stop
 
 
 def check(keys: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,23 +36,24 @@ def alone_in(directory: Path) -> Iterator[None]:
         UserError: another program evaluates there.
     """
     made = [path for path in (directory, *directory.parents) if not path.exists()]
-    directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / ".lock")
     try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(f"another program evaluates in {directory}: choose another --output_dir") from error
-    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(f"another program evaluates in {directory}: choose another --output_dir") from error
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+        if lock.is_locked:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
         if made and not any(directory.glob(f"*{SAMPLES}")):
-            (directory / SERVER_LOG).unlink(missing_ok=True)
-        for path in made:
-            if any(path.iterdir()):
-                break
-            path.rmdir()
+            for name in (".lock", SERVER_LOG):
+                (directory / name).unlink(missing_ok=True)
+        with suppress(OSError):  # up to the first that isn't empty
+            for path in made:
+                path.rmdir()
 
 
 class EvaluationFiles:

@@ -25,7 +25,7 @@ from threading import Lock
 from types import ModuleType
 from typing import Any
 
-from lambda_grpo.parallel import START_METHOD, cores
+from lambda_grpo.parallel import START_METHOD, cores, start_process
 
 MEMORY = 2**30  # bytes that a worker may take beyond what it starts with
 PRELOAD = "lambda_grpo.tasks.graders.verdict"  # so that a process that is replaced needn't import SymPy
@@ -183,7 +183,7 @@ def _start(module: str, function: str) -> _Worker:
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
-        process.start()
+        start_process(process, method)
     finally:
         sys.modules["__main__"] = main
     theirs.close()
@@ -191,7 +191,7 @@ def _start(module: str, function: str) -> _Worker:
 
 
 def _serve(module: str, name: str, connection: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the program's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where the fork server is another library's
     for limit in LIMITS:
         signal.signal(limit, signal.SIG_DFL)  # ends the process
     function = getattr(importlib.import_module(module), name)
