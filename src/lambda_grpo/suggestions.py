@@ -1,0 +1,20 @@
+"""A close name for a misspelt one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` (did you mean "x"?)` for the closest of the `known` names, or an empty string where none is close.
+
+    Capital letters, hyphens and underscores don't count.
+    """
+    by_key = {_key(one): one for one in known}
+    close = difflib.get_close_matches(_key(name), by_key, n=1)
+    return f' (did you mean "{by_key[close[0]]}"?)' if close else ""
+
+
+def _key(name: str) -> str:
+    return name.casefold().replace("-", "_")
