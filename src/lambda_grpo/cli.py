@@ -178,23 +178,8 @@ def _compare(options: argparse.Namespace, rest: list[str]) -> None:
     print(study.describe(), file=sys.stderr)
     results = comparison.compare(study, directory, processes=options.processes)
     page = report.write_study_report(results, directory)
-    unit, factor, _ = comparison.ENDPOINTS[study.endpoint]
     for task in study.tasks:
-        rows = [row for row in results["comparisons"] if row["task"] == task]
-        _print_table(
-            f"{study.endpoint} on {task}, against {study.against}",
-            ("", f"difference ({unit})", "95 % interval", "p (Holm)", "n"),
-            [
-                (
-                    row["objective"],
-                    f"{factor * row['difference']:+.2f}",
-                    "–" if row["ci95"] is None else " to ".join(f"{factor * end:+.2f}" for end in row["ci95"]),
-                    "–" if row["p_holm"] is None else f"{row['p_holm']:.3f}",
-                    str(row["n"]),
-                )
-                for row in rows
-            ],
-        )
+        _print_table(f"{study.endpoint} on {task}, against {study.against}", *comparison.arms_table(results, task))
     print("\n".join(results["verdict"]))
     print(f"\nReport: {page}")
 
@@ -315,7 +300,10 @@ def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(name, justify="left" if position == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:  # in a file or a pipe nothing need be cut off
+        console = Console(width=max(console.width, console.measure(table).maximum))
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -79,14 +79,19 @@ def train(
     return _Training(recipe, run).start(before)
 
 
-def check(keys: Mapping[str, Any]) -> None:
-    """Raise the UserError that a run of this recipe in a study would begin with, if any. Nothing is written."""
+def check(keys: Mapping[str, Any]) -> str:
+    """A digest of the problems that a run of this recipe in a study would have. Nothing is written.
+
+    Raises:
+        UserError: the one that the run would begin with.
+    """
     with tempfile.TemporaryDirectory() as folder:
         recipe = Recipe.parse({**keys, "output_dir": os.path.join(folder, "run")})
         training = _Training(recipe, Run(recipe.training.output_dir))
         if training.data.held_out is None:
             raise UserError("nothing is evaluated: set eval_task")
         training._trainer()
+        return str(training.data.description["digest"])
 
 
 class _Training:

@@ -56,9 +56,7 @@ def mean_ci95(values: Sequence[float | None], limits: Limits = ANYTHING) -> dict
     return {"mean": mean, "ci95": list(_within(limits, mean - half, mean + half)), "n": n}
 
 
-def paired_difference(
-    ours: Mapping[int, float], theirs: Mapping[int, float], limits: Limits = ANYTHING
-) -> Difference:
+def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float], limits: Limits = ANYTHING) -> Difference:
     """The mean difference over the seeds that both have a value for, at least one.
 
     Args:
@@ -101,9 +99,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return [None if p is None else next(corrected) for p in p_values]
 
 
-def detectable_difference(
-    sd: float | None, n: int, comparisons: int, limits: Limits = ANYTHING
-) -> float | None:
+def detectable_difference(sd: float | None, n: int, comparisons: int, limits: Limits = ANYTHING) -> float | None:
     """The true difference that a paired t test of n seeds finds with a probability of POWER.
 
     At a level of 5 % divided by the number of comparisons: what Holm asks of the first of them. None where two values

@@ -79,10 +79,11 @@ class Study:
     def describe(self) -> str:
         """A line on what will run."""
         pairs = len(self.arms) * len(self.tasks)
+        seeds = "one seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
         return (
             f"{len(self.arms)} objectives on {', '.join(self.tasks)}: "
             f"{pairs * len(self.learning_rates) * len(self.tuning_seeds)} runs choose learning rates, "
-            f"{pairs * len(self.seeds)} are reported ({len(self.seeds)} seeds each). "
+            f"{pairs * len(self.seeds)} are reported ({seeds} each). "
             f"Primary endpoint: {self.endpoint}, against {self.against}."
         )
 
