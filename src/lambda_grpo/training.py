@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime
 from itertools import islice
@@ -142,7 +143,8 @@ class _Training:
             self._evaluate(trainer, "before")
         elif trainer.is_world_process_zero():
             self.run.log_evaluation("before", before)
-        trainer.train()
+        with closing(self.progress):
+            trainer.train()
         return self._finish(trainer)
 
     def resume(self, checkpoint: Path) -> Run:
@@ -167,7 +169,8 @@ class _Training:
                 self._rewind(step)
 
             trainer.add_callback(AtTrainBegin(go_on))
-            trainer.train(resume_from_checkpoint=str(checkpoint))
+            with closing(self.progress):
+                trainer.train(resume_from_checkpoint=str(checkpoint))
         return self._finish(trainer)
 
     def _rewind(self, step: int) -> None:
@@ -222,7 +225,8 @@ class _Training:
         self.trainer = trainer
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(RunRecorder(self.run))
-        trainer.add_callback(ProgressBar())
+        self.progress = ProgressBar()
+        trainer.add_callback(self.progress)
         return trainer
 
     def _report_overlap(self) -> None:
