@@ -22,7 +22,7 @@ from trl.trainer.utils import nanstd
 from lambda_grpo.backends.fresh_prompts import FreshPrompts, prompt_key
 from lambda_grpo.backends.saved_state import read_state
 from lambda_grpo.backends.trl_correction import KINDS, check_columns, corrected
-from lambda_grpo.backends.trl_rewards import check_signatures, checked
+from lambda_grpo.backends.trl_reward_functions import check_signatures, checked
 from lambda_grpo.backends.trl_sampling import SamplingTrainer
 from lambda_grpo.objective import group_advantages
 from lambda_grpo.objective.rollouts import Rollouts, has_variance

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lambda_grpo.backends.trl_rewards import as_rewards
+from lambda_grpo.backends.trl_reward_functions import as_rewards
 from lambda_grpo.cli import main
 from lambda_grpo.errors import UserError
 from tests.backends.trl_setup import config, logged, make_trainer
@@ -128,7 +128,7 @@ async def returns_too_few(completions, **_):
 @pytest.mark.parametrize(
     ("function", "cause", "message"),
     [
-        (raises, KeyError, r"reward function 'raises' failed: KeyError: '\S+' \(.*test_trl_rewards.py, line \d+, in "
+        (raises, KeyError, r"reward function 'raises' failed: KeyError: '\S+' \(.*test_trl_reward_functions.py, line \d+, in "
                            r"raises; .*line \d+, in looked_up: `return scores\[answer\]`\)\. "),
         (raises_async, RuntimeError, "reward function 'raises_async' failed: RuntimeError: no answer from the judge "),
         (returns_too_few, ValueError, "reward function 'returns_too_few' returned 1 reward for 32 completions: "
