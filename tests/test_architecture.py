@@ -47,7 +47,7 @@ ALLOWED = {
         "backends", "evaluation", "model_card", "models", "recipe", "report", "resume", "runs", "training_callbacks",
         "training_data", "trl_data",
     },
-    "comparison": {"backends", "parallel", "recipe", "runs", "training"},
+    "comparison": {"backends", "objective", "parallel", "recipe", "runs", "training"},
     "cli_help": set(),
     "doctor": {"backends", "compiled", "parallel"},
     "cli": {

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from lambda_grpo.cli_help import COMPARE_HELP, DOCTOR_HELP, EVAL_HELP, TRAIN_HELP
 from lambda_grpo.errors import UserError
 from lambda_grpo.percent import percent, percent_range
+from lambda_grpo.suggestions import check_choice, did_you_mean, did_you_mean_option
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,14 +75,33 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}, see {self.prog} --help")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        check_choice(action, value)
+
+
+class _CommandParser(_Parser):
+    """Of a command. It names an unknown option before a missing one: that may be the same, misspelt."""
+
+    takes_recipe_keys = False  # then all other options are those of a recipe
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known = [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
+        for argument in [] if self.takes_recipe_keys else args or []:
+            if argument.startswith("--") and argument.split("=")[0].removeprefix("--") not in known:
+                raise UserError(
+                    f"unknown argument {argument!r}{did_you_mean_option(argument, known)}, see {self.prog} --help"
+                )
+        return super().parse_known_args(args, namespace)
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lambda-grpo", description="Learn which tokens a reinforcement-learning run listens to.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_CommandParser)
 
     def add(name: str, run: Command, help: str, **settings: Any) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=help, allow_abbrev=False, **settings)
+        command: _CommandParser = commands.add_parser(name, help=help, allow_abbrev=False, **settings)
         command.set_defaults(run=run)
+        command.takes_recipe_keys = name in ("train", "compare")
         return command
 
     train = add(
@@ -235,7 +255,8 @@ def _bench(options: argparse.Namespace, rest: list[str]) -> None:
         raise UserError(f"--pairs must be at least 1, got {options.pairs}")
     for name in options.names:
         if name not in bench.BENCHMARKS:
-            raise UserError(f"no benchmark {name!r}: use some of {', '.join(bench.BENCHMARKS)}")
+            meant = did_you_mean(name, bench.BENCHMARKS)
+            raise UserError(f"no benchmark {name!r}{meant}: use some of {', '.join(bench.BENCHMARKS)}")
     found = []
     for name in options.names or bench.BENCHMARKS:
         print(f"{name} …", file=sys.stderr)

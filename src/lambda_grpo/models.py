@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.runs import Run
+from lambda_grpo.suggestions import did_you_mean
 
 BUILTIN = "builtin"
 BUILTIN_LLAMA = "builtin-llama"
@@ -44,8 +45,8 @@ def resolve_model(name: str) -> str:
         AutoConfig.from_pretrained(name)
     except OSError as error:
         raise UserError(
-            f"no model {name!r}: it is neither a directory here, nor {' or '.join(map(repr, _FOLDERS))}, "
-            "nor could it be loaded from the hub"
+            f"no model {name!r}{did_you_mean(name, _FOLDERS)}: it is neither a directory here, nor "
+            f"{' or '.join(map(repr, _FOLDERS))}, nor could it be loaded from the hub"
         ) from error
     return name
 

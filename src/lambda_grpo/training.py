@@ -295,7 +295,6 @@ class _Training:
                 "advantage_scale": self.recipe.training.scale_rewards,
                 "weight_norm": objective.weight_norm,
                 "learnable": objective.learnable,
-                "lambda_bounds": list(self.recipe.training.make_lambda_state().bounds) if objective.learnable else None,
                 "preference": getattr(objective.preference, "__name__", repr(objective.preference)),
                 "surrogate": repr(objective.surrogate),
                 "rollouts": repr(objective.rollouts),

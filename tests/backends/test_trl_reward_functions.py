@@ -128,8 +128,8 @@ async def returns_too_few(completions, **_):
 @pytest.mark.parametrize(
     ("function", "cause", "message"),
     [
-        (raises, KeyError, r"reward function 'raises' failed: KeyError: '\S+' \(.*test_trl_reward_functions.py, line \d+, in "
-                           r"raises; .*line \d+, in looked_up: `return scores\[answer\]`\)\. "),
+        (raises, KeyError, r"reward function 'raises' failed: KeyError: '\S+' \(.*test_trl_reward_functions.py, line "
+                           r"\d+, in raises; .*line \d+, in looked_up: `return scores\[answer\]`\)\. "),
         (raises_async, RuntimeError, "reward function 'raises_async' failed: RuntimeError: no answer from the judge "),
         (returns_too_few, ValueError, "reward function 'returns_too_few' returned 1 reward for 32 completions: "
                                       "return a list with a number for each completion, or None where"),

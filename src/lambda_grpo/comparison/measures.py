@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lambda_grpo.objective import get_objective
 from lambda_grpo.runs import Run, sampled_accuracy
 
 WINDOW = 5  # generations that an accuracy in training, logged steps that a figure "at the end" is the mean of
@@ -66,10 +67,14 @@ def _limits(config: dict[str, Any], rewards: Sequence[float | None]) -> dict[str
     seen = [reward for reward in rewards if reward is not None]
     limits = {
         "completion_length_mean": [0.0, float(config["resolved"]["training"]["max_completion_length"])],
-        "lambda": config["objective"].get("lambda_bounds"),
+        "lambda": _lambda_bounds(config["resolved"]["training"]) if config["objective"]["learnable"] else None,
         "reward": [min(seen), max(seen)] if seen else None,
     }
     return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def _lambda_bounds(settings: dict[str, Any]) -> list[float]:
+    return list(settings["lambda_bounds"] or get_objective(settings["objective"]).lambda_bounds)
 
 
 def share_by_length_quartile(lengths: Any, mass: Any) -> list[float] | None:
