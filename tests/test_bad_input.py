@@ -67,7 +67,7 @@ FILES = {
 }
 
 BAD_TRAIN = [
-    (["--objective", "grop"], "unknown objective 'grop': use one of grpo, dapo"),
+    (["--objective", "grop"], "unknown objective 'grop' (did you mean \"grpo\"?): use one of grpo, dapo"),
     (["--task", "arithmetik"], "unknown task 'arithmetik'"),
     (["--resme"], "unknown argument '--resme' (did you mean \"--resume\"?)"),
     (["--objective", "lambda_gpro"], "unknown objective 'lambda_gpro' (did you mean \"lambda_grpo\"?)"),

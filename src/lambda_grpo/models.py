@@ -51,6 +51,14 @@ def resolve_model(name: str) -> str:
     return name
 
 
+def model_name(path: str) -> str:
+    """What a user calls the model that is loaded from a path: a built-in policy by its name, others by the path."""
+    for name in _FOLDERS:
+        if path and Path(path).resolve() == Path(resolve_model(name)).resolve():
+            return name
+    return path
+
+
 def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer, on the best device there is. Raises UserError if the directory doesn't hold them."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
