@@ -29,14 +29,18 @@ def describe_failure(error: Exception) -> str:
     shown = (
         f"{type(error).__name__}: {text[:SHOWN]}{'…' if len(text) > SHOWN else ''}" if text else type(error).__name__
     )
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not _is_installed(frame.filename)] or frames[-1:]
+    own = own_frames(error) or traceback.extract_tb(error.__traceback__)[-1:]
     places = [
         f"{os.path.relpath(frame.filename) if frame.filename.startswith(os.getcwd()) else frame.filename}, "
         f"line {frame.lineno}, in {frame.name}" + (f": `{frame.line}`" if frame is own[-1] and frame.line else "")
         for frame in own[-FRAMES:]
     ]
     return f"{shown} ({'; '.join(places)})" if places else shown
+
+
+def own_frames(error: Exception) -> list[traceback.FrameSummary]:
+    """Where an exception passed through the user's own code, the innermost place last."""
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_installed(frame.filename)]
 
 
 def _is_installed(file: str) -> bool:

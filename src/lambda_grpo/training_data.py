@@ -203,7 +203,7 @@ def _up_to_stop(function: RewardFunction | str, template: Template) -> RewardFun
         return await call(**cut(columns))
 
     taking: Any = rewarded_async if is_async_callable(function) else rewarded
-    taking.__name__ = get_callable_name(function)
+    taking.__name__, taking.__module__ = get_callable_name(function), getattr(function, "__module__", "")
     with contextlib.suppress(ValueError, TypeError):  # some callables written in C don't tell
         taking.__signature__ = inspect.signature(function, follow_wrapped=False)
     return taking

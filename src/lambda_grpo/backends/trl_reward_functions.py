@@ -91,8 +91,15 @@ def checked(trainer: Any, columns: Sequence[str], count: int) -> Iterator[None]:
 
 
 def _checked(function: Callable[..., Any], name: str, columns: Sequence[str], count: int) -> Callable[..., Any]:
-    def failed(error: Exception) -> UserError:
-        return UserError(f"reward function {name!r} failed: {describe_failure(error)}. {called_with(columns)}")
+    is_ours = str(getattr(function, "__module__", "")).startswith("lambda_grpo.")
+
+    def said(error: Exception) -> Exception:
+        """What is raised in place of an exception: itself, where it says all, or is a fault of this package."""
+        if is_ours or isinstance(error, UserError):
+            return error
+        said = UserError(f"reward function {name!r} failed: {describe_failure(error)}. {called_with(columns)}")
+        said.__cause__ = error
+        return said
 
     def rewards(returned: Any) -> list[float | None]:
         try:
@@ -105,10 +112,8 @@ def _checked(function: Callable[..., Any], name: str, columns: Sequence[str], co
         async def called_async(**arguments: Any) -> list[float | None]:
             try:
                 returned = await function(**arguments)
-            except UserError:
-                raise
             except Exception as error:
-                raise failed(error) from error
+                raise said(error)  # noqa: B904 - its cause is set
             return rewards(returned)
 
         return called_async
@@ -116,10 +121,8 @@ def _checked(function: Callable[..., Any], name: str, columns: Sequence[str], co
     def called(**arguments: Any) -> list[float | None]:
         try:
             returned = function(**arguments)
-        except UserError:
-            raise
         except Exception as error:
-            raise failed(error) from error
+            raise said(error)  # noqa: B904 - its cause is set
         return rewards(returned)
 
     return called
