@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import pytest
 from huggingface_hub import ModelCard
@@ -39,6 +40,7 @@ def test_a_card_is_saved_with_each_model(tmp_path):
         assert objective["objective"] == "lambda_grpo"
         assert float(objective["r"]) == 1 / 9
         assert dict(rows_under(card, "Training"))["seed"] == "3"
+        assert "from the base model\n**builtin (a small policy that lambda-grpo brings)**, with the objective" in card
         assert dict(rows_under(card, "Versions"))["trl"] == "1.16.0"
         assert dict(rows_under(card, "Data"))["rows"] == "64"
         assert "Not evaluated." in card
@@ -74,6 +76,24 @@ def test_an_objective_without_lambda_has_none_in_its_card(tmp_path):
     assert not (tmp_path / "final" / LAMBDA_STATE_FILE).exists()
 
 
+@pytest.mark.parametrize("objective", ["dapo_full", "edge_grpo", "gmpo", "grpo_lambda_tail"])
+def test_a_card_names_a_local_base_and_holds_nothing_as_python_writes_it(objective, tmp_path):
+    trainer = make_trainer(config(tmp_path / "run", objective=objective, max_steps=1, max_completion_length=4))
+    trainer.accelerator.unwrap_model(trainer.model).config._name_or_path = "models/mine"  # as from_pretrained leaves it
+    trainer.train()
+    trainer.create_model_card()
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "from the base model\n**models/mine**, with" in card
+    _check_holds_no_reprs(card)
+
+
+def _check_holds_no_reprs(card):
+    """No `Clip(level='token')`, no quotes, no None or True, no objects."""
+    cells = [cell for heading in ("Objective", "Data", "Training") for row in rows_under(card, heading) for cell in row]
+    assert len(cells) > 20
+    assert [cell for cell in cells if re.search(r"=|'(?!s )|\bNone\b|\bTrue\b|\bFalse\b|<|\[", cell)] == []
+
+
 def test_several_lambdas_are_all_in_the_card(tmp_path):
     args = config(tmp_path, objective="daro", num_generations=4, lambda_lr=1.0, max_steps=2, max_completion_length=16)
     trainer = make_trainer(args)
@@ -98,6 +118,10 @@ def test_a_runs_card_has_its_evaluations(lora, tmp_path):
             for of, result in (("before training", before), ("after training (step 2)", after))
         ]
         assert dict(rows_under(card, "Training")).get("LoRA") == ("rank 4, alpha 32" if lora else None)
+        assert "from the base model\n**builtin (" in card
+        assert ("It is an adapter" in card) == bool(lora)
+        assert ModelCard(card).data.library_name == ("peft" if lora else "transformers")
+        _check_holds_no_reprs(card)
     assert main(["eval", "--model", str(run), "--task", "arithmetic", "--n", "8"]) == 0
     result = json.loads((run / "eval/arithmetic.json").read_text())
     for folder in (".", "checkpoint-2"):

@@ -217,11 +217,15 @@ def test_the_band_is_the_t_interval_of_the_mean():
         {"curve": {"step": [1, 2, 3, 4], "reward": [3.0, 5.0, 7.0, 9.0]}},
         {"curve": {"step": [1, 2], "reward": [None, None]}},  # nor has this one any
     ]
-    steps, mean, half, n = band(runs, "reward")
+    steps, mean, (low, high), n = band(runs, "reward")
     assert (steps, mean.tolist(), n) == ([1, 3], [2.0, 7.0], 3)
     # by hand: s = 1, and 97.5 % of Student's t with 2 degrees of freedom is 4.30265 in any table
-    np.testing.assert_allclose(half, [4.30265 / 3**0.5, 0.0], rtol=1e-5)
+    np.testing.assert_allclose(mean - low, [4.30265 / 3**0.5, 0.0], rtol=1e-5)
+    np.testing.assert_allclose(high - mean, [4.30265 / 3**0.5, 0.0], rtol=1e-5)
     assert band(runs[:1], "reward")[2] is None
+    limited = [run | {"limits": {"reward": [0.0, 9.0]}} for run in runs]
+    _, _, (low, high), _ = band(limited, "reward")
+    np.testing.assert_allclose([low[0], high[0]], [0.0, 2 + 4.30265 / 3**0.5], rtol=1e-5)
 
 
 def test_an_objective_looks_the_same_everywhere_and_no_two_look_alike():

@@ -4,7 +4,7 @@ import pytest
 
 from lambda_grpo.suggestions import did_you_mean
 
-NAMES = ["math500", "gsm8k", "minerva_math", "lambda_grpo", "dr_grpo"]
+NAMES = ["math500", "gsm8k", "minerva_math", "lambda_grpo", "dr_grpo", "gspo", "grpo"]
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ NAMES = ["math500", "gsm8k", "minerva_math", "lambda_grpo", "dr_grpo"]
         ("minerva-math", "minerva_math"),
         ("MATH-500", "math500"),
         ("lambda_gpro", "lambda_grpo"),
+        ("gpro", "grpo"),  # not gspo, which is as close by its letters
         ("Dr-GRPO", "dr_grpo"),
     ],
 )

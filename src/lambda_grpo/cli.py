@@ -18,7 +18,7 @@ from lambda_grpo.cli_help import COMPARE_HELP, DOCTOR_HELP, EVAL_HELP, TRAIN_HEL
 from lambda_grpo.cli_stop import CODE, command_line, ending_at_once, tell
 from lambda_grpo.errors import Stopped, UserError
 from lambda_grpo.percent import percent, percent_range
-from lambda_grpo.suggestions import did_you_mean
+from lambda_grpo.suggestions import check_choice, did_you_mean, did_you_mean_option
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,14 +84,33 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}, see {self.prog} --help")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        check_choice(action, value)
+
+
+class _CommandParser(_Parser):
+    """Of a command. It names an unknown option before a missing one: that may be the same, misspelt."""
+
+    takes_recipe_keys = False  # then all other options are those of a recipe
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known = [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
+        for argument in [] if self.takes_recipe_keys else args or []:
+            if argument.startswith("--") and argument.split("=")[0].removeprefix("--") not in known:
+                raise UserError(
+                    f"unknown argument {argument!r}{did_you_mean_option(argument, known)}, see {self.prog} --help"
+                )
+        return super().parse_known_args(args, namespace)
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lambda-grpo", description="Learn which tokens a reinforcement-learning run listens to.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_CommandParser)
 
     def add(name: str, run: Command, help: str, **settings: Any) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=help, allow_abbrev=False, **settings)
+        command: _CommandParser = commands.add_parser(name, help=help, allow_abbrev=False, **settings)
         command.set_defaults(run=run)
+        command.takes_recipe_keys = name in ("train", "compare")
         return command
 
     train = add(
@@ -194,23 +213,8 @@ def _compare(options: argparse.Namespace, rest: list[str]) -> None:
         where = [] if options.output_dir else ["--output_dir", str(directory)]
         raise Stopped(command_line([*options.arguments, *where])) from stop
     page = report.write_study_report(results, directory)
-    unit, factor, _ = comparison.ENDPOINTS[study.endpoint]
     for task in study.tasks:
-        rows = [row for row in results["comparisons"] if row["task"] == task]
-        _print_table(
-            f"{study.endpoint} on {task}, against {study.against}",
-            ("", f"difference ({unit})", "95 % interval", "p (Holm)", "n"),
-            [
-                (
-                    row["objective"],
-                    f"{factor * row['difference']:+.2f}",
-                    "–" if row["ci95"] is None else " to ".join(f"{factor * end:+.2f}" for end in row["ci95"]),
-                    "–" if row["p_holm"] is None else f"{row['p_holm']:.3f}",
-                    str(row["n"]),
-                )
-                for row in rows
-            ],
-        )
+        _print_table(f"{study.endpoint} on {task}, against {study.against}", *comparison.arms_table(results, task))
     print("\n".join(results["verdict"]))
     print(f"\nReport: {page}")
 
@@ -267,7 +271,8 @@ def _bench(options: argparse.Namespace, rest: list[str]) -> None:
         raise UserError(f"--pairs must be at least 1, got {options.pairs}")
     for name in options.names:
         if name not in bench.BENCHMARKS:
-            raise UserError(f"no benchmark {name!r}: use some of {', '.join(bench.BENCHMARKS)}")
+            meant = did_you_mean(name, bench.BENCHMARKS)
+            raise UserError(f"no benchmark {name!r}{meant}: use some of {', '.join(bench.BENCHMARKS)}")
     found = []
     for name in options.names or bench.BENCHMARKS:
         print(f"{name} …", file=sys.stderr)
@@ -332,7 +337,10 @@ def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(name, justify="left" if position == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:  # in a file or a pipe nothing need be cut off
+        console = Console(width=max(console.width, console.measure(table).maximum))
+    console.print(table)
 
 
 if __name__ == "__main__":

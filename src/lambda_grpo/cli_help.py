@@ -47,9 +47,10 @@ Compare objectives side by side, with several seeds and paired statistics.
   lambda-grpo compare --objectives grpo,dapo,dr_grpo,lambda_grpo --seeds 10
   lambda-grpo compare study.yaml --output_dir studies/mine
 
-The same command goes on with an interrupted study: what is finished stays. A
-study is a recipe (see lambda-grpo train --help), whose keys all runs share,
-and these:
+The same command goes on with an interrupted study: what is finished stays. With
+more or fewer objectives, tasks, seeds or rates it reuses every run whose recipe
+is the same. A study is a recipe (see lambda-grpo train --help), whose keys all
+runs share, and these:
 
   objectives        two or more, or in a file a mapping: a name of your own to
                     the recipe keys of that arm (grpo, dapo, dr_grpo,

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from lambda_grpo.suggestions import did_you_mean
+
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 
 
@@ -40,7 +42,8 @@ class LambdaState:
         schedule: Callable[[int], float] = lambda step: 1.0,
     ):
         if optimizer not in OPTIMIZERS:
-            raise ValueError(f"unknown optimizer {optimizer!r} for λ: use one of {', '.join(OPTIMIZERS)}")
+            meant = did_you_mean(str(optimizer), OPTIMIZERS)
+            raise ValueError(f"unknown optimizer {optimizer!r} for λ{meant}: use one of {', '.join(OPTIMIZERS)}")
         if not (math.isfinite(lr) and lr >= 0):
             raise ValueError(f"the learning rate of λ must be at least 0, got {lr}")
         low, high = bounds

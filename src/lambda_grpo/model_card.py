@@ -19,6 +19,7 @@ from yaml import YAMLError
 from lambda_grpo.errors import warn_once
 from lambda_grpo.percent import percent, percent_range
 from lambda_grpo.runs import Run, provenance
+from lambda_grpo.wording import in_words
 
 CARD_FILE = "README.md"
 SHOWN = 12  # rows of λ's table at most
@@ -33,7 +34,9 @@ class CardFacts:
     """What a card says.
 
     Attributes:
-        name: of the model. base_model: its id on the hub, or None.
+        name: of the model.
+        base_model: what it was trained from, for a reader. hub_model: its id on the hub, or None.
+        is_adapter: whether the saved model is an adapter that the base model is loaded with.
         objective, data, training: settings by name; those that are None are left out.
         metrics: the logged steps that have a λ; empty for an objective without one.
         lambda_value: what λ is now, after the last step; one for each pass rate where an objective has several.
@@ -42,7 +45,9 @@ class CardFacts:
     """
 
     name: str
-    base_model: str | None
+    base_model: str
+    hub_model: str | None
+    is_adapter: bool
     step: int
     objective: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
@@ -60,9 +65,10 @@ def write_card(path: Path, facts: CardFacts) -> None:
     found = read_evaluations(facts.output_dir)
     versions = provenance()
     data = ModelCardData(
-        base_model=facts.base_model,
+        base_model=facts.hub_model,
+        base_model_relation="adapter" if facts.is_adapter and facts.hub_model else None,
         datasets=facts.datasets,
-        library_name="transformers",
+        library_name="peft" if facts.is_adapter else "transformers",
         pipeline_tag="text-generation",
         model_name=facts.name,
         tags=["lambda-grpo", "grpo", "trl", "reinforcement-learning", *facts.tags],
@@ -74,6 +80,7 @@ def write_card(path: Path, facts: CardFacts) -> None:
         template_path=str(files("lambda_grpo").joinpath("model_card.md")),
         name=facts.name,
         base_model=facts.base_model,
+        is_adapter=facts.is_adapter,
         step=facts.step,
         objective=facts.objective["objective"],
         objective_table=_settings(facts.objective),
@@ -184,7 +191,7 @@ def _lambda_table(metrics: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
-    return _table(("", ""), [(name, str(value)) for name, value in settings.items() if value is not None])
+    return _table(("", ""), [(name, in_words(value)) for name, value in settings.items() if value is not None])
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

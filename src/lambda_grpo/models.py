@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.runs import Run
+from lambda_grpo.suggestions import did_you_mean
 
 BUILTIN = "builtin"
 BUILTIN_LLAMA = "builtin-llama"
@@ -44,10 +45,18 @@ def resolve_model(name: str) -> str:
         AutoConfig.from_pretrained(name)
     except OSError as error:
         raise UserError(
-            f"no model {name!r}: it is neither a directory here, nor {' or '.join(map(repr, _FOLDERS))}, "
-            "nor could it be loaded from the hub"
+            f"no model {name!r}{did_you_mean(name, _FOLDERS)}: it is neither a directory here, nor "
+            f"{' or '.join(map(repr, _FOLDERS))}, nor could it be loaded from the hub"
         ) from error
     return name
+
+
+def model_name(path: str) -> str:
+    """What a user calls the model that is loaded from a path: a built-in policy by its name, others by the path."""
+    for name in _FOLDERS:
+        if path and Path(path).resolve() == Path(resolve_model(name)).resolve():
+            return name
+    return path
 
 
 def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
-import difflib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +18,7 @@ from trl.scripts.grpo import GRPOScriptArguments
 
 from lambda_grpo.backends.trl_trainer import LambdaGRPOConfig
 from lambda_grpo.errors import UserError
+from lambda_grpo.suggestions import check_choice, did_you_mean, did_you_mean_option
 from lambda_grpo.validation import check_kinds, check_ranges
 
 DEMO = "demo"  # the name of the built-in recipe
@@ -60,6 +61,9 @@ class TaskConfig:
         self.check_overlap = [] if self.check_overlap == ["none"] else self.check_overlap
 
 
+KINDS: tuple[type, ...] = (TaskConfig, LambdaGRPOConfig, ModelConfig, GRPOScriptArguments, DatasetMixtureConfig)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A parsed recipe. `keys` are the settings that were written down, enough to parse it again."""
@@ -76,25 +80,39 @@ class Recipe:
         parts = (self.task, self.training, self.model, self.data, self.mixture)
         return {f.name: getattr(part, f.name) for part in parts for f in fields(part)}
 
+    @staticmethod
+    def keys_known() -> set[str]:
+        """Every key that a recipe may hold."""
+        return {f.name for kind in KINDS for f in fields(kind)}
+
     @classmethod
-    def parse(cls, keys: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
-        """A recipe from its keys and a command line's `--key value`. Raises UserError, naming what is wrong."""
-        kinds = (TaskConfig, LambdaGRPOConfig, ModelConfig, GRPOScriptArguments, DatasetMixtureConfig)
-        parser = _Parser(kinds)
+    def parse(
+        cls, keys: dict[str, Any], overrides: Sequence[str] = (), *, beside: Iterable[str] = ("resume",)
+    ) -> Recipe:
+        """A recipe from its keys and a command line's `--key value`.
+
+        Args:
+            beside: what the caller reads by itself: it may be meant by a misspelt name.
+
+        Raises:
+            UserError: it names what is wrong.
+        """
+        parser = _Parser(KINDS)
         known = [action.dest for action in parser._actions]
+        nameable = [*known, *beside]
         environment = _environment(keys)
         # A copy: TRL's classes convert what they are given in place, and `keys` is to be parsed again.
         settings = copy.deepcopy({key: value for key, value in keys.items() if key != "env"})
         for key in settings:
             if key not in known:
-                raise UserError(f"the recipe has an unknown key {key!r}{_did_you_mean(str(key), known)}")
+                raise UserError(f"the recipe has an unknown key {key!r}{did_you_mean(str(key), nameable)}")
         parser.set_defaults_with_config(**settings)
         values, unknown = parser.parse_known_args(list(overrides))
         if unknown:
             if unknown[0].endswith((".yaml", ".yml")):
                 raise UserError(f"recipes stand before all --keys: {unknown[0]} doesn't")
-            raise UserError(f"unknown argument {unknown[0]!r}{_did_you_mean(unknown[0].lstrip('-'), known)}")
-        hints = {key: hint for kind in kinds for key, hint in get_type_hints(kind).items()}
+            raise UserError(f"unknown argument {unknown[0]!r}{did_you_mean_option(unknown[0], nameable)}")
+        hints = {key: hint for kind in KINDS for key, hint in get_type_hints(kind).items()}
         check_kinds({key: getattr(values, key) for key in settings}, hints)  # argparse checks those of a command line
         check_ranges(vars(values))
         try:
@@ -186,10 +204,8 @@ class _Parser(TrlParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(_one_line(message))
 
-
-def _did_you_mean(key: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    return f": did you mean {close[0]!r}?" if close else ""
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        check_choice(action, value)
 
 
 def _one_line(message: object) -> str:

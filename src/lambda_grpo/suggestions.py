@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -12,8 +14,25 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     Capital letters, hyphens and underscores don't count.
     """
     by_key = {_key(one): one for one in known}
-    close = difflib.get_close_matches(_key(name), by_key, n=1)
+    letters = sorted(_key(name))
+    close = difflib.get_close_matches(_key(name), by_key, n=5)  # the closest one first
+    close.sort(key=lambda one: sorted(one) != letters)  # letters that changed their places are a slip of the fingers
     return f' (did you mean "{by_key[close[0]]}"?)' if close else ""
+
+
+def did_you_mean_option(argument: str, known: Iterable[str]) -> str:
+    """The same of a command line's `--name` or `--name=value`, with the hyphens; `known` are names without them."""
+    name = argument.split("=")[0].lstrip("-")
+    return did_you_mean(f"--{name}", [f"--{one}" for one in known])
+
+
+def check_choice(action: argparse.Action, value: Any) -> None:
+    """In place of `ArgumentParser._check_value`. Raises ArgumentError where an argument isn't one of its choices."""
+    if action.choices is not None and value not in action.choices:
+        choices = [str(one) for one in action.choices]
+        raise argparse.ArgumentError(
+            action, f"invalid choice: {value!r}{did_you_mean(str(value), choices)}, choose from {', '.join(choices)}"
+        )
 
 
 def _key(name: str) -> str:

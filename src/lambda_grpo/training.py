@@ -7,7 +7,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from itertools import islice
@@ -96,14 +96,19 @@ def _stoppable(run: Run, again: str, *, in_the_same_place: bool = False) -> Iter
         raise Stopped(resume if run.checkpoints() else again) from stop
 
 
-def check(keys: Mapping[str, Any]) -> None:
-    """Raise the UserError that a run of this recipe in a study would begin with, if any. Nothing is written."""
+def check(keys: Mapping[str, Any]) -> str:
+    """A digest of the problems that a run of this recipe in a study would have. Nothing is written.
+
+    Raises:
+        UserError: the one that the run would begin with.
+    """
     with tempfile.TemporaryDirectory() as folder:
         recipe = Recipe.parse({**keys, "output_dir": os.path.join(folder, "run")})
         training = _Training(recipe, Run(recipe.training.output_dir))
         if training.data.held_out is None:
             raise UserError("nothing is evaluated: set eval_task")
         training._trainer()
+        return str(training.data.description["digest"])
 
 
 class _Training:
@@ -154,7 +159,8 @@ class _Training:
             self._evaluate(trainer, "before")
         elif trainer.is_world_process_zero():
             self.run.log_evaluation("before", before)
-        trainer.train()
+        with closing(self.progress):
+            trainer.train()
         return self._finish(trainer)
 
     def resume(self, checkpoint: Path) -> Run:
@@ -179,7 +185,8 @@ class _Training:
                 self._rewind(step)
 
             trainer.add_callback(AtTrainBegin(go_on))
-            trainer.train(resume_from_checkpoint=str(checkpoint))
+            with closing(self.progress):
+                trainer.train(resume_from_checkpoint=str(checkpoint))
         return self._finish(trainer)
 
     def _rewind(self, step: int) -> None:
@@ -234,7 +241,8 @@ class _Training:
         self.trainer = trainer
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(RunRecorder(self.run))
-        trainer.add_callback(ProgressBar())
+        self.progress = ProgressBar()
+        trainer.add_callback(self.progress)
         return trainer
 
     def _report_overlap(self) -> None:

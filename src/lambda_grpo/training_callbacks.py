@@ -42,6 +42,13 @@ class AtTrainBegin(TrainerCallback):
 class ProgressBar(TrainerCallback):
     """Step, reward, length, λ and the time left."""
 
+    bar: Any = None
+
+    def close(self) -> None:
+        """End the bar's line, also where an error ends the training."""
+        if self.bar is not None:
+            self.bar.close()
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             self.bar = tqdm(
@@ -62,6 +69,5 @@ class ProgressBar(TrainerCallback):
         )
         self.bar.set_postfix({name: format(value, spec) for name, value, spec in shown if value is not None})
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
-            self.bar.close()
+    def on_train_end(self, *args: Any, **_: Any) -> None:
+        self.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import inspect
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 from transformers import AutoConfig
 from trl.scripts.grpo import GRPOScriptArguments
+from trl.trainer.utils import get_callable_name, is_async_callable
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.models import load_tokenizer
@@ -106,6 +107,13 @@ def read_training_data(recipe: Recipe, model_path: str) -> TrainingData:
             )
     rewards = trl_rewards(data)
     dataset, eval_dataset = trl_datasets(data, recipe.mixture, recipe.training.eval_strategy)
+    if "math_accuracy" in (data.reward_funcs or []):
+        columns = list(next(iter(dataset)))
+        if not {"answer", "solution"}.intersection(columns):
+            raise UserError(
+                "reward function 'math_accuracy' needs a column answer or solution, with the reference of each prompt; "
+                f"the data set has {', '.join(columns)}"
+            )
     name = data.dataset_name or "datasets"
     return TrainingData(dataset, eval_dataset, rewards, None, TEMPLATES["plain"], False, {"name": name})
 
@@ -182,14 +190,24 @@ def _template(recipe: Recipe, model_path: str, tasks: list[Task]) -> Template:
 
 def _up_to_stop(function: RewardFunction | str, template: Template) -> RewardFunction | str:
     """A reward function that sees a completion as the grader does. A reward model reads all of it."""
-    if isinstance(function, str) or not template.stops or inspect.iscoroutinefunction(function):
+    if isinstance(function, str) or not template.stops:
         return function
+    call: Any = function
 
-    @functools.wraps(function)
-    def rewarded(completions: list[str], **columns: Any) -> list[float | None]:
-        return function(completions=[template.cut(completion) for completion in completions], **columns)
+    def cut(columns: dict[str, Any]) -> dict[str, Any]:
+        return {**columns, "completions": [template.cut(completion) for completion in columns["completions"]]}
 
-    return rewarded
+    def rewarded(**columns: Any) -> Any:
+        return call(**cut(columns))
+
+    async def rewarded_async(**columns: Any) -> Any:
+        return await call(**cut(columns))
+
+    taking: Any = rewarded_async if is_async_callable(function) else rewarded
+    taking.__name__, taking.__module__ = get_callable_name(function), getattr(function, "__module__", "")
+    with contextlib.suppress(ValueError, TypeError):  # some callables written in C don't tell
+        taking.__signature__ = inspect.signature(function, follow_wrapped=False)
+    return taking
 
 
 def _check_rewards(data: GRPOScriptArguments, template: Template, task: Task) -> None:

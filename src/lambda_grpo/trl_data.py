@@ -12,6 +12,7 @@ from trl.scripts.grpo import GRPOScriptArguments
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.imports import import_callable
+from lambda_grpo.suggestions import did_you_mean
 from lambda_grpo.tasks.problems import loading
 
 RewardFunction = Callable[..., list[float | None]]
@@ -40,7 +41,8 @@ def trl_datasets(
 
     def rows(key: str, split: str) -> Dataset:
         if split not in splits:
-            raise UserError(f"{key} is {split!r}, but {name} has no such split: it has {', '.join(splits)}")
+            meant = did_you_mean(str(split), map(str, splits))
+            raise UserError(f"{key} is {split!r}, but {name} has no such split{meant}: it has {', '.join(splits)}")
         _check_rows(f"{name}, split {split!r},", splits[split])
         return splits[split]
 
@@ -81,8 +83,9 @@ def _reward_function(name: str) -> RewardFunction:
         return get_soft_overlong_punishment(max_completion_len=1280, soft_punish_cache=256)
     module_name, _, attribute = name.rpartition(".")
     if not module_name and name not in REWARDS:
+        known = (*REWARDS, "get_soft_overlong_punishment")
         raise UserError(
-            f"unknown reward function {name!r}: use {', '.join(REWARDS)}, get_soft_overlong_punishment, or the import "
-            "path of your own (package.module.function)"
+            f"unknown reward function {name!r}{did_you_mean(name, known)}: use {', '.join(known)}, or the import path "
+            "of your own (package.module.function)"
         )
     return import_callable(f"reward function {name!r}", module_name or REWARDS[name], attribute)

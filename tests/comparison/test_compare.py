@@ -1,51 +1,13 @@
 """A real study, small: finished, killed and resumed, broken, refused."""
 
-import json
-import os
-import signal
 import subprocess
-import sys
 import time
 
 import pytest
-import yaml
 
 from lambda_grpo.cli import main
 from lambda_grpo.runs import Run
-
-STUDY = {
-    "base": "demo", "objectives": ["dapo", "lambda_grpo"], "seeds": 2, "tuning_seeds": 1, "max_steps": 3,
-    "per_device_train_batch_size": 32, "max_completion_length": 24, "task_size": 256, "eval_size": 64, "save_steps": 1,
-}  # fmt: skip
-RUNS = 2 * 3 * 1 + 2 * 2
-
-
-def write_study(folder, **settings):
-    folder.mkdir(exist_ok=True)
-    (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, **settings}))
-    return str(folder / "study.yaml")
-
-
-def command(study, out):
-    return [sys.executable, "-m", "lambda_grpo.cli", "compare", study, "--output_dir", str(out)]
-
-
-def finished(out):
-    return sorted(path.parents[1] for path in out.glob("runs/*/*/*/eval/after.json"))
-
-
-def results(out):
-    return json.loads((out / "results.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A study that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("study")
-    study = write_study(folder)
-    # a program of its own: here another test may have started the fork server, with less in it
-    subprocess.run(command(study, folder / "out"), check=True)
-    return study, folder / "out"
+from tests.comparison.real_study import RUNS, command, finished, kill, results, write_study
 
 
 @pytest.mark.timeout(600)
@@ -113,28 +75,10 @@ def test_killed_in_the_middle_and_resumed_it_finds_the_same(whole, tmp_path):
         while len(finished(out)) < so_many or not list(out.glob("runs/*/*/*/checkpoint-*")):
             assert process.poll() is None
             time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        deadline = time.monotonic() + 30
-        while of_study(out) and time.monotonic() < deadline:  # its runs end with it
-            time.sleep(0.1)
-        assert not of_study(out)
+        kill(process, out)
         assert len(finished(out)) < RUNS
     subprocess.run(command(study, out), check=True)
     assert results(out) == results(undisturbed)
-
-
-def of_study(out):
-    """Processes that have a file of the study open."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
-        except OSError:
-            continue  # gone, or not ours
-        if any(link.startswith(str(out)) for link in links):
-            found.append(pid)
-    return found
 
 
 @pytest.mark.timeout(600)
@@ -179,14 +123,11 @@ def test_a_task_without_held_out_problems_needs_some(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_two_studies_in_one_directory_are_refused(whole, tmp_path, capsys):
-    _, out = whole
-    other = write_study(tmp_path / "other", max_steps=4)
-    assert main(["compare", other, "--output_dir", str(out)]) == 2
-    assert "holds another study" in capsys.readouterr().err
+def test_what_is_no_study_is_refused(tmp_path, capsys):
+    study = write_study(tmp_path / "study")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    assert main(["compare", other, "--output_dir", str(tmp_path / "mine")]) == 2
+    assert main(["compare", study, "--output_dir", str(tmp_path / "mine")]) == 2
     assert "not empty" in capsys.readouterr().err
 
 

@@ -46,7 +46,8 @@ def test_only_seeds_that_both_have_are_compared():
 
 def test_without_spread_or_with_one_seed():
     same = paired_difference({1: 0.5, 2: 0.7}, {1: 0.5, 2: 0.7})
-    assert (same.difference, same.ci95, same.p) == (0.0, (0.0, 0.0), 1.0)
+    assert same.difference == 0.0
+    assert same.ci95 is same.bootstrap_ci95 is same.p is same.sd is None
     # 0.03 − 0.01, …: the same but for rounding. Two seeds agree often, where accuracies are multiples of 1/100
     apart = paired_difference({1: 0.03, 2: 0.53, 3: 0.93}, {1: 0.01, 2: 0.51, 3: 0.91})
     assert (apart.difference, apart.n) == (pytest.approx(0.02), 3)
@@ -78,7 +79,10 @@ def test_the_other_way_round(ours, theirs):
     a, b = dict(enumerate(ours[:n])), dict(enumerate(theirs[:n]))
     one, other = paired_difference(a, b), paired_difference(b, a)
     assert one.difference == pytest.approx(-other.difference)
-    assert one.ci95 == pytest.approx((-other.ci95[1], -other.ci95[0]), abs=1e-9)
+    if one.ci95 is None:
+        assert other.ci95 is None
+    else:
+        assert one.ci95 == pytest.approx((-other.ci95[1], -other.ci95[0]), abs=1e-9)
 
 
 @pytest.mark.parametrize(("n", "comparisons"), [(2, 1), (2, 3), (3, 3), (3, 7), (4, 7), (5, 1), (10, 3), (40, 3)])
@@ -105,7 +109,7 @@ def test_all_alike_is_said():
         for arm in study.arms
     ]
     same, apart = results(study, runs, [], [])["comparisons"]
-    assert same["verdict"] == "no detectable difference"
+    assert (same["verdict"], same["ci95"], same["p"], same["p_holm"]) == ("no interval", None, None, None)
     assert "the same with each of 3 seeds" in same["sentence"]
     assert (apart["verdict"], apart["ci95"], apart["p_holm"]) == ("no interval", None, None)
     assert "+25.00 points with each of 3 seeds" in apart["sentence"]
@@ -160,3 +164,59 @@ def test_an_endpoint_without_a_better_side_is_higher_or_lower():
     (row,) = found["comparisons"]
     assert row["verdict"] == "higher"
     assert "tokens" in row["sentence"]
+
+
+SHARES = st.lists(st.one_of(st.floats(0, 1), st.just(0.0), st.just(1.0)), min_size=2, max_size=6)
+
+
+@given(SHARES, SHARES)
+def test_no_interval_leaves_what_is_possible(ours, theirs):
+    n = min(len(ours), len(theirs))
+    low, high = mean_ci95(ours, (0.0, 1.0))["ci95"]
+    assert 0 <= low <= sum(ours) / len(ours) + 1e-12
+    assert 1 >= high >= sum(ours) / len(ours) - 1e-12
+    found = paired_difference(dict(enumerate(ours[:n])), dict(enumerate(theirs[:n])), (0.0, 1.0))
+    if found.ci95 is not None:
+        assert -1 <= found.ci95[0] <= found.difference + 1e-12
+        assert 1 >= found.ci95[1] >= found.difference - 1e-12
+
+
+def test_figures_and_differences_of_few_seeds_stay_possible():
+    """Two seeds, far apart: t intervals would go from below 0 to above what there is."""
+    study = simulated_study(["a", "b"], seeds=2, endpoint="completion_length_mean")
+    draw = random.Random(0)
+    limits = {"completion_length_mean": [0.0, 24.0], "lambda": [-2.0, 2.0], "reward": [0.0, 1.0]}
+    figures = {
+        ("a", 1): (0.9, 3.0, 0.01), ("a", 2): (0.99, 23.0, 0.4), ("b", 1): (0.1, 20.0, 0.5), ("b", 2): (1.0, 1.0, 0.02),
+    }  # fmt: skip
+    names = ("accuracy", "completion_length_mean", "entropy")
+    runs = [
+        simulated_run(draw, arm, "arithmetic", seed, dict(zip(names, values, strict=True)))
+        | {"lambda": 1.9 * (-1) ** seed, "limits": limits}
+        for (arm, seed), values in figures.items()
+    ]
+    found = results(study, runs, [], [])
+    for row in found["objectives"]:
+        for name, (low, high) in {
+            "accuracy": (0, 1), "completion_length_mean": (0, 24), "entropy": (0, math.inf), "lambda": (-2, 2),
+            "grad_clip_fraction": (0, 1), "num_tokens": (0, math.inf),
+        }.items():  # fmt: skip
+            assert low <= row[name]["ci95"][0] < row[name]["mean"] < row[name]["ci95"][1] <= high
+    (row,) = found["comparisons"]
+    assert row["ci95"] == [-24.0, 24.0]
+    assert row["detectable_difference"] is None
+    assert "would not have found even the greatest possible difference" in row["sentence"]
+
+
+def test_a_figure_that_no_run_has_is_none():
+    study = simulated_study(["a", "b"], seeds=2)
+    runs = [
+        simulated_run(random.Random(0), arm, "arithmetic", seed, {"accuracy": 0.5, "completion_length_mean": 9.0})
+        | {"entropy": math.nan, "clip_fraction": None, "tokens_to_target": None}
+        for arm in study.arms
+        for seed in study.seeds
+    ]
+    found = results(study, runs, [], [])
+    for row in found["objectives"]:
+        assert row["entropy"] is row["clip_fraction"] is row["tokens_to_target"] is row["lambda"] is None
+    assert results(simulated_study(["a", "b"], seeds=2, endpoint="entropy"), runs, [], [])["comparisons"] == []

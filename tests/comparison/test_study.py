@@ -81,7 +81,10 @@ REFUSED = {
     "eval_size above 0": {"eval_size": 0},
     "tasks must be a list of names": {"tasks": "arithmetic"},
     "target_accuracy: 90 isn't a number from 0 to 1": {"target_accuracy": 90},
-    "unknown key 'sedes'": {"sedes": 3},
+    "unknown key 'sedes' \\(did you mean \"seeds\"": {"sedes": 3},
+    "'a' has an unknown key 'lambda_lrr' \\(did you mean \"lambda_lr\"": {
+        "objectives": {"a": {"objective": "lambda_grpo", "lambda_lrr": 1.0}, "dapo": None}
+    },
 }
 
 

@@ -38,6 +38,30 @@ def test_a_failing_grader_is_an_error_not_a_zero():
     assert "completion 'seven'" in caught.value.__notes__[0]
 
 
+class Broken:
+    name = "broken"
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return Example("1+1=", "2")
+
+    def grade(self, completion, example):
+        return 1.0 if int(completion) == 2 else 0.0
+
+
+def test_a_grader_of_ones_own_that_fails_says_where():
+    task = Broken()
+    with pytest.raises(UserError) as caught:
+        grade_all(task, ["two"], [task[0]])
+    message = str(caught.value)
+    assert message.startswith("the grader of task 'broken' failed on prompt '1+1=', completion 'two': ValueError: ")
+    assert "test_tasks.py, line " in message
+    assert message.endswith(", in grade: `return 1.0 if int(completion) == 2 else 0.0`)")
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

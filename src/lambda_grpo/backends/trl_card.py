@@ -8,9 +8,24 @@ from typing import TYPE_CHECKING, Any
 from trl.trainer.utils import get_config_model_id
 
 from lambda_grpo.model_card import CardFacts
+from lambda_grpo.models import BUILTIN, BUILTIN_LLAMA, model_name
+from lambda_grpo.wording import fields_in_words, in_words
 
 if TYPE_CHECKING:
     from lambda_grpo.backends.trl_trainer import LambdaGRPOTrainer
+
+NORMALIZERS = {
+    "batch": "all tokens of the batch",
+    "group": "each prompt's own tokens, then the mean over prompts",
+    "responses": "the number of responses",
+    "constant": "the number of responses times the longest completion",
+    "micro_batch": "the tokens of each micro-batch, then the mean over micro-batches",
+}
+ADVANTAGES = {
+    "group": "reward minus its group's mean, divided by the group's standard deviation",
+    "batch": "reward minus its group's mean, divided by the batch's standard deviation",
+    "none": "reward minus its group's mean",
+}
 
 
 def card_facts(
@@ -21,22 +36,23 @@ def card_facts(
 ) -> CardFacts:
     """The present state of a training."""
     args, objective = trainer.args, trainer.objective
-    model_id = get_config_model_id(trainer.model.config)
-    is_local = not model_id or Path(model_id).is_dir()
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    base = model_name(get_config_model_id(model.config))
+    is_on_hub = base not in (BUILTIN, BUILTIN_LLAMA) and bool(base) and not Path(base).exists()
     preference: Any = objective.preference
     description: dict[str, Any] = {
         "objective": objective.name,
-        "token preference f": getattr(preference, "__name__", repr(preference)),
-        "normaliser Z": objective.normalizer,
-        "advantage": f"scaled by {args.scale_rewards}",
-        "surrogate": repr(objective.surrogate),
-        "samples before the loss": repr(objective.rollouts),
+        "token preference f": in_words(preference),
+        "normaliser Z": NORMALIZERS[objective.normalizer],
+        "advantage": ADVANTAGES[str(args.scale_rewards)],
+        "surrogate": in_words(objective.surrogate),
+        "samples before the loss": fields_in_words(objective.rollouts, defaults=False) or None,
         "KL coefficient (beta)": args.beta,
     }
     if objective.learnable:
         low, high = trainer.lambda_state.bounds
         description |= {
-            "r": getattr(preference, "r", None),
+            "r": str(preference.r) if hasattr(preference, "r") else None,
             "λ at the start": args.lambda_init,
             "learning rate of λ": f"{args.lambda_lr}, {args.lambda_optimizer}, {args.lambda_lr_scheduler_type}",
             "bounds of λ": f"{low} to {high}",
@@ -46,7 +62,9 @@ def card_facts(
     updates = args.num_iterations * args.steps_per_generation / args.gradient_accumulation_steps
     return CardFacts(
         name=name or trainer.run_directory.name,
-        base_model=None if is_local else model_id,
+        base_model=_described(base) if base else f"a {type(_without_adapter(model)).__name__} of the training script",
+        hub_model=base if is_on_hub else None,
+        is_adapter=hasattr(model, "peft_config"),
         step=step,
         objective=description,
         metrics=[row for row in trainer.state.log_history if "lambda" in row and row["step"] <= step]
@@ -65,7 +83,7 @@ def card_facts(
             "longest completion": f"{args.max_completion_length} tokens",
             "temperature": args.temperature,
             "reward": ", ".join(trainer.reward_func_names),
-            "LoRA": _lora(trainer),
+            "LoRA": _lora(model),
         },
         output_dir=trainer.run_directory,
         datasets=datasets or trainer.hub_data_sets,
@@ -81,8 +99,16 @@ def _of_dataset(dataset: Any) -> dict[str, Any]:
     return {"data set": getattr(info, "dataset_name", None) or "not named", "rows": rows}
 
 
-def _lora(trainer: LambdaGRPOTrainer) -> str | None:
-    configs = getattr(trainer.accelerator.unwrap_model(trainer.model), "peft_config", {})
+def _described(base: str) -> str:
+    return f"{base} (a small policy that lambda-grpo brings)" if base in (BUILTIN, BUILTIN_LLAMA) else base
+
+
+def _without_adapter(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def _lora(model: Any) -> str | None:
+    configs = getattr(model, "peft_config", {})
     ranks = [
         f"rank {config.r}, alpha {config.lora_alpha}" for config in configs.values() if hasattr(config, "lora_alpha")
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from lambda_grpo.objective import Objective, get_objective
 from lambda_grpo.objective.rollouts import AtLeast, BestAndWorst, ErrorCorrection, Rollouts
 from lambda_grpo.objective.surrogate import CappedWeight, Clip, GammaWeight, GeometricMean, SoftGate, TracedClip
 from lambda_grpo.objective.token_preference import TailDecay
+from lambda_grpo.suggestions import did_you_mean
 
 # TRL's keys for the numbers of a surrogate, and ours
 SURROGATE_KEYS: dict[type, dict[str, str]] = {
@@ -139,10 +140,9 @@ class LambdaGRPOConfig(GRPOConfig):
         # TRL takes booleans too, which a command line gives as words
         scales = {True: "group", False: "none", "true": "group", "false": "none", None: objective.advantage_scale}
         self.scale_rewards = scales.get(self.scale_rewards, self.scale_rewards)
-        if self.scale_rewards not in ("group", "batch", "none"):
-            raise ValueError(f"scale_rewards is {self.scale_rewards!r}: use 'group', 'batch' or 'none'")
-        if self.sampler not in ("fast", "trl"):
-            raise ValueError(f"sampler is {self.sampler!r}: use 'fast' or 'trl'")
+        for key, known in (("scale_rewards", ("group", "batch", "none")), ("sampler", ("fast", "trl"))):
+            if (value := getattr(self, key)) not in known:
+                raise ValueError(f"{key} is {value!r}{did_you_mean(str(value), known)}: use {_choice(known)}")
         self._check_groups()
         if self.beta != 0.0 and not kl_is_exact(objective):
             raise ValueError(
@@ -195,8 +195,9 @@ class LambdaGRPOConfig(GRPOConfig):
         if self.lambda_bounds is not None and len(self.lambda_bounds) != 2:
             raise ValueError(f"lambda_bounds takes two values, got {self.lambda_bounds}")
         if self.lambda_lr_scheduler_type not in LAMBDA_SCHEDULES:
-            known = ", ".join(LAMBDA_SCHEDULES)
-            raise ValueError(f"lambda_lr_scheduler_type is {self.lambda_lr_scheduler_type!r}: use one of {known}")
+            name = self.lambda_lr_scheduler_type
+            meant = did_you_mean(str(name), LAMBDA_SCHEDULES)
+            raise ValueError(f"lambda_lr_scheduler_type is {name!r}{meant}: use {_choice(LAMBDA_SCHEDULES)}")
         if self.lambda_warmup_steps < 0:
             raise ValueError(f"lambda_warmup_steps must be at least 0, got {self.lambda_warmup_steps}")
         objective = self.resolve_objective()
@@ -309,3 +310,8 @@ class LambdaGRPOConfig(GRPOConfig):
         defaults = GRPOConfig.__dataclass_fields__
         given = {ours: getattr(self, key) for key, ours in keys.items() if getattr(self, key) != defaults[key].default}
         return replace(surrogate, **given) if given else surrogate
+
+
+def _choice(known: Iterable[str]) -> str:
+    *others, last = map(repr, known)
+    return f"{', '.join(others)} or {last}"

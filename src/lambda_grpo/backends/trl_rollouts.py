@@ -22,6 +22,7 @@ from trl.trainer.utils import nanstd
 from lambda_grpo.backends.fresh_prompts import FreshPrompts, prompt_key
 from lambda_grpo.backends.saved_state import read_state
 from lambda_grpo.backends.trl_correction import KINDS, check_columns, corrected
+from lambda_grpo.backends.trl_reward_functions import check_signatures, checked
 from lambda_grpo.backends.trl_sampling import SamplingTrainer
 from lambda_grpo.objective import group_advantages
 from lambda_grpo.objective.rollouts import Rollouts, has_variance
@@ -72,6 +73,7 @@ class RolloutTrainer(SamplingTrainer):
         self.reward_processing_classes: list[Any]
         self.reward_weights: Tensor
         self.overlong_reward: int | None = None  # its place among the reward functions
+        self._check_reward_functions()
         self._draws_samples = rollouts.dynamic_sampling or rollouts.correction is not None
         self._drawn: Draw | None = None
         self.corrections: Counter[str] = Counter()  # of all ranks' samples of a batch, by kind
@@ -82,6 +84,16 @@ class RolloutTrainer(SamplingTrainer):
             self.fresh_prompts = FreshPrompts(self.train_dataset, self.args.seed + 1, shuffle=self.shuffle_dataset)
         if rollouts.overlong_buffer > 0:
             self._add_overlong_reward(self.max_completion_length, rollouts.overlong_buffer)
+
+    def _check_reward_functions(self) -> None:
+        if self.rollout_func is not None:  # it can add columns
+            return
+        columns = list(next(iter(self.train_dataset), {}))
+        if self.args.remove_unused_columns:
+            self._set_signature_columns_if_needed()
+            columns = [column for column in columns if column in self._signature_columns]
+        extra = ["environments"] if self.environment_factories else []
+        check_signatures(zip(self.reward_func_names, self.reward_funcs, strict=True), columns, extra)
 
     def _check_single_turn(self) -> None:
         unsupported = {
@@ -161,7 +173,8 @@ class RolloutTrainer(SamplingTrainer):
         if self._drawn is not None:
             self._rewards_per_func = self._drawn.rewards
             return self._rewards_per_func
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        with checked(self, list(inputs[0]), len(prompts)):
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if (column := self.overlong_reward) is not None:  # what nobody could score has no length penalty, either
             others = [i for i in range(rewards.size(1)) if i != column]
             rewards[:, column] = rewards[:, column].masked_fill(rewards[:, others].isnan().all(1), torch.nan)

@@ -18,6 +18,7 @@ from lambda_grpo.objective import Objective
 from lambda_grpo.objective.presets import PRESETS, get_objective
 from lambda_grpo.objective.rollouts import Rollouts
 from lambda_grpo.objective.surrogate import CappedWeight, Clip
+from lambda_grpo.suggestions import did_you_mean
 
 # verl's losses that are positively homogeneous in the advantage, token by token
 FOLDING_LOSSES = ("vanilla", "gspo", "cispo", "gpg", "dppo_tv", "dppo_kl")
@@ -53,7 +54,8 @@ class VerlSettings:
         given = dict(written or {})
         for key in given:
             if key not in known:
-                raise UserError(f"algorithm.lambda_grpo.{key} isn't known: use {', '.join(known)}")
+                meant = did_you_mean(str(key), known)
+                raise UserError(f"algorithm.lambda_grpo.{key} isn't known{meant}: use {', '.join(known)}")
         bounds = given.get("lambda_bounds")
         if bounds is not None:
             if not isinstance(bounds, Sequence) or len(bounds) != 2:

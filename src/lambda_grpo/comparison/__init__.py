@@ -2,5 +2,6 @@
 
 from lambda_grpo.comparison.compare import compare
 from lambda_grpo.comparison.study import ENDPOINTS, Study, read_study
+from lambda_grpo.comparison.table import arms_table
 
-__all__ = ["ENDPOINTS", "Study", "compare", "read_study"]
+__all__ = ["ENDPOINTS", "Study", "arms_table", "compare", "read_study"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lambda_grpo.objective import get_objective
 from lambda_grpo.runs import Run, sampled_accuracy
 
 WINDOW = 5  # generations that an accuracy in training, logged steps that a figure "at the end" is the mean of
@@ -22,6 +23,7 @@ def measure(run: Run, target_accuracy: float) -> dict[str, Any]:
         never.
     clip_fraction: share of tokens whose ratio was clipped, mean over steps; grad_clip_fraction: share of steps whose
         gradient norm was.
+    limits: the least and the greatest value that a figure of this run can have. Those of `reward` are what was seen.
     """
     metrics, before, after = run.metrics(), run.evaluation("before"), run.evaluation("after")
     if before is None or after is None:
@@ -55,9 +57,24 @@ def measure(run: Run, target_accuracy: float) -> dict[str, Any]:
         "grad_clip_fraction": _mean([None if norm is None else float(norm > max_norm) for norm in norms]),
         "share_by_length_quartile": share_by_length_quartile(length, mass),
         "git_commit": config.get("git_commit"),
+        "limits": _limits(config, [*samples["reward"].to_pylist(), *curve["reward"]]),
         "share_right": None if mass.sum() == 0 else float(mass[is_right].sum() / mass.sum()),
         "curve": curve,
     }
+
+
+def _limits(config: dict[str, Any], rewards: Sequence[float | None]) -> dict[str, list[float]]:
+    seen = [reward for reward in rewards if reward is not None]
+    limits = {
+        "completion_length_mean": [0.0, float(config["resolved"]["training"]["max_completion_length"])],
+        "lambda": _lambda_bounds(config["resolved"]["training"]) if config["objective"]["learnable"] else None,
+        "reward": [min(seen), max(seen)] if seen else None,
+    }
+    return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def _lambda_bounds(settings: dict[str, Any]) -> list[float]:
+    return list(settings["lambda_bounds"] or get_objective(settings["objective"]).lambda_bounds)
 
 
 def share_by_length_quartile(lengths: Any, mass: Any) -> list[float] | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lambda_grpo.comparison.statistics import (
+    ANYTHING,
     NO_DIFFERENCE,
     NO_INTERVAL,
     POWER,
+    Limits,
     detectable_difference,
     holm,
     mean_ci95,
@@ -21,6 +24,11 @@ FIGURES = (
     "accuracy", "completion_length_mean", "entropy", "lambda", "tokens_to_target", "num_tokens", "clip_fraction",
     "grad_clip_fraction", "share_right",
 )  # fmt: skip
+# What a figure can be, whatever the recipe; a run's own `limits` come before these
+POSSIBLE: dict[str, Limits] = {
+    **dict.fromkeys(("accuracy", "clip_fraction", "grad_clip_fraction", "share_right"), (0.0, 1.0)),
+    **dict.fromkeys(("completion_length_mean", "entropy", "tokens_to_target", "num_tokens"), (0.0, math.inf)),
+}
 
 
 def results(
@@ -71,20 +79,30 @@ def _objective(arm: str, task: str, runs: Sequence[Mapping[str, Any]]) -> dict[s
         "objective": arm,
         "task": task,
         "learning_rate": own[0]["learning_rate"],
-        **{name: mean_ci95([run[name] for run in own]) for name in FIGURES},
+        **{name: mean_ci95([run[name] for run in own], _limits(name, own)) for name in FIGURES},
         "reached_target": sum(run["tokens_to_target"] is not None for run in own),
-        "share_by_length_quartile": [mean_ci95(quarter) for quarter in zip(*shares, strict=True)],
+        "share_by_length_quartile": [mean_ci95(quarter, (0.0, 1.0)) for quarter in zip(*shares, strict=True)],
     }
+
+
+def _limits(figure: str, runs: Sequence[Mapping[str, Any]]) -> Limits:
+    """What a figure of these runs can be."""
+    of_runs = [own for run in runs if (own := run.get("limits", {}).get(figure))]
+    if not of_runs:  # runs of earlier versions don't tell theirs
+        return POSSIBLE.get(figure, ANYTHING)
+    return min(low for low, _ in of_runs), max(high for _, high in of_runs)
 
 
 def _comparisons(study: Study, task: str, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Each arm against the one, on the primary endpoint; corrected over the arms of this task."""
     values: dict[str, dict[int, float]] = {arm: {} for arm in study.arms}
     for run in runs:
-        if run["task"] == task and run[study.endpoint] is not None:
-            values[run["objective"]][run["seed"]] = run[study.endpoint]
+        value = run[study.endpoint]
+        if run["task"] == task and value is not None and math.isfinite(value):
+            values[run["objective"]][run["seed"]] = value
     others = [arm for arm in study.arms if arm != study.against and values[arm].keys() & values[study.against].keys()]
-    found = [paired_difference(values[arm], values[study.against]) for arm in others]
+    limits = _limits(study.endpoint, [run for run in runs if run["task"] == task])
+    found = [paired_difference(values[arm], values[study.against], limits) for arm in others]
     tested = sum(one.p is not None for one in found)
     rows = []
     for arm, difference, p_holm in zip(others, found, holm([one.p for one in found]), strict=True):
@@ -99,7 +117,7 @@ def _comparisons(study: Study, task: str, runs: Sequence[Mapping[str, Any]]) -> 
             "bootstrap_ci95": _pair(difference.bootstrap_ci95),
             "p": difference.p,
             "p_holm": p_holm,
-            "detectable_difference": detectable_difference(difference.sd, difference.n, tested),
+            "detectable_difference": detectable_difference(difference.sd, difference.n, tested, limits),
             "verdict": verdict(difference.difference, p_holm, study.has_better_side),
         }
         rows.append({**row, "sentence": _sentence(row)})
@@ -116,14 +134,14 @@ def _sentence(row: Mapping[str, Any]) -> str:
     difference = f"{factor * row['difference']:+.2f} {unit}"
     if row["n"] == 1:
         return f"{pair}: {difference}, with one seed. One difference has no spread, so no interval: take more seeds."
+    if row["verdict"] == NO_INTERVAL and row["difference"] == 0:
+        return f"{pair}: the same with each of {row['n']} seeds. Without spread there is no interval and no test."
     if row["verdict"] == NO_INTERVAL:
         return (
             f"{pair}: {difference} with each of {row['n']} seeds. Without spread there is no interval: take more seeds."
         )
     low, high = (factor * end for end in row["ci95"])
     figures = f"{difference}, 95 % interval {low:+.2f} to {high:+.2f}, n = {row['n']}"
-    if row["detectable_difference"] is None:
-        return f"{pair}: {NO_DIFFERENCE}, the same with each of {row['n']} seeds."
     if row["verdict"] == NO_DIFFERENCE:
         corrected = (
             "" if low <= 0 <= high else f" The interval leaves 0 out, but not after Holm (p = {row['p_holm']:.3f})."
@@ -167,12 +185,12 @@ def _verdict(
 
 
 def _would_be_found(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A sentence on the greatest of their detectable differences; nothing where there is none."""
-    known = [row["detectable_difference"] for row in rows if row["detectable_difference"] is not None]
-    if not known:
-        return ""
-    unit, factor, _ = ENDPOINTS[rows[0]["endpoint"]]
+    """A sentence on the greatest of their detectable differences."""
+    known = [row["detectable_difference"] for row in rows]
     chance = f"with a probability of {100 * POWER:.0f} %"
+    if None in known:
+        return f" So few seeds would not have found even the greatest possible difference {chance}."
+    unit, factor, _ = ENDPOINTS[rows[0]["endpoint"]]
     return f" A true difference of {factor * max(known):.2f} {unit} would have been found {chance}."
 
 

@@ -13,6 +13,7 @@ from trl import GRPOConfig
 from lambda_grpo.backends.trl_config import LambdaGRPOConfig
 from lambda_grpo.errors import UserError
 from lambda_grpo.recipe import Recipe, read_recipe
+from lambda_grpo.suggestions import did_you_mean
 
 # Primary endpoints: their unit for readers, how many of it make 1, and whether more is better
 ENDPOINTS = {
@@ -79,10 +80,11 @@ class Study:
     def describe(self) -> str:
         """A line on what will run."""
         pairs = len(self.arms) * len(self.tasks)
+        seeds = "one seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
         return (
             f"{len(self.arms)} objectives on {', '.join(self.tasks)}: "
             f"{pairs * len(self.learning_rates) * len(self.tuning_seeds)} runs choose learning rates, "
-            f"{pairs * len(self.seeds)} are reported ({len(self.seeds)} seeds each). "
+            f"{pairs * len(self.seeds)} are reported ({seeds} each). "
             f"Primary endpoint: {self.endpoint}, against {self.against}."
         )
 
@@ -106,17 +108,22 @@ def read_study(path: str | None, options: Mapping[str, Any], overrides: Sequence
         raise UserError("a study file has no output_dir: give --output_dir on the command line")
     given = {**{key: keys.pop(key) for key in DEFAULTS if key in keys}, **options}
     settings = {**DEFAULTS, **given}
-    recipe = Recipe.parse({**keys, "output_dir": "unused"}, overrides)
+    beside = (*DEFAULTS, "task", "processes", "output_dir")
+    recipe = Recipe.parse({**keys, "output_dir": "unused"}, overrides, beside=beside)
     shared = {key: value for key, value in recipe.keys.items() if key != "output_dir"}
     if recipe.task.eval_size < 1:
         raise UserError("a study compares held-out accuracy: set eval_size above 0")
     arms = _arms(settings["objectives"])
     against = next(iter(arms)) if settings["against"] is None else settings["against"]
     if not isinstance(against, str) or against not in arms:
-        raise UserError(f"against names {against!r}, which is none of the study's objectives: {', '.join(arms)}")
+        raise UserError(
+            f"against names {against!r}, which is none of the study's objectives{did_you_mean(str(against), arms)}: "
+            f"{', '.join(arms)}"
+        )
     endpoint = settings["endpoint"]
     if not isinstance(endpoint, str) or endpoint not in ENDPOINTS:
-        raise UserError(f"no endpoint {endpoint!r}: use {', '.join(ENDPOINTS)}")
+        meant = did_you_mean(str(endpoint), ENDPOINTS)
+        raise UserError(f"no endpoint {endpoint!r}{meant}: use {', '.join(ENDPOINTS)}")
     if not isinstance(settings["keep_checkpoints"], bool):
         raise UserError(f"keep_checkpoints must be true or false, got {settings['keep_checkpoints']!r}")
     seeds = _seeds("seeds", settings["seeds"], 1)
@@ -155,9 +162,13 @@ def _arms(objectives: Any) -> dict[str, dict[str, Any]]:
         raise UserError("a study compares two objectives or more")
     _check_file_names("objectives", arms)
     ours = {field.name for field in fields(LambdaGRPOConfig)} - {field.name for field in fields(GRPOConfig)}
+    allowed = (ours | OF_THE_LOSS) - NOT_OF_THE_LOSS
     for name, keys in arms.items():
-        if other := [key for key in keys if key not in (ours | OF_THE_LOSS) - NOT_OF_THE_LOSS]:
-            raise UserError(f"objective {name!r} sets {other[0]}, which is alike for all objectives of a study")
+        for key in keys:
+            if key not in Recipe.keys_known():
+                raise UserError(f"objective {name!r} has an unknown key {key!r}{did_you_mean(str(key), allowed)}")
+            if key not in allowed:
+                raise UserError(f"objective {name!r} sets {key}, which is alike for all objectives of a study")
     return arms
 
 

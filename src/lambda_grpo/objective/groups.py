@@ -11,8 +11,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from lambda_grpo.suggestions import did_you_mean
+
 ADVANTAGE_EPSILON = 1e-4  # TRL's
 LENGTH_EPSILON = 1e-6
+SCALES = ("group", "batch", "none")
 
 
 @dataclass(frozen=True)
@@ -200,8 +203,8 @@ def group_advantages(rewards: Tensor, group_ids: Tensor, scale: str = "group") -
     Raises:
         ValueError: shapes differ, or the scale is unknown.
     """
-    if scale not in ("group", "batch", "none"):
-        raise ValueError(f"unknown advantage scale {scale!r}: use 'group', 'batch' or 'none'")
+    if scale not in SCALES:
+        raise ValueError(f"unknown advantage scale {scale!r}{did_you_mean(scale, SCALES)}: use {', '.join(SCALES)}")
     if rewards.dim() != 1 or rewards.shape != group_ids.shape:
         raise ValueError(
             f"rewards and group_ids must both have shape (B,), got {tuple(rewards.shape)} and {tuple(group_ids.shape)}"

@@ -35,6 +35,7 @@ from lambda_grpo.objective.surrogate import (
     has_one_value,
 )
 from lambda_grpo.objective.token_preference import TailDecay, shared_prefix
+from lambda_grpo.suggestions import did_you_mean
 
 Normalizer = Literal["batch", "group", "responses", "constant", "micro_batch"]
 AdvantageScale = Literal["group", "batch", "none"]
@@ -97,7 +98,8 @@ class Objective:
         ):
             value, known = getattr(self, attribute), get_args(kind)
             if value not in known:
-                raise ValueError(f"objective {self.name!r}: {attribute} is {value!r}, it must be one of {known}")
+                meant = did_you_mean(str(value), known)
+                raise ValueError(f"objective {self.name!r}: {attribute} is {value!r}{meant}: use {', '.join(known)}")
         if self.learnable and self.kl_weighted:
             raise ValueError(
                 f"objective {self.name!r}: a learned preference can't weigh the KL term, since λ would shrink the "
@@ -203,5 +205,6 @@ def get_objective(objective: Objective | str) -> Objective:
     if isinstance(objective, Objective):
         return objective
     if objective not in PRESETS:
-        raise ValueError(f"unknown objective {objective!r}: use one of {', '.join(PRESETS)}")
+        meant = did_you_mean(objective, PRESETS)
+        raise ValueError(f"unknown objective {objective!r}{meant}: use one of {', '.join(PRESETS)}")
     return PRESETS[objective]

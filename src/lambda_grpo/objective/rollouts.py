@@ -12,6 +12,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from lambda_grpo.suggestions import did_you_mean
+
 Baseline = Literal["group", "selected"]
 
 
@@ -146,5 +148,6 @@ def has_variance(rewards: Tensor, group_ids: Tensor) -> Tensor:
 
 
 def _check_baseline(baseline: str) -> None:
-    if baseline not in ("group", "selected"):
-        raise ValueError(f"the baseline of a selection is {baseline!r}, it must be 'group' or 'selected'")
+    if baseline not in (known := ("group", "selected")):
+        meant = did_you_mean(str(baseline), known)
+        raise ValueError(f"the baseline of a selection is {baseline!r}{meant}, it must be 'group' or 'selected'")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lambda_grpo.objective.traces import both_trace, check_decay, recent_trace
+from lambda_grpo.suggestions import did_you_mean
 
 SAPO_MAX_LOG_RATIO = 20.0  # the gate is flat to the last bit of float64 long before
 MAX_LOG_WEIGHT = 20.0  # of a whole sequence's ratio
@@ -84,8 +85,9 @@ class Clip(_PositiveNumbers):
     epsilon_high: float | None = None
 
     def __post_init__(self) -> None:
-        if self.level not in ("token", "sequence"):
-            raise ValueError(f"the level of a ratio is {self.level!r}, it must be 'token' or 'sequence'")
+        if self.level not in (known := ("token", "sequence")):
+            meant = did_you_mean(str(self.level), known)
+            raise ValueError(f"the level of a ratio is {self.level!r}{meant}, it must be 'token' or 'sequence'")
         super().__post_init__()
 
     def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
@@ -116,8 +118,9 @@ class TracedClip:
     epsilon_high: float | None = None
 
     def __post_init__(self) -> None:
-        if self.trace not in ("recent", "both"):
-            raise ValueError(f"the trace is {self.trace!r}, it must be 'recent' or 'both'")
+        if self.trace not in (known := ("recent", "both")):
+            meant = did_you_mean(str(self.trace), known)
+            raise ValueError(f"the trace is {self.trace!r}{meant}, it must be 'recent' or 'both'")
         check_decay(self.gamma, self.lambda_trace)
         Clip("token", self.epsilon, self.epsilon_high)  # refuses values out of range
 

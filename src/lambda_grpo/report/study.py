@@ -28,10 +28,14 @@ def write_study_report(results: Mapping[str, Any], directory: Path) -> Path:
     tasks = [_task(results, task) for task in study["tasks"]]
     figures = directory / "figures"
     figures.mkdir(parents=True, exist_ok=True)
+    written = set()
     for task, plain in zip(tasks, _file_names(study["tasks"]), strict=True):
         for kind, chart in task["charts"].items():
-            write_text(figures / f"{plain}-{kind}.svg", chart.svg)
-            write_bytes(figures / f"{plain}-{kind}.png", chart.png)
+            written.add(write_text(figures / f"{plain}-{kind}.svg", chart.svg))
+            written.add(write_bytes(figures / f"{plain}-{kind}.png", chart.png))
+    for kind in KINDS:  # of tasks that the study had before
+        for path in {*figures.glob(f"*-{kind}.svg"), *figures.glob(f"*-{kind}.png")} - written:
+            path.unlink()
     page = render(
         "study.html.j2",
         verdict=results["verdict"],

@@ -43,10 +43,12 @@ def task_charts(
     return {kind: chart for kind, chart in zip(KINDS, charts, strict=True) if chart is not None}
 
 
-def band(runs: list[dict[str, Any]], key: str) -> tuple[list[int], NDArray[Any], NDArray[Any] | None, int]:
-    """Steps that every run with such values has, their mean, the half width of its 95 % t interval, and n.
+def band(
+    runs: list[dict[str, Any]], key: str
+) -> tuple[list[int], NDArray[Any], tuple[NDArray[Any], NDArray[Any]] | None, int]:
+    """Steps that every run with such values has, their mean, both ends of its 95 % t interval, and n.
 
-    The half width is None with one run.
+    The interval ends where the values must. It is None with one run.
     """
     curves = [curve for run in runs if (curve := _points(run, key))]
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
@@ -54,8 +56,21 @@ def band(runs: list[dict[str, Any]], key: str) -> tuple[list[int], NDArray[Any],
     n = len(curves)
     if not steps:
         return [], np.empty(0), None, n
-    half = t.ppf(0.975, n - 1) * sem(values, axis=0) if n > 1 else None
-    return steps, values.mean(axis=0), half, n
+    mean = values.mean(axis=0)
+    if n < 2:
+        return steps, mean, None, n
+    half = t.ppf(0.975, n - 1) * sem(values, axis=0)
+    low, high = _limits(runs, key)
+    return steps, mean, (np.maximum(mean - half, low), np.minimum(mean + half, high)), n
+
+
+def _limits(runs: list[dict[str, Any]], key: str) -> tuple[float, float]:
+    """What a curve's values can be: as the runs tell, where they do."""
+    figure = "completion_length_mean" if key == "length" else key
+    told = [limit for run in runs if (limit := run.get("limits", {}).get(figure))]
+    if told:
+        return min(low for low, _ in told), max(high for _, high in told)
+    return (0.0 if key in ("length", "entropy") else -np.inf), np.inf
 
 
 def _points(run: dict[str, Any], key: str) -> dict[int, float]:
@@ -89,15 +104,15 @@ def _over_steps(runs: dict[str, list[dict[str, Any]]], known: dict[str, Look], k
     figure, axes = curves(label)
     entries, banded = {}, False
     for name, look in known.items():
-        steps, mean, half, n = band(runs[name], key)
+        steps, mean, ends, n = band(runs[name], key)
         if not steps:
             continue
         marker = "." if len(steps) == 1 else None
         (entries[name],) = axes.plot(
             steps, mean, color=look.colour, linestyle=look.line, marker=marker, label=f"{name} (n = {n})"
         )
-        if half is not None:
-            axes.fill_between(steps, mean - half, mean + half, color=look.colour, alpha=0.15, linewidth=0)
+        if ends is not None:
+            axes.fill_between(steps, *ends, color=look.colour, alpha=0.15, linewidth=0)
             banded = True
     if not entries:
         return None

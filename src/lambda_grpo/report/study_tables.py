@@ -44,6 +44,8 @@ QUANTITIES = {
     "clip_fraction": Quantity("ratios clipped", "% of tokens", 2, scale=100),
     "grad_clip_fraction": Quantity("gradient clipped", "% of steps", 1, scale=100),
 }
+TOO_FEW = "fewer than two seeds have this figure, so their spread is unknown"
+NO_SPREAD = "all seeds differ by the same amount, and without spread nothing tells chance from what is always so"
 TO_TARGET = Quantity("to the target", "tokens", 0)
 
 
@@ -95,7 +97,8 @@ def comparison_table(comparisons: list[dict[str, Any]], study: dict[str, Any]) -
             cells += [Cell(quantity.difference(row["detectable_difference"], sign="-"))]
         kind = {"better": "right", "worse": "wrong"}.get(row["verdict"], "")
         rows.append([*cells, Cell(row["verdict"], kind=kind)])
-    notes = [_missing(study)] if any(row["ci95"] is None for row in comparisons) else []
+    whys = {TOO_FEW if row["n"] < 2 else NO_SPREAD for row in comparisons if row["ci95"] is None}
+    notes = [_missing(study, " or ".join(sorted(whys)))] if whys else []
     compared = {study["against"], *(row["objective"] for row in comparisons)}
     if left_out := [name for name in study["objectives"] if name not in compared]:
         notes.append(f"Not compared, since no seed was finished by both: {', '.join(left_out)}.")
@@ -189,7 +192,7 @@ def _p(p: float | None) -> str:
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
-def _missing(study: dict[str, Any]) -> str:
+def _missing(study: dict[str, Any], why: str = TOO_FEW) -> str:
     if len(study["seeds"]) == 1:
         return "There are no intervals and no tests: one seed doesn't show how far runs differ by chance."
-    return f"{NONE} in place of an interval: fewer than two seeds have this figure, so their spread is unknown."
+    return f"{NONE} in place of an interval: {why}."

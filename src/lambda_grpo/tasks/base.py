@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from lambda_grpo.errors import UserError, describe_failure, own_frames
+
 
 @dataclass(frozen=True)
 class Example:
@@ -69,7 +71,11 @@ class Task(Protocol):
 
 
 def grade_all(task: Task, completions: Sequence[str], examples: Sequence[Example]) -> list[Grade]:
-    """The grade of each completion. What the task's grader raises says which one it came from."""
+    """The grade of each completion. What the task's grader raises says which one it came from.
+
+    Raises:
+        UserError: from what a grader of the user's own raised.
+    """
     if hasattr(task, "grade_all"):
         grades: list[Grade] = task.grade_all(completions, examples)
         return grades
@@ -80,8 +86,9 @@ def grade_all(task: Task, completions: Sequence[str], examples: Sequence[Example
             extracted = extract(completion) if extract else None
             grades.append(Grade(task.grade(completion, example), extracted, vote=extracted))
         except Exception as error:
-            error.add_note(
-                f"The grader of task {task.name!r} failed on prompt {example.prompt!r}, completion {completion!r}"
-            )
+            where = f"grader of task {task.name!r} failed on prompt {example.prompt!r}, completion {completion!r}"
+            if own_frames(error) and not isinstance(error, UserError):
+                raise UserError(f"the {where}: {describe_failure(error)}") from error
+            error.add_note(f"The {where}")
             raise
     return grades
