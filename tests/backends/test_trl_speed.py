@@ -145,7 +145,7 @@ def test_what_is_saved_loads_in_transformers_as_it_was(tmp_path):
 
 
 def sampled_by(trainer):
-    return "fast" if trainer._fast_sampler is not None else "trl"
+    return "fast" if trainer._samples_fast else "trl"
 
 
 def test_the_sampler_is_what_is_asked_for(tmp_path):
