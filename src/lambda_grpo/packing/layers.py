@@ -102,9 +102,15 @@ def _attention(
 
 def _mlp(self: Any, x: Tensor) -> Tensor:
     gate, up_ = self.gate_proj(x), self.up_proj(x)
-    if type(self.act_fn) not in SILU or self.act_fn._forward_hooks or not _is_for_c(gate, up_):
+    if not (_is_silu(self.act_fn) and _is_for_c(gate, up_)):
         return self.down_proj(self.act_fn(gate) * up_)
     return self.down_proj(_SwiGLU.apply(gate, up_))
+
+
+def _is_silu(function: Any) -> bool:
+    """Whether an activation is still SiLU alone: hooks on it would see nothing of what C computes."""
+    has_hooks = function._forward_hooks or function._forward_pre_hooks
+    return type(function) in SILU and not has_hooks and "forward" not in vars(function)
 
 
 class _Linear(torch.autograd.Function):

@@ -134,14 +134,14 @@ class Decoder:
         return _plain(module.weight)
 
 
-def _linear(module: Any) -> tuple[Tensor, Tensor | None]:
+def _linear(layer: Any) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of a linear layer, with its LoRA adapters added in."""
-    module, deltas = _adapted(module, "lora_A", "lora_B")
+    module, deltas = _adapted(layer, "lora_A", "lora_B")
     if type(module) is not nn.Linear:
         raise UnsupportedError(f"{full_name(type(module))} for a linear layer")
     weight, bias = _plain(module.weight), module.bias
     for a, b, scale in deltas:
-        if type(a) is not nn.Linear or type(b) is not nn.Linear or b.bias is not None:
+        if b.bias is not None or {type(a), type(b)} != {nn.Linear}:
             raise UnsupportedError("LoRA with biases")
         weight = weight + _delta(a.weight, b.weight, scale, weight)
     return weight, None if bias is None else _plain(bias)
