@@ -37,6 +37,7 @@ HARMLESS_HOOKS = {
     ("peft.utils.other", "make_inputs_require_grad"),
     ("transformers.utils.output_capturing", "output_capturing_hook"),
     ("lambda_grpo.packing.model", "_drop_prompts"),
+    ("lambda_grpo.backends.trl_positions", "_add_positions"),
 }
 # Functions around a model's forward that leave it as it is, and their variable that holds what they call
 FORWARD_WRAPPERS = {
@@ -128,7 +129,7 @@ def _unwrapped(model: Any) -> Any:
     if full_name(type(model)) in WRAPPERS:
         for adapter in model.peft_config.values():
             if adapter.is_prompt_learning or adapter.is_adaption_prompt:
-                raise UnsupportedError(f"{adapter.peft_type.value} adapters")
+                raise UnsupportedError(f"peft's {adapter.peft_type.value.lower()} adapters")
         base = model.get_base_model()
     if base.config.model_type not in MODEL_TYPES:
         raise UnsupportedError(f"models of type {base.config.model_type!r}: it knows {', '.join(MODEL_TYPES)}")
@@ -143,7 +144,7 @@ def _check_config(base: Any) -> None:
         raise UnsupportedError("sliding-window attention")
     if config.hidden_act != "silu":
         raise UnsupportedError(f"the activation {config.hidden_act!r}")
-    rope_type = base.model.rotary_emb.rope_type
+    rope_type = getattr(base.model.rotary_emb, "rope_type", None)
     if rope_type not in ROPE_TYPES:
         raise UnsupportedError(f"RoPE scaling of type {rope_type!r}")
     if getattr(base, "quantization_method", None) is not None or getattr(base, "hf_quantizer", None) is not None:
@@ -193,7 +194,7 @@ def _innermost(forward: Any) -> Any:
 
 def _describe(kind: Any) -> str:
     if kind.__module__.startswith("peft.tuners."):
-        return f"peft's {kind.__qualname__}, of {kind.__module__.split('.')[2]} adapters"
+        return f"peft's {kind.__module__.split('.')[2]} adapters: {kind.__qualname__}"
     if _is_part(kind):
         return f"another forward of the class {kind.__qualname__}"
     return f"modules of the class {full_name(kind)}"

@@ -36,6 +36,8 @@ def check_packable(model: Any) -> None:
         raise UnsupportedError(f"the attention implementation {base.config._attn_implementation!r}")
     if base.config.attention_dropout > 0:
         raise UnsupportedError(f"attention_dropout = {base.config.attention_dropout}")
+    if hasattr(base.lm_head, "base_layer"):  # TRL's head reads its weight alone
+        raise UnsupportedError("an adapter on lm_head")
     for module in model.modules():
         for variant in getattr(module, "lora_variant", {}).values():
             if type(variant).__name__ not in LORA_VARIANTS:

@@ -58,7 +58,7 @@ class Decoder:
         self.hidden, self.intermediate = config.hidden_size, config.intermediate_size
         model = self._part(base.model, "Model")
         self._part(model.rotary_emb, "RotaryEmbedding")
-        self.epsilon: float = model.norm.variance_epsilon
+        self.epsilon: float = self._part(model.norm, "RMSNorm").variance_epsilon
         self.embedding: Tensor = _embedding(model.embed_tokens)
         self.head, bias = _linear(base.lm_head)
         if bias is not None:
