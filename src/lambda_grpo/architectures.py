@@ -37,7 +37,7 @@ HARMLESS_HOOKS = {
     ("peft.utils.other", "make_inputs_require_grad"),
     ("transformers.utils.output_capturing", "output_capturing_hook"),
     ("lambda_grpo.packing.model", "_drop_prompts"),
-    ("lambda_grpo.backends.trl_positions", "_add_positions"),
+    ("lambda_grpo.positions", "_add_positions"),
 }
 # Functions around a model's forward that leave it as it is, and their variable that holds what they call
 FORWARD_WRAPPERS = {

@@ -208,5 +208,5 @@ def test_learned_positions_are_counted_from_the_prompts_first_token(case, tmp_pa
 
 def test_a_model_that_padding_changes_is_refused():
     model = of_class(BartForCausalLM, BartConfig, max_position_embeddings=64, **BART)
-    with pytest.raises(UserError, match="models of type 'bart' can't be trained: TRL pads prompts on the left"):
+    with pytest.raises(UserError, match="models of type 'bart' can't be used: prompts are padded on the left"):
         make(model)

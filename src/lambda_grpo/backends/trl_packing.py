@@ -12,7 +12,7 @@ from trl import GRPOTrainer
 
 from lambda_grpo import packing
 from lambda_grpo.architectures import UnsupportedError
-from lambda_grpo.backends.trl_positions import correct_positions
+from lambda_grpo.positions import correct_positions
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""Positions of tokens in TRL's left-padded rows.
+"""Positions of tokens in left-padded rows.
 
-TRL hands a model an attention mask, but no `position_ids`. A model with learned positions (GPT-2) counts them from the
-row's beginning then, padding included, where `generate` and any other reader of the prompt count from its first token.
-A learned prompt of PEFT's stands before the padding, and is farther away from the text the more there is of it.
-Rotary models alone see no difference: only distances matter to them.
+TRL hands a model an attention mask, but no `position_ids`. A model with learned positions (GPT-2) then counts them from
+the row's beginning, padding included, where `generate` and any other reader of the prompt count from its first token.
+A learned prompt of PEFT's stands before the padding, and is farther from the text the more there is of it, also in
+`generate`. Rotary models alone see no difference: only distances matter to them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def correct_positions(model: Any) -> None:
             hook.remove()
     if with_positions > max(SMALL, rounding):
         raise UserError(
-            f"models of type {base.config.model_type!r} can't be trained: TRL pads prompts on the left, and their "
+            f"models of type {base.config.model_type!r} can't be used: prompts are padded on the left, and their "
             f"log-probabilities depend on the padding (here by {with_positions:.2g})"
         )
 
