@@ -527,5 +527,5 @@ def test_an_adapters_completions_are_its_own(kind, place, cause, tmp_path, qwen,
     for row in read(tmp_path / "auto")[1]:
         ids = torch.tensor([tokenizer(row["prompt"], add_special_tokens=False).input_ids])
         new = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
-        own.append(tokenizer.decode(new[0][-12:] if kind == "PROMPT_TUNING" else new[0][ids.size(1) :]))
-    assert [text[: len(a)] for text, a in zip(own, auto, strict=True)] == auto
+        own.append(tokenizer.decode(new[0, ids.size(1) :], skip_special_tokens=True))
+    assert own == auto
