@@ -7,7 +7,6 @@ of another origin, no hook that could alter a value, no unknown kind of layer or
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from functools import cache, partial
 from typing import Any
 
@@ -58,7 +57,7 @@ class UnsupportedError(ValueError):
     """A model or a setting that isn't known exactly; the message says what, as a noun."""
 
 
-def known_decoder(model: Any, adapters: Collection[str]) -> Any:
+def known_decoder(model: Any, adapters: frozenset[str]) -> Any:
     """The decoder in a model, after a check that all of it is known.
 
     Args:
@@ -74,12 +73,16 @@ def known_decoder(model: Any, adapters: Collection[str]) -> Any:
         raise UnsupportedError("hooks on the forward of every module")
     for module in model.modules():
         kind: Any = type(module)
-        is_adapter = full_name(kind) in WRAPPERS or full_name(kind) in adapters
-        if not (is_adapter or _is_part(kind)) or not _is_of_libraries(kind.forward):
+        if not _is_known(kind, kind.forward, adapters):
             raise UnsupportedError(f"{_describe(kind)} ({_name(model, module)})")
-        _check_untouched(model, module)
-        if role(module) == "Attention":
-            _check_attention(module, base.config)
+        if module._forward_hooks or module._forward_pre_hooks:
+            _check_hooks(model, module)
+        if "forward" in vars(module) and _innermost(module.forward) is not kind.forward:
+            raise UnsupportedError(f"a forward that replaces the class's own ({_name(model, module)})")
+        if _role(kind) == "Attention":
+            _check_attention(module)
+    for method in METHODS & (vars(model).keys() | vars(base).keys()):
+        raise UnsupportedError(f"a model whose {method} was replaced")
     return base
 
 
@@ -108,12 +111,14 @@ def _is_part(kind: Any) -> bool:
 
 
 @cache
-def _is_of_libraries(function: Any) -> bool:
-    """Whether a class's forward, and all that it wraps, is what its library wrote."""
-    while function is not None:
-        if _origin(function)[0].split(".")[0] not in ("torch", "transformers", "peft"):
+def _is_known(kind: Any, forward: Any, adapters: frozenset[str]) -> bool:
+    """Whether a class is known, and its forward, with all that it wraps, what its library wrote."""
+    if not (_is_part(kind) or full_name(kind) in WRAPPERS or full_name(kind) in adapters):
+        return False
+    while forward is not None:
+        if _origin(forward)[0].split(".")[0] not in ("torch", "transformers", "peft"):
             return False
-        function = getattr(function, "__wrapped__", None)
+        forward = getattr(forward, "__wrapped__", None)
     return True
 
 
@@ -157,7 +162,7 @@ def _check_config(base: Any) -> None:
         raise UnsupportedError(f"the attention implementation {kind!r}")
 
 
-def _check_attention(module: Any, config: Any) -> None:
+def _check_attention(module: Any) -> None:
     if not module.is_causal or getattr(module, "sliding_window", None) is not None:
         raise UnsupportedError("attention that isn't causal over all that stands before")
     if module.scaling != module.head_dim**-0.5:
@@ -166,16 +171,10 @@ def _check_attention(module: Any, config: Any) -> None:
         raise UnsupportedError(f"dropout while training (attention_dropout = {module.attention_dropout})")
 
 
-def _check_untouched(model: Any, module: Any) -> None:
+def _check_hooks(model: Any, module: Any) -> None:
     for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
         if _origin(hook) not in HARMLESS_HOOKS:
             raise UnsupportedError(f"forward hooks ({getattr(hook, '__qualname__', hook)} on {_name(model, module)})")
-    own = vars(module)
-    if "forward" in own and _innermost(own["forward"]) is not type(module).forward:
-        raise UnsupportedError(f"a forward that replaces the class's own ({_name(model, module)})")
-    if role(module) == "ForCausalLM" or full_name(type(module)) in WRAPPERS:
-        for method in METHODS & own.keys():
-            raise UnsupportedError(f"a model whose {method} was replaced")
 
 
 def _innermost(forward: Any) -> Any:

@@ -13,7 +13,7 @@ from lambda_grpo.packing.layers import use_compiled
 from lambda_grpo.packing.layout import Layout
 
 # PEFT's modules that compute each token by itself, whatever stands beside it
-ADAPTERS = {
+ADAPTERS = frozenset(
     f"peft.tuners.{name}"
     for name in (
         "lora.model.LoraModel", "lora.layer.Linear", "lora.layer.Embedding", "lora.dora.DoraLinearLayer",
@@ -25,7 +25,7 @@ ADAPTERS = {
         "miss.layer.MissLinear", "ia3.model.IA3Model", "ia3.layer.Linear", "ln_tuning.model.LNTuningModel",
         "ln_tuning.layer.LNTuningLayer",
     )
-} | {"peft.utils.other.ModulesToSaveWrapper"}  # fmt: skip
+)  # fmt: skip
 LORA_VARIANTS = {"DoraLinearVariant", "DoraEmbeddingVariant"}  # likewise
 
 
@@ -39,7 +39,7 @@ def check_packable(model: Any) -> None:
     if hasattr(base.lm_head, "base_layer"):  # TRL's head reads its weight alone
         raise UnsupportedError("an adapter on lm_head")
     for module in model.modules():
-        for variant in getattr(module, "lora_variant", {}).values():
+        for variant in vars(module).get("lora_variant", {}).values():
             if type(variant).__name__ not in LORA_VARIANTS:
                 raise UnsupportedError(f"LoRA as {type(variant).__name__}")
 

@@ -20,7 +20,7 @@ COPIES = {
     "peft.utils.other.ModulesToSaveWrapper": ("original_module", "modules_to_save"),
     "peft.tuners.ln_tuning.layer.LNTuningLayer": ("base_layer", "ln_tuning_layers"),
 }
-ADAPTERS = {*LORA, *COPIES, "peft.tuners.ln_tuning.model.LNTuningModel"}
+ADAPTERS = frozenset({*LORA, *COPIES, "peft.tuners.ln_tuning.model.LNTuningModel"})
 
 
 @dataclass(frozen=True)
