@@ -143,6 +143,21 @@ def test_a_temperature_of_generation_alone_gives_no_old_log_probabilities():
     assert off_by(trainer.model, output) < 1e-4
 
 
+def test_what_the_settings_leave_open_is_the_models_own():
+    """As `generate` has it: a TRL configuration names no min_p."""
+    trainer = make(with_settings(min_p=0.9, top_p=0.1))
+    sampler = trainer._make_sampler(trainer.model)
+    assert [type(warper).__name__ for warper in sampler.warpers] == ["MinPLogitsWarper"]
+    assert not sampler.keeps_distribution
+
+
+def test_an_adapter_on_the_head_is_refused():
+    model = tiny_llama(**SIZE)
+    model.add_adapter(LoraConfig(r=2, target_modules=["lm_head"]))
+    with pytest.raises(UserError, match="an adapter on lm_head wouldn't be trained"):
+        make(model)
+
+
 def test_checkpointing_goes_on_after_the_sampler_has_given_up():
     trainer, said, _ = trained(with_hook(), gradient_checkpointing=True)
     assert len(said) == 1

@@ -14,7 +14,8 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 from trl.trainer.utils import add_fused_lm_head
 
 from lambda_grpo import packing
-from lambda_grpo.rollout import FastSampler, UnsupportedError
+from lambda_grpo.rollout import FastSampler, UnsupportedError, sampler
+from lambda_grpo.rollout.torch_step import TorchStep
 from tests.packing.test_packing import batch, packed_pass, padded_pass
 from tests.peft_adapters import KINDS, NEED_MORE, PLACES, adapted, randomize, tiny_llama
 
@@ -351,6 +352,11 @@ def test_gradient_checkpointing(tie):
         warnings.simplefilter("ignore")
         model.gradient_checkpointing_enable()
     assert sampling_error(model) < 1e-4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler, "_step", lambda decoder: TorchStep)
+        assert is_refused(sampling_error, model)  # its caches stay empty
+        model.eval()
+        assert not is_refused(sampling_error, model)
 
 
 # -- settings of generation ------------------------------------------------------------------------------------------

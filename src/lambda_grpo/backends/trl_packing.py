@@ -12,6 +12,7 @@ from trl import GRPOTrainer
 
 from lambda_grpo import packing
 from lambda_grpo.architectures import UnsupportedError
+from lambda_grpo.errors import UserError
 from lambda_grpo.positions import correct_positions
 
 
@@ -36,6 +37,13 @@ class PackingTrainer(GRPOTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         models = [self.accelerator.unwrap_model(model) for model in (self.model, self.ref_model) if model is not None]
+        if hasattr(
+            models[0].get_output_embeddings(), "base_layer"
+        ):  # of transformers' add_adapter: TRL sees PEFT's own
+            raise UserError(
+                "an adapter on lm_head wouldn't be trained: TRL's loss reads lm_head.weight alone. Leave lm_head out of "
+                "the adapter's target_modules"
+            )
         if not self._is_vlm:
             for model in models:
                 correct_positions(model)
