@@ -37,12 +37,11 @@ class PackingTrainer(GRPOTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         models = [self.accelerator.unwrap_model(model) for model in (self.model, self.ref_model) if model is not None]
-        if hasattr(
-            models[0].get_output_embeddings(), "base_layer"
-        ):  # of transformers' add_adapter: TRL sees PEFT's own
+        head = models[0].get_output_embeddings()
+        if hasattr(head, "base_layer"):  # by transformers' add_adapter: TRL itself refuses PEFT's model
             raise UserError(
-                "an adapter on lm_head wouldn't be trained: TRL's loss reads lm_head.weight alone. Leave lm_head out of "
-                "the adapter's target_modules"
+                "an adapter on lm_head wouldn't be trained, since TRL's loss reads lm_head.weight alone: leave lm_head "
+                "out of the adapter's target_modules"
             )
         if not self._is_vlm:
             for model in models:

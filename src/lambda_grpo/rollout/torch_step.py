@@ -43,9 +43,8 @@ class TorchStep:
         for row, prompt in zip(ids, prompts, strict=True):
             row[: len(prompt)] = torch.tensor(prompt)
         base = self.decoder.base
-        if base.training and any(
-            getattr(m, "gradient_checkpointing", False) for m in base.modules()
-        ):  # which keeps no keys and values
+        checkpoints = any(getattr(module, "gradient_checkpointing", False) for module in base.modules())
+        if base.training and checkpoints:  # it keeps no keys and values then
             raise UnsupportedError("gradient checkpointing while training")
         # on the right no mask is needed but causality: nothing looks at what stands behind a prompt
         output = base.model(input_ids=ids.to(self.decoder.device), use_cache=True)
