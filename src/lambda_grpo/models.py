@@ -63,10 +63,21 @@ def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer, on the best device there is. Raises UserError if the directory doesn't hold them."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     try:
-        model = AutoModelForCausalLM.from_pretrained(path)
+        model = _with_adapter(path) if _is_adapter(path) else AutoModelForCausalLM.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise UserError(f"can't load a model from {path}: {' '.join(str(error).split())}") from error
     return model.to(device), load_tokenizer(path)
+
+
+def _is_adapter(path: str) -> bool:
+    return (Path(path) / "adapter_config.json").is_file()
+
+
+def _with_adapter(path: str) -> Any:
+    """By PEFT: transformers' own loader doesn't know all of its adapters."""
+    from peft import AutoPeftModelForCausalLM
+
+    return AutoPeftModelForCausalLM.from_pretrained(path)
 
 
 def load_tokenizer(path: str, **settings: Any) -> PreTrainedTokenizerBase:
@@ -83,12 +94,16 @@ def load_tokenizer(path: str, **settings: Any) -> PreTrainedTokenizerBase:
 
 
 def merge_adapter(path: str, folder: str) -> str:
-    """Write a LoRA checkpoint as a whole model, for engines that take no adapter. Returns where: other models stay."""
-    if not (Path(path) / "adapter_config.json").is_file():
-        return path
-    from peft import AutoPeftModelForCausalLM
+    """Write a LoRA checkpoint as a whole model, for engines that take no adapter. Returns where: other models stay.
 
-    AutoPeftModelForCausalLM.from_pretrained(path).merge_and_unload().save_pretrained(folder)
+    Raises UserError if the adapter isn't one that can be merged (a learned prompt).
+    """
+    if not _is_adapter(path):
+        return path
+    model = _with_adapter(path)
+    if not hasattr(model, "merge_and_unload"):
+        raise UserError(f"{path} is an adapter that can't be merged into its model: use --engine transformers")
+    model.merge_and_unload().save_pretrained(folder)
     load_tokenizer(path).save_pretrained(folder)
     return folder
 

@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
 from lambda_grpo.cli import main
+from lambda_grpo.errors import warn_once
 from lambda_grpo.evaluation.engines import Completion, LocalEngine, Sampling
 from lambda_grpo.evaluation.rows import Row, draw_rows, read_prompts, summarise
 from lambda_grpo.models import load_model, load_tokenizer, training_of, weights_id
@@ -23,6 +26,7 @@ from lambda_grpo.tasks.arithmetic import Arithmetic
 from lambda_grpo.tasks.templates import TEMPLATES, find_template
 from tests.evaluation.tiny_models import CHATML, save_model, write_jsonl
 from tests.tasks.benchmark_files import write_data_set
+from tests.peft_adapters import adapted
 
 PROBLEMS = [{"question": f"What is {i} + {i}?", "answer": str(2 * i), "id": f"sum-{i}"} for i in range(10)]
 
@@ -554,3 +558,42 @@ def test_in_an_environment_without_math_verify_the_word_is_clear(tmp_path, qwen,
     monkeypatch.setattr(graders, "find_spec", lambda name: None)
     assert evaluate("--model", qwen, "--task", problems, "--output_dir", str(tmp_path / "out")) == 2
     assert "grading maths needs math-verify: pip install 'lambda-grpo[eval]'" in capsys.readouterr().err
+
+
+ADAPTERS = [
+    ("LORA", "embed_tokens", None),
+    ("LORA", "lm_head", None),
+    ("LOHA", "q_proj", "loha adapters"),
+    ("VERA", "q_proj", "vera adapters"),
+    ("PROMPT_TUNING", "q_proj", "prompt_tuning adapters"),
+]
+
+
+@pytest.mark.parametrize(("kind", "place", "cause"), ADAPTERS)
+def test_an_adapters_completions_are_its_own(kind, place, cause, tmp_path, qwen, problems):
+    """Greedily, by each engine: those of PEFT's model, prompt by prompt, and not those of the model below."""
+    folder, torch = tmp_path / "adapter", pytest.importorskip("torch")
+    model = adapted(kind, place, AutoModelForCausalLM.from_pretrained(qwen))
+    model.save_pretrained(folder)
+    tokenizer = load_tokenizer(qwen)
+    tokenizer.save_pretrained(folder)
+    warn_once.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        options = ["--task", problems, "--template", "plain", "--output_dir"]
+        assert evaluate("--model", str(folder), *options, str(tmp_path / "auto")) == 0
+    said = [str(warning.message) for warning in caught if "fast sampler" in str(warning.message)]
+    assert len(said) == (cause is not None)
+    assert all(cause in text for text in said)
+    assert evaluate("--model", str(folder), "--engine", "transformers", *options, str(tmp_path / "generate")) == 0
+    assert evaluate("--model", qwen, *options, str(tmp_path / "below")) == 0
+    auto, generated, below = (
+        [row["completion"] for row in read(tmp_path / name)[1]] for name in ("auto", "generate", "below")
+    )
+    assert auto == generated != below
+    own = []
+    for row in read(tmp_path / "auto")[1]:
+        ids = torch.tensor([tokenizer(row["prompt"], add_special_tokens=False).input_ids])
+        new = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+        own.append(tokenizer.decode(new[0, ids.size(1) :], skip_special_tokens=True))
+    assert own == auto

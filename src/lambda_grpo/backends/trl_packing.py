@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,9 @@ from torch import Tensor
 from trl import GRPOTrainer
 
 from lambda_grpo import packing
-from lambda_grpo.rollout.decoder import MODEL_TYPES
+from lambda_grpo.architectures import UnsupportedError
+from lambda_grpo.errors import UserError
+from lambda_grpo.positions import correct_positions
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,26 @@ class StandIns:
 class PackingTrainer(GRPOTrainer):
     """`trl.GRPOTrainer` whose forward passes have no padding and read a prompt once, where `args.packing` is on.
 
-    On a CPU, for decoders with full attention; elsewhere TRL's own pass is taken. Values and gradients are TRL's, to
-    rounding: its own head makes log-probabilities and entropies of the packed row.
+    On a CPU, for models that `packing.check_packable` knows; elsewhere TRL's own pass is taken: silently on a GPU, else
+    with one warning that names the cause. Values and gradients are TRL's, to rounding: its own head makes
+    log-probabilities and entropies of the packed row. With dropout each row has the distribution that it has in TRL's
+    pass; rows of one prompt share the prompt's draws.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._packs = self.args.packing and self._can_pack()
+        models = [self.accelerator.unwrap_model(model) for model in (self.model, self.ref_model) if model is not None]
+        head = models[0].get_output_embeddings()
+        if hasattr(head, "base_layer"):  # by transformers' add_adapter: TRL itself refuses PEFT's model
+            raise UserError(
+                "an adapter on lm_head wouldn't be trained, since TRL's loss reads lm_head.weight alone: leave lm_head "
+                "out of the adapter's target_modules"
+            )
+        if not self._is_vlm:
+            for model in models:
+                correct_positions(model)
+        self._packs = self.args.packing and self.accelerator.device.type == "cpu"
+        self._packs = self._packs and self._can_pack(*models)
         self._stand_ins: StandIns | None = None
         # TRL's condition: whether the policy moves between sampling and the loss
         generate_every = self.args.steps_per_generation * self.num_iterations
@@ -42,23 +58,26 @@ class PackingTrainer(GRPOTrainer):
         )
         if self._packs:
             packing.keep_freed_memory()
-            for model in (self.model, self.ref_model):
-                if model is not None:
-                    packing.prepare(
-                        self.accelerator.unwrap_model(model), compiled=self.accelerator.mixed_precision == "no"
-                    )
+            for model in models:
+                packing.prepare(model, compiled=self.accelerator.mixed_precision == "no")
 
-    def _can_pack(self) -> bool:
-        config = self.accelerator.unwrap_model(self.model).config
-        kinds = getattr(config, "layer_types", None) or []
-        return (
-            self.accelerator.device.type == "cpu"
-            and not self.args.torch_compile
-            and config.model_type in MODEL_TYPES
-            and config._attn_implementation in ("sdpa", packing.IMPLEMENTATION)  # the latter: another trainer's model
-            and config.attention_dropout == 0.0
-            and all(kind == "full_attention" for kind in kinds)
-        )
+    def _can_pack(self, *models: Any) -> bool:
+        """Whether the models are known at this moment: hooks may come and go. If not, packing ends."""
+        try:
+            if self.args.torch_compile:
+                raise UnsupportedError("torch_compile")
+            if self.args.cast_lm_head_to_fp32:
+                raise UnsupportedError("cast_lm_head_to_fp32")
+            for model in models:
+                packing.check_packable(self.accelerator.unwrap_model(model))
+        except UnsupportedError as error:
+            self._packs = False
+            if self.accelerator.is_main_process:
+                warnings.warn(
+                    f"the packed training pass doesn't know {error}. TRL's own takes its place (packing: false)",
+                    stacklevel=2,
+                )
+        return self._packs
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         if self._packs:
@@ -99,7 +118,8 @@ class PackingTrainer(GRPOTrainer):
         **inputs: Any,
     ) -> Any:
         has_more = compute_aux_loss or any(value is not None for value in inputs.values())  # images, experts
-        if not self._packs or has_more or not attention_mask[:, -logits_to_keep:].any():
+        is_empty = not attention_mask[:, -logits_to_keep:].any()
+        if not self._packs or has_more or is_empty or not self._can_pack(model):
             return super()._get_per_token_logps_and_entropies(
                 model,
                 input_ids,

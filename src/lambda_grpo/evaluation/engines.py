@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lambda_grpo.errors import UserError, warn_once
+from lambda_grpo.positions import correct_positions
 from lambda_grpo.rollout import FastSampler, UnsupportedError
 
 
@@ -87,10 +88,15 @@ class LocalEngine:
     """A model in this process: the fast sampler, or `model.generate`.
 
     Args:
-        kind: "fast", "transformers", or "auto": the fast sampler on a CPU, for the models that it knows.
+        kind: "fast", "transformers", or "auto": the fast sampler on a CPU, for the models that it knows exactly; one
+            warning says what it doesn't know.
+
+    Raises:
+        UserError: the model's log-probabilities depend on the padding of a batch.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: str = "auto"):
+        correct_positions(model)  # generate pads, too
         self.model, self.tokenizer, self.kind = model, tokenizer, kind
         self.context: int | None = getattr(model.config, "max_position_embeddings", None)
 
@@ -125,11 +131,13 @@ class LocalEngine:
                     raise UserError(f"the fast sampler doesn't know {error}: use --engine transformers") from error
                 warn_once(f"the fast sampler doesn't know {error}. Evaluation takes model.generate instead")
         inputs = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
-        model.generation_config = config  # generate fills what a configuration leaves open from the model's own
+        # generate fills what a configuration leaves open from the model's own: PEFT's has it from the one in it
+        base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base.generation_config = config
         try:
             output = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         finally:
-            model.generation_config = own
+            base.generation_config = own
         rows = []
         for row in output[:, inputs["input_ids"].size(1) :].tolist():
             end = next((t for t, token in enumerate(row) if token in ends), None)

@@ -2,7 +2,6 @@
 
 from lambda_grpo.packing.layout import Layout, pack
 from lambda_grpo.packing.memory import keep_freed_memory
-from lambda_grpo.packing.model import packed_pass, prepare
-from lambda_grpo.packing.torch_attention import IMPLEMENTATION
+from lambda_grpo.packing.model import check_packable, packed_pass, prepare
 
-__all__ = ["IMPLEMENTATION", "Layout", "keep_freed_memory", "pack", "packed_pass", "prepare"]
+__all__ = ["Layout", "check_packable", "keep_freed_memory", "pack", "packed_pass", "prepare"]

@@ -18,34 +18,34 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from lambda_grpo.architectures import SILU, role
 from lambda_grpo.compiled import address, library, up
 from lambda_grpo.compiled import is_available as is_compiled_available
 from lambda_grpo.packing.compiled_attention import attention
 from lambda_grpo.packing.layout import Layout
 
-SILU = {"SiLU", "SiLUActivation"}  # torch's and transformers'
 ROWS_TOGETHER = 256  # whose share of a norm's weight is summed in C
 
 
 def use_compiled(model: nn.Module) -> bool:
     """Let the layers of a Llama-like float32 model on a CPU compute in C. Returns whether they do.
 
-    Layers are changed in place, their weights aren't. Without a compiler nothing is changed, which is said once.
+    Layers are changed in place, their weights aren't. Those of another class, or with a forward of their own, stay as
+    they are. Without a compiler nothing is changed, which is said once.
     """
     if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in model.parameters()):
         return False
     if not is_compiled_available("training takes PyTorch's own layers instead of compiled ones"):
         return False
     is_slow = is_mkl_slow()
+    forwards: dict[str | None, Any] = {"RMSNorm": _norm, "MLP": _mlp, "Attention": _attention}
     for layer in model.modules():
+        if "forward" in vars(layer):
+            continue
         if type(layer) is nn.Linear and is_slow:
             _replace_forward(layer, _linear)
-        elif type(layer).__name__.endswith("RMSNorm") and hasattr(layer, "variance_epsilon"):
-            _replace_forward(layer, _norm)
-        elif hasattr(layer, "gate_proj") and type(layer.act_fn).__name__ in SILU:
-            _replace_forward(layer, _mlp)
-        elif hasattr(layer, "q_proj"):
-            _replace_forward(layer, _attention)
+        elif role(layer) in forwards:
+            _replace_forward(layer, forwards[role(layer)])
     return True
 
 
@@ -102,9 +102,15 @@ def _attention(
 
 def _mlp(self: Any, x: Tensor) -> Tensor:
     gate, up_ = self.gate_proj(x), self.up_proj(x)
-    if not _is_for_c(gate, up_):
+    if not (_is_silu(self.act_fn) and _is_for_c(gate, up_)):
         return self.down_proj(self.act_fn(gate) * up_)
     return self.down_proj(_SwiGLU.apply(gate, up_))
+
+
+def _is_silu(function: Any) -> bool:
+    """Whether an activation is still SiLU alone: hooks on it would see nothing of what C computes."""
+    has_hooks = function._forward_hooks or function._forward_pre_hooks
+    return type(function) in SILU and not has_hooks and "forward" not in vars(function)
 
 
 class _Linear(torch.autograd.Function):

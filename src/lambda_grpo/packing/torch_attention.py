@@ -17,9 +17,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from lambda_grpo.architectures import PACKED_ATTENTION
 from lambda_grpo.packing.layout import Layout, Part
 
-IMPLEMENTATION = "lambda_grpo_packed"
 FAR = 1e30  # a log-sum-exp that makes every weight 0
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -28,8 +28,8 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 def register() -> None:
     """Make the implementation known to transformers. Without a layout it is "sdpa"."""
-    AttentionInterface.register(IMPLEMENTATION, attention)
-    AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+    AttentionInterface.register(PACKED_ATTENTION, attention)
+    AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
 
 
 def attention(

@@ -85,9 +85,8 @@ class CompiledStep:
     @staticmethod
     def is_for(decoder: Decoder) -> bool:
         """Whether the model is one that it computes."""
-        own = (value for layer in decoder.layers for value in vars(layer).values() if value is not None)
-        weights = (decoder.embedding, decoder.head, decoder.final_norm, *own)
-        return all(w.device.type == "cpu" and w.dtype == torch.float32 for w in weights) and decoder.head_dim % 16 == 0
+        is_float = all(weight.dtype == torch.float32 for weight in decoder.weights)
+        return is_float and decoder.device.type == "cpu" and decoder.head_dim % 16 == 0
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows alone, (m,) indices in ascending order."""

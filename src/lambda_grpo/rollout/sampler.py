@@ -15,21 +15,31 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from lambda_grpo.architectures import UnsupportedError
 from lambda_grpo.rollout.choice import choose, is_compiled
 from lambda_grpo.rollout.compiled_step import CompiledStep
-from lambda_grpo.rollout.decoder import Decoder, UnsupportedError
+from lambda_grpo.rollout.decoder import Decoder
 from lambda_grpo.rollout.torch_step import TorchStep
 
 # Settings of a GenerationConfig that are followed, and values that change nothing. Any other one is refused.
 FOLLOWED = {
     "do_sample", "temperature", "top_k", "top_p", "min_p", "max_new_tokens", "eos_token_id",
     # no part in what is sampled here
-    "pad_token_id", "bos_token_id", "decoder_start_token_id", "use_cache", "max_length", "cache_implementation",
-    "disable_compile", "transformers_version", "return_dict_in_generate", "output_scores", "trust_remote_code",
+    "pad_token_id", "bos_token_id", "decoder_start_token_id", "use_cache", "max_length", "max_cache_len",
+    "disable_compile", "compile_config", "prefill_chunk_size", "continuous_batching_config", "transformers_version",
+    "trust_remote_code", "return_dict_in_generate", "output_scores", "output_logits", "output_attentions",
+    "output_hidden_states",
+    # only for a second model, which nobody hands over
+    "num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_lookbehind",
+    "target_lookbehind", "max_matching_ngram_size", "assistant_ensemble_weight",
 }  # fmt: skip
-NEUTRAL = {
-    "repetition_penalty": 1.0, "length_penalty": 1.0, "num_beams": 1, "num_return_sequences": 1, "typical_p": 1.0,
-    "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "repetition_penalty": (1.0,), "length_penalty": (1.0,), "num_beams": (1,), "num_return_sequences": (1,),
+    "typical_p": (1.0,), "encoder_repetition_penalty": (1.0,), "no_repeat_ngram_size": (0,),
+    "encoder_no_repeat_ngram_size": (0,), "epsilon_cutoff": (0.0,), "eta_cutoff": (0.0,), "min_length": (0,),
+    "min_new_tokens": (0,), "num_beam_groups": (1,), "diversity_penalty": (0.0,), "guidance_scale": (1.0,),
+    # another place for keys and values; "quantized" has others
+    "cache_implementation": ("dynamic", "static", "offloaded", "offloaded_static"),
 }  # fmt: skip
 
 
@@ -53,10 +63,11 @@ class FastSampler:
     On a CPU in float32 a step is compiled C; elsewhere, or without a compiler, PyTorch.
 
     Args:
-        config: temperature, top_k, top_p, min_p, max_new_tokens, eos_token_id (one or several), do_sample.
+        config: temperature, top_k, top_p, min_p, max_new_tokens, eos_token_id (one or several), do_sample. It is all
+            that decides: nothing is taken from the model's own `generation_config`, nor transformers' top_k = 50.
 
     Raises:
-        UnsupportedError: another setting is given.
+        UnsupportedError: another setting has a value that would change what is drawn.
     """
 
     def __init__(self, config: GenerationConfig):
@@ -65,6 +76,7 @@ class FastSampler:
         eos = config.eos_token_id
         self.eos = torch.tensor([] if eos is None else [eos] if isinstance(eos, int) else eos, dtype=torch.long)
         self.greedy = not config.do_sample
+        self.temperature = 1.0 if config.temperature is None else config.temperature
         self.warpers = LogitsProcessorList([] if self.greedy else _warpers(config))
 
     @property
@@ -77,10 +89,11 @@ class FastSampler:
         """One completion for each prompt; a prompt that is to have several stands there as often.
 
         Args:
-            model: a Hugging Face causal model of a known architecture, with or without LoRA.
+            model: a Hugging Face causal model of a known architecture, with or without LoRA. It is taken in the mode
+                that it is in.
 
         Raises:
-            UnsupportedError: the model isn't one of those.
+            UnsupportedError: the model isn't one of those, or something in it isn't known, as dropout in training.
             ValueError: a prompt is empty.
         """
         if not all(prompt_ids):
@@ -131,8 +144,9 @@ class FastSampler:
 
 def check_settings(config: GenerationConfig) -> None:
     """Raise UnsupportedError, naming a setting that isn't followed."""
-    for name, value in config.to_diff_dict().items():
-        if name not in FOLLOWED and value is not None and value != NEUTRAL.get(name):
+    for name, value in vars(config).items():
+        is_off = value is None or value is False or value in NEUTRAL.get(name, ())
+        if not (is_off or name in FOLLOWED or name.startswith("_")):
             raise UnsupportedError(f"{name} = {value!r}")
     if config.max_new_tokens is None:
         raise UnsupportedError("generation without max_new_tokens")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lambda_grpo.architectures import UnsupportedError
 from lambda_grpo.rollout.decoder import Decoder
 
 
@@ -42,6 +43,9 @@ class TorchStep:
         for row, prompt in zip(ids, prompts, strict=True):
             row[: len(prompt)] = torch.tensor(prompt)
         base = self.decoder.base
+        checkpoints = any(getattr(module, "gradient_checkpointing", False) for module in base.modules())
+        if base.training and checkpoints:  # it keeps no keys and values then
+            raise UnsupportedError("gradient checkpointing while training")
         # on the right no mask is needed but causality: nothing looks at what stands behind a prompt
         output = base.model(input_ids=ids.to(self.decoder.device), use_cache=True)
         last = output.last_hidden_state[torch.arange(len(prompts), device=self.decoder.device), self.lengths - 1]
