@@ -39,7 +39,7 @@ from lambda_grpo.backends.trl_checkpoints import CheckpointTrainer
 from lambda_grpo.backends.trl_config import LambdaGRPOConfig
 from lambda_grpo.backends.trl_hooks import check_hooks
 from lambda_grpo.backends.trl_host import check_nothing_weighs_tokens, host_loss
-from lambda_grpo.backends.trl_rollouts import total_reward
+from lambda_grpo.backends.trl_rewards import total_reward
 from lambda_grpo.objective import policy_loss
 
 __all__ = ["LAMBDA_STATE_FILE", "LambdaGRPOConfig", "LambdaGRPOTrainer"]

@@ -13,6 +13,8 @@ from torch import Tensor
 
 ADVANTAGE_EPSILON = 1e-4  # TRL's
 LENGTH_EPSILON = 1e-6
+FLOAT32 = torch.finfo(torch.float32).eps
+REWARD_ROUNDINGS = 4  # how many float errors of its size a reward may be off: those of a weighted sum of two
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,29 @@ def _row_size(group_ids: Tensor) -> int | None:
     return size if is_even else None
 
 
-def group_advantages(rewards: Tensor, group_ids: Tensor, scale: str = "group") -> Tensor:
-    """Group-relative advantages: (R − mean of the group) / (std + 1e-4).
+def has_variance(rewards: Tensor, group_ids: Tensor, rounding: Tensor | None = None) -> Tensor:
+    """Whether the rewards of each response's group differ by more than rounding: DAPO's 0 < right answers < G.
+
+    Args:
+        rewards: (B,), NaN where a response couldn't be scored: it is left out.
+        group_ids: (B,) integers.
+        rounding: (B,) the difference that rounding explains, of which a group takes its greatest. Default: 4 float
+            errors of the group's greatest |R|, of the rewards' dtype, at most float32's.
+
+    Returns:
+        (B,) booleans.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    rewards, groups = _reward_groups(rewards, group_ids)
+    return groups._flat(_differ(groups, rewards, rounding))
+
+
+def group_advantages(
+    rewards: Tensor, group_ids: Tensor, scale: str = "group", *, rounding: Tensor | None = None
+) -> Tensor:
+    """Group-relative advantages: (R − mean of the group) / (std + 1e-4), exactly 0 where a group's rewards are equal.
 
     GRPO (arXiv 2402.03300), with TRL's conventions: sample standard deviation, ε = 1e-4. A reward of NaN ("could not
     be scored", TRL's None) is left out of every statistic, and its advantage is 0.
@@ -193,6 +216,7 @@ def group_advantages(rewards: Tensor, group_ids: Tensor, scale: str = "group") -
         group_ids: (B,) integers.
         scale: "group" divides by the group's std, "batch" by that of all rewards (Lite-PPO, arXiv 2508.08221),
             "none" doesn't divide (Dr. GRPO, arXiv 2503.20783).
+        rounding: (B,) which differences are rounding alone, see `has_variance`.
 
     Returns:
         (B,) advantages in the rewards' floating dtype.
@@ -202,19 +226,14 @@ def group_advantages(rewards: Tensor, group_ids: Tensor, scale: str = "group") -
     """
     if scale not in ("group", "batch", "none"):
         raise ValueError(f"unknown advantage scale {scale!r}: use 'group', 'batch' or 'none'")
-    if rewards.dim() != 1 or rewards.shape != group_ids.shape:
-        raise ValueError(
-            f"rewards and group_ids must both have shape (B,), got {tuple(rewards.shape)} and {tuple(group_ids.shape)}"
-        )
-    rewards = rewards if rewards.is_floating_point() else rewards.to(torch.get_default_dtype())
-    groups = Groups.of(rewards, group_ids)
+    rewards, groups = _reward_groups(rewards, group_ids)
     known = groups._rows(rewards)
     is_scored, count = ~known.isnan(), torch.as_tensor(groups._size, dtype=rewards.dtype, device=rewards.device)
+    is_equal = ~_differ(groups, rewards, rounding)
     if not is_scored.all():
         known, count = known.nan_to_num(0.0), groups._sum(is_scored.to(rewards.dtype))
-    deviation = known - groups._sum(known) / count.clamp(min=1)
-    if not is_scored.all():
-        deviation.mul_(is_scored)
+    # a float mean of equal rewards may be off by rounding, and Adam makes whole steps of what would be left
+    deviation = (known - groups._sum(known) / count.clamp(min=1)).masked_fill_(is_equal | ~is_scored, 0.0)
     if scale == "none":
         return deviation.reshape(-1)
     if scale == "group":
@@ -223,3 +242,26 @@ def group_advantages(rewards: Tensor, group_ids: Tensor, scale: str = "group") -
         squares = (known - known.sum() / is_scored.sum().clamp(min=1)).square() * is_scored
         variance = squares.sum() / (is_scored.sum() - 1).clamp(min=1)
     return deviation.div_(variance.sqrt() + ADVANTAGE_EPSILON).reshape(-1)
+
+
+def _reward_groups(rewards: Tensor, group_ids: Tensor) -> tuple[Tensor, Groups]:
+    """Rewards as floats, and their groups."""
+    if rewards.dim() != 1 or rewards.shape != group_ids.shape:
+        raise ValueError(
+            f"rewards and group_ids must both have shape (B,), got {tuple(rewards.shape)} and {tuple(group_ids.shape)}"
+        )
+    rewards = rewards if rewards.is_floating_point() else rewards.to(torch.get_default_dtype())
+    return rewards, Groups.of(rewards, group_ids)
+
+
+def _differ(groups: Groups, rewards: Tensor, rounding: Tensor | None) -> Tensor:
+    """`has_variance` in the shape that a group's statistics have."""
+    known = groups._rows(rewards)
+    is_scored = ~known.isnan()
+    high = groups._max(known.masked_fill(~is_scored, -torch.inf))
+    low = -groups._max((-known).masked_fill(~is_scored, -torch.inf))
+    if rounding is None:
+        limit = REWARD_ROUNDINGS * min(torch.finfo(rewards.dtype).eps, FLOAT32) * torch.maximum(high.abs(), low.abs())
+    else:
+        limit = groups._max(groups._rows(rounding).masked_fill(~is_scored, 0.0))
+    return high - low > limit
