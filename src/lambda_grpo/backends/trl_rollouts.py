@@ -25,7 +25,8 @@ from lambda_grpo.backends.trl_correction import KINDS, check_columns, corrected
 from lambda_grpo.backends.trl_rewards import RewardSum, distinct_names, equal_groups, reward_sum
 from lambda_grpo.backends.trl_sampling import SamplingTrainer
 from lambda_grpo.objective import group_advantages
-from lambda_grpo.objective.rollouts import Rollouts, has_variance
+from lambda_grpo.objective.groups import has_variance
+from lambda_grpo.objective.rollouts import Rollouts
 
 ROLLOUT_STATE_FILE = "rollout_state.json"
 
@@ -158,12 +159,12 @@ class RolloutTrainer(SamplingTrainer):
         if found.advantages is not None:
             advantages = found.advantages[own].to(advantages)
         output["advantages"] = advantages.masked_fill(~found.differs[own].to(advantages.device), 0.0)
-        log = self._logs["advantages"]  # of all ranks, as many as a batch has
-        logged = torch.tensor(list(log)[-len(found.differs) :]) if found.advantages is None else found.advantages
-        logged = logged.masked_fill(~found.differs, 0.0)[-len(log):].tolist()
-        for _ in logged:
-            log.pop()
-        log.extend(logged)
+        log = self._logs["advantages"]  # of all ranks, and no more than a training batch has
+        logged = [log.pop() for _ in range(min(len(log), len(found.differs)))][::-1]
+        whole = logged if found.advantages is None else found.advantages.tolist()[-len(logged) :]
+        log.extend(
+            value if differs else 0.0 for value, differs in zip(whole, found.differs[-len(logged) :], strict=True)
+        )
         return output
 
     def _generate(self, prompts: list[Any]) -> Any:
@@ -203,7 +204,8 @@ class RolloutTrainer(SamplingTrainer):
         rewards, samples = self._score(samples)
         if self.rollouts.correction is None:
             return Draw(samples, rewards, rewards)
-        is_wrong = self._task_rewards(rewards).total < self.args.correct_reward
+        total, rounding = self._task_rewards(rewards)
+        is_wrong = total + rounding < self.args.correct_reward
         if not is_wrong.any():
             return Draw(samples, rewards, rewards)
         changed = corrected(self, samples, is_wrong.tolist())

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from lambda_grpo.objective.groups import has_variance
+from lambda_grpo.objective.groups import FLOAT32, REWARD_ROUNDINGS, has_variance
 
 Baseline = Literal["group", "selected"]
 
@@ -61,7 +61,7 @@ class BestAndWorst:
 
 @dataclass(frozen=True)
 class AtLeast:
-    """The samples with at least this reward."""
+    """The samples with at least this reward, to float32's rounding: there 0.7 is a little less than 0.7."""
 
     reward: float
     baseline: Baseline = "group"
@@ -72,7 +72,7 @@ class AtLeast:
         _check_baseline(self.baseline)
 
     def __call__(self, rewards: Tensor, group_ids: Tensor) -> Tensor:
-        return rewards >= self.reward
+        return rewards >= self.reward - REWARD_ROUNDINGS * FLOAT32 * abs(self.reward)
 
 
 @dataclass(frozen=True)
