@@ -56,7 +56,8 @@ def test_train_leaves_a_whole_run(tmp_path, capsys):
     assert all(isinstance(row["lambda"], float) for row in metrics)
     table = run.completions()
     assert set(table.column_names) == {
-        "prompt", "completion", "answer", "reward", "advantage", "length", "weight", "group", "step",
+        "prompt", "completion", "answer", "reward", "reward/arithmetic", "advantage", "length", "weight", "group",
+        "step",
     }  # fmt: skip
     assert table["step"].to_pylist() == [1] * 16 + [2] * 16 + [3] * 16
     for name in ("before", "after"):
