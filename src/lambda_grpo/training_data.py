@@ -11,6 +11,7 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 from transformers import AutoConfig
 from trl.scripts.grpo import GRPOScriptArguments
+from trl.trainer.utils import get_callable_name
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.models import load_tokenizer
@@ -188,6 +189,7 @@ def _up_to_stop(function: RewardFunction | str, template: Template) -> RewardFun
     def rewarded(completions: list[str], **columns: Any) -> list[float | None]:
         return function(completions=[template.cut(completion) for completion in completions], **columns)
 
+    rewarded.__name__ = get_callable_name(function)  # a partial has none that could be taken over
     return rewarded
 
 
