@@ -17,7 +17,8 @@ from transformers import PrinterCallback
 from transformers.integrations import get_available_reporting_integrations, is_deepspeed_zero3_enabled
 from trl import get_peft_config, get_quantization_config
 
-from lambda_grpo.backends.trl_trainer import LambdaGRPOConfig, LambdaGRPOTrainer, WarnOfNoSignal
+from lambda_grpo.backends.trl_signal import WarnOfNoSignal
+from lambda_grpo.backends.trl_trainer import LambdaGRPOConfig, LambdaGRPOTrainer
 from lambda_grpo.errors import UserError, warn_once
 from lambda_grpo.evaluation import Sampling, evaluate
 from lambda_grpo.model_card import update_cards

@@ -160,3 +160,12 @@ def test_an_endpoint_without_a_better_side_is_higher_or_lower():
     (row,) = found["comparisons"]
     assert row["verdict"] == "higher"
     assert "tokens" in row["sentence"]
+
+
+def test_runs_without_anything_to_learn_from_are_named():
+    study = simulated_study(["a", "b"], seeds=2)
+    runs = simulated_results(random.Random(5), {"a": 0.0, "b": 0.0}, seeds=2)["runs"]
+    runs = [{**run, "informative_groups": 0.0 if run["objective"] == "b" else 0.1} for run in runs]
+    named = "b on arithmetic (seed 1), b on arithmetic (seed 2)"
+    expected = f"Nothing to learn from, since no group had differing rewards: {named}."
+    assert results(study, runs, [], [])["verdict"][-1] == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -58,6 +59,11 @@ def reward_sum(rewards: Tensor, weights: Tensor) -> RewardSum:
 def total_reward(weighted: Tensor) -> Tensor:
     """(N, F) weighted rewards by function -> (N,) their sum, NaN where no function could score."""
     return torch.where(weighted.isnan().all(1), torch.nan, weighted.nansum(1))
+
+
+def known(rewards: Sequence[float]) -> list[float | None]:
+    """Rewards with None where there is none (NaN)."""
+    return [None if math.isnan(reward) else reward for reward in rewards]
 
 
 class EqualGroups(NamedTuple):

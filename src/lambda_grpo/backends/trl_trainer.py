@@ -39,9 +39,9 @@ from lambda_grpo.backends.trl_checkpoints import CheckpointTrainer
 from lambda_grpo.backends.trl_config import LambdaGRPOConfig
 from lambda_grpo.backends.trl_hooks import check_hooks
 from lambda_grpo.backends.trl_host import check_nothing_weighs_tokens, host_loss
-from lambda_grpo.backends.trl_rewards import total_reward
+from lambda_grpo.backends.trl_rewards import known, total_reward
+from lambda_grpo.backends.trl_signal import WarnOfNoSignal
 from lambda_grpo.objective import policy_loss
-from lambda_grpo.training_signal import missing_signal
 
 __all__ = ["LAMBDA_STATE_FILE", "LambdaGRPOConfig", "LambdaGRPOTrainer"]
 
@@ -206,8 +206,8 @@ class LambdaGRPOTrainer(CheckpointTrainer):
                 "prompt": [_text(prompt) for prompt in list(self._logs["prompt"])[-count:]],
                 "completion": [_text(completion) for completion in list(self._logs["completion"])[-count:]],
                 "answer": [None if answer is None else str(answer) for answer in answers],
-                "reward": _known(reward.tolist()),
-                **{f"reward/{name}": _known(values) for name, values in each.items()},
+                "reward": known(reward.tolist()),
+                **{f"reward/{name}": known(values) for name, values in each.items()},
                 "advantage": batch.advantages.tolist(),
                 "length": [int(length) for length in batch.lengths.tolist()],
                 "weight": batch.mean_weights(self._weights(batch)).tolist(),
@@ -366,20 +366,6 @@ class _LambdaStep(TrainerCallback):
         self.trainer._step_lambda()
         if (state.global_step - self.first_step) % LAMBDA_CHECK_STEPS == 0:
             self.trainer._check_lambda_on_ranks()
-
-
-class WarnOfNoSignal(TrainerCallback):
-    """At the end of a training, a warning where its rewards gave it nothing to learn from."""
-
-    def on_train_end(self, args: Any, state: Any, *rest: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            for sentence in missing_signal(state.log_history):
-                warnings.warn(sentence, stacklevel=2)
-
-
-def _known(rewards: list[float]) -> list[float | None]:
-    """Rewards with None where there is none."""
-    return [None if math.isnan(value) else value for value in rewards]
 
 
 def _text(value: Any) -> str:
