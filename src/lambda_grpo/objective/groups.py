@@ -147,11 +147,17 @@ class Groups:
         return self.size if self.index is not None else len(self.lengths) // self.count
 
     def _max(self, values: Tensor) -> Tensor:
+        return self._of_rows(self._extreme(values, "amax"))
+
+    # One value a group: (P, 1), or (P,) where groups aren't rows.
+
+    def _extreme(self, values: Tensor, which: str) -> Tensor:
         if self.index is None:
-            return values.amax(1, keepdim=True)
-        return values.new_zeros(self.count).scatter_reduce(0, self.index, values, "amax", include_self=False)[
-            self.index
-        ]
+            return values.amax(1, keepdim=True) if which == "amax" else values.amin(1, keepdim=True)
+        return values.new_zeros(self.count).scatter_reduce(0, self.index, values, which, include_self=False)
+
+    def _of_rows(self, of_group: Tensor) -> Tensor:
+        return of_group if self.index is None else of_group[self.index]
 
 
 def _checked(lengths: Tensor, given: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
@@ -200,7 +206,8 @@ def has_variance(rewards: Tensor, group_ids: Tensor, rounding: Tensor | None = N
         ValueError: shapes differ.
     """
     rewards, groups = _reward_groups(rewards, group_ids)
-    return groups._flat(_differ(groups, rewards, rounding))
+    known = groups._rows(rewards)
+    return groups._flat(groups._of_rows(_differ(groups, known, ~known.isnan(), rounding)))
 
 
 def group_advantages(
@@ -229,11 +236,15 @@ def group_advantages(
     rewards, groups = _reward_groups(rewards, group_ids)
     known = groups._rows(rewards)
     is_scored, count = ~known.isnan(), torch.as_tensor(groups._size, dtype=rewards.dtype, device=rewards.device)
-    is_equal = ~_differ(groups, rewards, rounding)
+    differs = _differ(groups, known, is_scored, rounding)
     if not is_scored.all():
         known, count = known.nan_to_num(0.0), groups._sum(is_scored.to(rewards.dtype))
-    # a float mean of equal rewards may be off by rounding, and Adam makes whole steps of what would be left
-    deviation = (known - groups._sum(known) / count.clamp(min=1)).masked_fill_(is_equal | ~is_scored, 0.0)
+    deviation = known - groups._sum(known) / count.clamp(min=1)
+    if not is_scored.all():
+        deviation.mul_(is_scored)
+    if not differs.all():
+        # a float mean of equal rewards may be off by rounding, and Adam makes whole steps of what would be left
+        deviation.masked_fill_(~groups._of_rows(differs), 0.0)
     if scale == "none":
         return deviation.reshape(-1)
     if scale == "group":
@@ -254,14 +265,14 @@ def _reward_groups(rewards: Tensor, group_ids: Tensor) -> tuple[Tensor, Groups]:
     return rewards, Groups.of(rewards, group_ids)
 
 
-def _differ(groups: Groups, rewards: Tensor, rounding: Tensor | None) -> Tensor:
-    """`has_variance` in the shape that a group's statistics have."""
-    known = groups._rows(rewards)
-    is_scored = ~known.isnan()
-    high = groups._max(known.masked_fill(~is_scored, -torch.inf))
-    low = -groups._max((-known).masked_fill(~is_scored, -torch.inf))
+def _differ(groups: Groups, rewards: Tensor, is_scored: Tensor, rounding: Tensor | None) -> Tensor:
+    """`has_variance` of each group, from its rows."""
+    high = low = rewards
+    if not is_scored.all():
+        high, low = rewards.masked_fill(~is_scored, -torch.inf), rewards.masked_fill(~is_scored, torch.inf)
+    high, low = groups._extreme(high, "amax"), groups._extreme(low, "amin")
     if rounding is None:
         limit = REWARD_ROUNDINGS * min(torch.finfo(rewards.dtype).eps, FLOAT32) * torch.maximum(high.abs(), low.abs())
     else:
-        limit = groups._max(groups._rows(rounding).masked_fill(~is_scored, 0.0))
+        limit = groups._extreme(groups._rows(rounding).masked_fill(~is_scored, 0.0), "amax")
     return high - low > limit
