@@ -27,7 +27,7 @@ or with one of base: demo, the others are the demonstration's (CPU). Our own key
   overlong_buffer_length   last tokens of a completion that get a penalty
   select_best_and_worst, select_min_reward, selection_baseline   train on some samples
   error_correction, correct_reward, reflection_prompt, answer_template
-                    shares of wrong samples that reflect, get the answer, are replaced
+                    wrong samples: shares that reflect, get the answer, are replaced
   sampler, packing  fast or trl (fast); train without padding (true)
   task              a built-in one, a reasoning-gym data set, gsm8k, math,
                     dapo_math_17k, a file of problems, or module:attribute
