@@ -56,7 +56,8 @@ def test_train_leaves_a_whole_run(tmp_path, capsys):
     assert all(isinstance(row["lambda"], float) for row in metrics)
     table = run.completions()
     assert set(table.column_names) == {
-        "prompt", "completion", "answer", "reward", "advantage", "length", "weight", "group", "step",
+        "prompt", "completion", "answer", "reward", "reward/arithmetic", "advantage", "length", "weight", "group",
+        "step",
     }  # fmt: skip
     assert table["step"].to_pylist() == [1] * 16 + [2] * 16 + [3] * 16
     for name in ("before", "after"):
@@ -310,3 +311,15 @@ def test_samples_are_readable_while_a_run_goes_on(tmp_path):
     assert run.completions()["reward"].to_pylist() == [None, 1.0]
     assert not list(run.path.glob("completions/*.partial"))
     assert pq.read_table(run.path / "completions/step-00000002.parquet").num_rows == 1
+
+
+def test_samples_of_an_older_version_and_of_other_functions_are_read_together(tmp_path):
+    """A part has a column for each reward function that the run had then."""
+    run = Run.create(tmp_path / "run", {})
+    run.log_completions(1, {"prompt": ["a"], "reward": [0.5]})
+    run.log_completions(2, {"prompt": ["b"], "reward": [None], "reward/f_1": [None]})
+    run.log_completions(2, {"prompt": ["c"], "reward": [1.5], "reward/f_1": [1.0], "reward/f_2": [0.5]})
+    table = run.completions()
+    assert table["reward"].to_pylist() == [0.5, None, 1.5]
+    assert table["reward/f_1"].to_pylist() == [None, None, 1.0]
+    assert table["reward/f_2"].to_pylist() == [None, None, 0.5]

@@ -58,6 +58,7 @@ def everything(run):
         (["--top_k", "5"], "with top_k 0, not 5"),
         (["--min_p", "0.1"], "with min_p None, not 0.1"),
         (["--repetition_penalty", "1.1"], "with repetition_penalty 1.0, not 1.1"),
+        (["--drop_zero_variance", "true"], "with drop_zero_variance False, not True"),
         (["--use_peft"], "with use_peft False, not True"),
         (["--learning_rate", "-1"], "learning_rate must be at least 0, got -1.0"),
         (["--adam_beta1", "2"], "adam_beta1 must be at least 0 and below 1"),

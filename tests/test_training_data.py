@@ -1,12 +1,13 @@
 """What a policy reads and is graded on in training is what it is evaluated on."""
 
 import json
+from functools import partial
 
 import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lambda_grpo import training
+from lambda_grpo import training, training_data
 from lambda_grpo.cli import main
 from lambda_grpo.errors import UserError
 from lambda_grpo.recipe import Recipe
@@ -203,6 +204,23 @@ def test_problems_are_looked_for_in_the_held_out_ones_too(models, tmp_path):
         check_overlap=[str(mine)],
     )  # fmt: skip
     assert [(found.task, found.exact) for found in started.data.overlaps] == [("usual", 2), ("mine", 6)]
+
+
+def length(completions, **_):
+    return [float(len(completion)) for completion in completions]
+
+
+class Constant:
+    def __call__(self, completions, **_):
+        return [1.0] * len(completions)
+
+
+def test_a_reward_function_keeps_its_name_where_a_template_stops():
+    template = next(template for template in TEMPLATES.values() if template.stops)
+    for function, name in ((partial(length), "length"), (length, "length"), (Constant(), "Constant")):
+        cut = training_data._up_to_stop(function, template)
+        assert cut.__name__ == name
+        assert cut(completions=[f"ab{template.stops[0]}cd"]) == ([1.0] if name == "Constant" else [2.0])
 
 
 def test_weights_that_are_spread_over_processes_are_not_evaluated_here(models, tmp_path, monkeypatch):

@@ -23,11 +23,11 @@ or with one of base: demo, the others are the demonstration's (CPU). Our own key
   trace, trace_gamma, trace_lambda, advantage_min
                     of grpo_lambda: recent or both (recent), 1, 0.99, -0.1
   dynamic_sampling  fresh prompts for groups of equal rewards, max_resample_times
-                    (10) rounds. overlong_buffer_length: last tokens with a penalty
+                    (10) rounds. drop_zero_variance: leave such groups out instead
+  overlong_buffer_length   last tokens of a completion that get a penalty
   select_best_and_worst, select_min_reward, selection_baseline   train on some samples
   error_correction, correct_reward, reflection_prompt, answer_template
-                    shares of wrong samples that reflect, get the answer, or
-                    are replaced by a solution
+                    wrong samples: shares that reflect, get the answer, are replaced
   sampler, packing  fast or trl (fast); train without padding (true)
   task              a built-in one, a reasoning-gym data set, gsm8k, math,
                     dapo_math_17k, a file of problems, or module:attribute

@@ -19,6 +19,7 @@ from transformers import PrinterCallback
 from transformers.integrations import get_available_reporting_integrations, is_deepspeed_zero3_enabled
 from trl import get_peft_config, get_quantization_config
 
+from lambda_grpo.backends.trl_signal import WarnOfNoSignal
 from lambda_grpo.backends.trl_trainer import LambdaGRPOConfig, LambdaGRPOTrainer
 from lambda_grpo.errors import Stopped, UserError, warn_once
 from lambda_grpo.evaluation import Sampling, evaluate
@@ -240,6 +241,7 @@ class _Training:
         trainer.data_description, trainer.hub_data_sets = self.data.for_card(), self.data.hub_data_sets()
         self.trainer = trainer
         trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(WarnOfNoSignal)  # the run's verdict says it
         trainer.add_callback(RunRecorder(self.run))
         self.progress = ProgressBar()
         trainer.add_callback(self.progress)

@@ -110,20 +110,23 @@ NAMES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_what_is_missing_when_the_budget_is_spent_sits_out(name, tmp_path):
+WAYS = {"drawn": {"dynamic_sampling": True, "max_resample_times": 1}, "dropped": {"drop_zero_variance": True}}
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [*((name, "drawn") for name in NAMES), *((name, "dropped") for name in NAMES if name not in ("luspo", "gmpo"))],
+)
+def test_groups_without_variance_take_no_part(name, way, tmp_path):
     """The step is the one that the informative groups alone would make."""
-    settings = {
-        "lambda_init": start_of(name),
-        "optim": "sgd",
-        "learning_rate": 0.01,
-        "dynamic_sampling": True,
-        "max_resample_times": 1,
-        "seed": 6,
-    }
+    settings = {"lambda_init": start_of(name), "optim": "sgd", "learning_rate": 0.01, "seed": 6, **WAYS[way]}
     trainer = scripted(tmp_path, rare, objective=name, **settings)
-    (missing,) = logged(trainer, "dynamic_sampling/missing_groups")
+    missing = sum(len(set(rare(None, of(prompt)))) == 1 for prompt in trainer.batches[0][2][::G])
     assert 0 < missing < 4
+    assert logged(trainer, "dynamic_sampling/missing_groups") == ([missing] if way == "drawn" else [])
+    if way == "dropped":  # and none is drawn in their place
+        assert len(trainer.drawn) == 1
+        assert logged(trainer, "frac_reward_zero_std") == logged(trainer, "selected_share") == [1 - missing / 4]
     batch, (_, output, _, _) = trainer._generated["train"], trainer.batches[0]
     sits_out = ~batch.takes_part
     assert sits_out.sum() == missing * G
@@ -131,7 +134,8 @@ def test_what_is_missing_when_the_budget_is_spent_sits_out(name, tmp_path):
     assert (output["tool_mask"][sits_out] == 0).all()
     assert (output["completion_mask"].sum(1) == batch.lengths).all()  # attention sees what it saw
     assert (batch.weights(trainer.objective, torch.tensor(0.0))[sits_out] == 0).all()
-    assert logged(trainer, "selected_share") == [1 - missing / 4]
+    assert logged(trainer, "selected_share") == logged(trainer, "informative_groups") == [1 - missing / 4]
+    assert output["num_items_in_batch"] == batch.lengths[~sits_out].sum()
     kept = [example for example in trainer.batches[0][2][::G] if len(set(rare(None, of(example)))) == 2]
 
     class Alone(Scripted):
@@ -171,18 +175,27 @@ def test_the_length_penalty_makes_no_group_informative_and_is_added_to_the_rewar
     assert logged(trainer, "rewards/soft_overlong_punishment_reward/mean")[0] < 0
 
 
-@pytest.mark.parametrize("name", ["dapo_full", "dr_grpo", "gmpo", "daro", "fspo", "lambda_grpo_prm"])
-def test_a_batch_without_any_variance_has_no_gradient(name, tmp_path):
+@pytest.mark.parametrize("way", [{"dynamic_sampling": True}, {"drop_zero_variance": True}, {}], ids=str)
+@pytest.mark.parametrize("name", ["dapo_full", "dr_grpo", "gmpo", "daro", "fspo", "lambda_grpo_prm", "lambda_grpo"])
+def test_a_batch_without_any_variance_has_no_gradient(name, way, tmp_path):
+    """Nothing is divided by 0, and Adam, which makes whole steps of the least gradient, makes none."""
     trainer = scripted(
-        tmp_path, lambda completions, **_: [0.5] * len(completions), objective=name, dynamic_sampling=True,
-        optim="sgd", max_steps=2,
+        tmp_path, lambda completions, **_: [0.7] * len(completions), objective=name, max_steps=2,
+        lambda_optimizer="adam", **{"dynamic_sampling": False, "overlong_buffer_length": 0, **way},
     )  # fmt: skip
-    assert all(loss == 0.0 for loss in logged(trainer, "loss")[:2])
+    assert logged(trainer, "loss")[:2] == logged(trainer, "grad_norm") == [0.0, 0.0]
     start = parameters(make_trainer(config(tmp_path / "start"), Scripted, rare))
     assert all(torch.equal(value, start[key]) for key, value in parameters(trainer).items())
-    assert logged(trainer, "dynamic_sampling/missing_groups") == [4, 4]
-    assert logged(trainer, "dynamic_sampling/extra_groups") == [40, 40]
-    assert logged(trainer, "weight_min") == [None, None]
+    assert logged(trainer, "frac_reward_zero_std") == [1.0, 1.0]
+    assert logged(trainer, "informative_groups") == [0.0, 0.0]
+    if PRESETS[name].learnable:
+        assert not np.any(logged(trainer, "lambda_grad"))
+        assert trainer.lambda_state.state_dict()["moments"] == {}
+    if "dynamic_sampling" in way:
+        assert logged(trainer, "dynamic_sampling/missing_groups") == [4, 4]
+        assert logged(trainer, "dynamic_sampling/extra_groups") == [40, 40]
+    if way:
+        assert logged(trainer, "weight_min") == [None, None]
 
 
 def test_samples_are_reported_with_the_examples_that_they_answer(tmp_path):
@@ -220,7 +233,10 @@ def test_what_nobody_could_score_is_no_wrong_answer(dynamic, tmp_path):
 def test_what_does_not_go_together_is_refused(tmp_path):
     with pytest.raises(ValueError, match="soft_overlong_punishment_reward is a reward function already"):
         make_trainer(config(tmp_path, objective="dapo_full"), reward=get_soft_overlong_punishment(40, 8))
-    for settings in ({"objective": "dapo_full"}, {"overlong_buffer_length": 4}, {"select_best_and_worst": 2}):
+    for settings in (
+        {"objective": "dapo_full"}, {"overlong_buffer_length": 4}, {"select_best_and_worst": 2},
+        {"drop_zero_variance": True},
+    ):  # fmt: skip
         with pytest.raises(ValueError, match="need multi_objective_aggregation 'sum_then_normalize'"):
             config(tmp_path, multi_objective_aggregation="normalize_then_sum", **settings)
 

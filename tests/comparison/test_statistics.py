@@ -220,3 +220,12 @@ def test_a_figure_that_no_run_has_is_none():
     for row in found["objectives"]:
         assert row["entropy"] is row["clip_fraction"] is row["tokens_to_target"] is row["lambda"] is None
     assert results(simulated_study(["a", "b"], seeds=2, endpoint="entropy"), runs, [], [])["comparisons"] == []
+
+
+def test_runs_without_anything_to_learn_from_are_named():
+    study = simulated_study(["a", "b"], seeds=2)
+    runs = simulated_results(random.Random(5), {"a": 0.0, "b": 0.0}, seeds=2)["runs"]
+    runs = [{**run, "informative_groups": 0.0 if run["objective"] == "b" else 0.1} for run in runs]
+    named = "b on arithmetic (seed 1), b on arithmetic (seed 2)"
+    expected = f"Nothing to learn from, since no group had differing rewards: {named}."
+    assert results(study, runs, [], [])["verdict"][-1] == expected

@@ -25,8 +25,8 @@ from lambda_grpo.tasks import load_task
 from lambda_grpo.tasks.arithmetic import Arithmetic
 from lambda_grpo.tasks.templates import TEMPLATES, find_template
 from tests.evaluation.tiny_models import CHATML, save_model, write_jsonl
-from tests.tasks.benchmark_files import write_data_set
 from tests.peft_adapters import adapted
+from tests.tasks.benchmark_files import write_data_set
 
 PROBLEMS = [{"question": f"What is {i} + {i}?", "answer": str(2 * i), "id": f"sum-{i}"} for i in range(10)]
 

@@ -28,9 +28,12 @@ class Noting(LambdaGRPOTrainer):
 
 
 def easy(prompts, completion_ids, **_):
-    """Right for every second prompt whatever is answered, so that half of the groups teach nothing."""
+    """One reward for every second prompt whatever is answered, so that half of the groups teach nothing.
+
+    0.7: a mean of eight of it is off by rounding in float32.
+    """
     return [
-        1.0 if sum(map(ord, p)) % 2 else float(sum(ids) % 2) for p, ids in zip(prompts, completion_ids, strict=True)
+        0.7 if sum(map(ord, p)) % 2 else float(sum(ids) % 2) for p, ids in zip(prompts, completion_ids, strict=True)
     ]
 
 

@@ -36,6 +36,48 @@ def test_by_hand():
     assert ours.tolist() == pytest.approx([expected, -expected, -expected, expected])
 
 
+SCALES = st.sampled_from(["group", "batch", "none"])
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1e6, 1e6), st.integers(1, 17)), min_size=1, max_size=4),
+    SCALES,
+    st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    st.randoms(),
+)
+def test_a_group_of_equal_rewards_has_an_advantage_of_exactly_0(groups, scale, dtype, random):
+    """In any order, beside a group that has something to learn from and samples that couldn't be scored."""
+    rows = [(value, group) for group, (value, size) in enumerate(groups) for _ in range(size)]
+    rows += [(math.nan, 0), (1.0, 99), (0.0, 99), (math.nan, 99)]
+    random.shuffle(rows)
+    rewards, ids = (torch.tensor(column) for column in zip(*rows, strict=True))
+    ours = group_advantages(rewards.to(dtype), ids, scale)
+    assert all(a == 0 for a in ours[(ids != 99) | rewards.isnan()].tolist())
+    assert all(a != 0 for a in ours[(ids == 99) & ~rewards.isnan()].tolist())
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_sums_that_only_float_rounding_tells_apart_are_equal(scale):
+    """Where what was summed cancels, the caller knows how much was rounded."""
+    ids = torch.zeros(2, dtype=torch.long)
+    for dtype, parts in ((torch.float64, (0.1, 0.2, 0.3)), (torch.float32, (0.1, 0.6, 0.7))):
+        a, b, total = (torch.tensor(part, dtype=dtype) for part in parts)
+        assert a + b != total
+        assert group_advantages(torch.stack([a + b, total]), ids, scale).tolist() == [0.0, 0.0]
+        cancelled = torch.stack([a + b - total, total - total])
+        assert group_advantages(cancelled, ids, scale)[0] != 0
+        rounding = 5 * torch.finfo(dtype).eps * torch.stack([a + b + total, total + total])
+        assert group_advantages(cancelled, ids, scale, rounding=rounding).tolist() == [0.0, 0.0]
+
+
+@given(st.floats(-1, 1), st.floats(1e-3, 1.0), st.integers(2, 16), SCALES)
+def test_small_differences_keep_their_advantage(base, step, size, scale):
+    rewards = [base + step * (i % 3) for i in range(size)]
+    ours = group_advantages(torch.tensor(rewards, dtype=torch.float32), torch.zeros(size), scale)
+    expected = reference.advantages(rewards, [0] * size, scale)
+    assert ours.tolist() == pytest.approx(expected, rel=1e-3, abs=1e-3 * max(map(abs, expected)))
+
+
 def test_integer_rewards_are_taken_as_numbers():
     assert group_advantages(torch.tensor([1, 0]), torch.tensor([5, 5]), "none").tolist() == [0.5, -0.5]
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_grpo import PRESETS, group_advantages
-from lambda_grpo.objective.rollouts import AtLeast, BestAndWorst, ErrorCorrection, Rollouts, has_variance
+from lambda_grpo.objective.groups import has_variance
+from lambda_grpo.objective.rollouts import AtLeast, BestAndWorst, ErrorCorrection, Rollouts
 from tests.objective import reference
 
 REWARDS = st.one_of(st.sampled_from([0.0, 1.0, 0.5]), st.floats(-3, 3), st.just(math.nan))
@@ -34,7 +35,13 @@ def test_best_and_worst_of_each_group(rows, k):
 @given(ROWS, st.floats(-3, 3))
 def test_samples_with_at_least_a_reward(rows, least):
     rewards, ids = tensors(rows)
-    assert AtLeast(least)(rewards, ids).tolist() == [reward >= least for reward in rewards.tolist()]
+    rounding = 4 * 2**-23 * abs(least)
+    assert AtLeast(least)(rewards, ids).tolist() == [reward >= least - rounding for reward in rewards.tolist()]
+
+
+def test_a_reward_in_float32_is_at_least_itself():
+    assert torch.tensor(0.7).double() < 0.7
+    assert AtLeast(0.7)(torch.tensor([0.7, 0.69, 0.71]).double(), torch.zeros(3)).tolist() == [True, False, True]
 
 
 @given(ROWS)
@@ -42,9 +49,9 @@ def test_a_group_is_informative_where_two_of_its_rewards_differ(rows):
     rewards, ids = tensors(rows)
     expected = [False] * len(rows)
     for members in reference.groups(ids.tolist()):
-        known = {rewards[i].item() for i in members if not math.isnan(rewards[i])}
-        for i in members:
-            expected[i] = len(known) > 1
+        known = [rewards[i].item() for i in members if not math.isnan(rewards[i])]
+        for i in members:  # by more than rounding
+            expected[i] = bool(known) and max(known) - min(known) > 4 * 2**-52 * max(map(abs, known))
     assert has_variance(rewards, ids).tolist() == expected
 
 
@@ -52,6 +59,7 @@ def test_who_takes_part():
     rewards, ids = torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 1.0]), torch.tensor([0, 0, 0, 1, 1, 1])
     assert Rollouts().takes_part(rewards, ids).all()
     assert Rollouts(dynamic_sampling=True).takes_part(rewards, ids).tolist() == [True] * 3 + [False] * 3
+    assert Rollouts(drop_zero_variance=True).takes_part(rewards, ids).tolist() == [True] * 3 + [False] * 3
     both = Rollouts(dynamic_sampling=True, selection=BestAndWorst(1))
     assert both.takes_part(rewards, ids).tolist() == [True, True, False, False, False, False]
     assert PRESETS["devis_grpo"].rollouts.takes_part(rewards, ids).all()  # 2 best and 2 worst of 3

@@ -3,11 +3,13 @@
 A batch is split over mini-batches, ranks and micro-batches as verl does, and goes through the workers' loss.
 """
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
+from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import PolicyLossConfig
 
@@ -240,6 +242,28 @@ def test_groups_of_another_size_sit_out_where_each_pass_rate_has_a_lambda():
     torch.testing.assert_close(found.weights[:3], alone.weights)
     assert found.weights[3:].tolist() == [0.0, 0.0]
     assert torch.cat(list(found.advantages.unbind())[3:]).abs().sum() == 0
+
+
+@pytest.mark.parametrize("divides", [True, False])
+def test_groups_of_equal_rewards_have_no_advantage(divides):
+    """verl's own estimator leaves some: its mean of eight times 0.7 is off by rounding, and is divided by 1e-6."""
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]]).repeat(12, 1)
+    rewards = torch.zeros(24, 3)
+    rewards[:, 0] = torch.tensor([0.7] * 8 + [0.3, 0.7, 0.7, 0.3] * 2 + [0.1] * 7 + [0.9])
+    uids = np.array(["a"] * 8 + ["b"] * 8 + ["c"] * 7 + ["alone"])
+    theirs, _ = compute_grpo_outcome_advantage(rewards, mask, uids, norm_adv_by_std_in_grpo=divides)
+    widths = mask.sum(1).tolist()
+    lambda_ = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    found = fold(
+        rows_of(theirs, widths), rows_of(mask, widths), uids, torch.ones(24, dtype=torch.bool), PRESETS["lambda_grpo"],
+        lambda_, max_completion_length=8,
+    )  # fmt: skip
+    folded = list(found.advantages.unbind())
+    assert (theirs[:8] != 0).any()
+    assert torch.cat(folded[:8]).tolist() == [0.0] * sum(widths[:8])
+    assert torch.cat(folded[16:23]).tolist() == [0.0] * sum(widths[16:23])
+    for i in (*range(8, 16), 23):  # verl's, to the bit
+        assert torch.equal(folded[i], theirs[i, : widths[i]] * found.weights[i].to(theirs.dtype))
 
 
 def test_rejected_tokens_keep_their_place_in_the_lengths():

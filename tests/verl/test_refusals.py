@@ -121,6 +121,11 @@ def test_keys_are_read():
 REFUSED = {
     "an unknown objective": ([objective("lambda")], "unknown objective 'lambda': use one of grpo, dapo"),
     "an unknown key": (["+algorithm.lambda_grpo.lr=1"], "algorithm.lambda_grpo.lr isn't known: use objective, lambda_"),
+    "groups left out": (
+        ["+algorithm.lambda_grpo.drop_zero_variance=true"],
+        "drop_zero_variance isn't for verl, which divides its loss by the tokens of all rows of a mini-batch: set "
+        "algorithm.filter_groups",
+    ),
     "a value out of range": (["+algorithm.lambda_grpo.lambda_init=11"], "λ must start inside its bounds: 11"),
     "a word for a number": (["+algorithm.lambda_grpo.lambda_lr=fast"], "algorithm.lambda_grpo: must be real number"),
     "a word for all keys": (["+algorithm.lambda_grpo=true"], "algorithm.lambda_grpo is True: it takes the keys"),

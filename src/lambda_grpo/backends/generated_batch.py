@@ -106,6 +106,11 @@ class GeneratedBatch:
         own = mean_weights(weights[self.takes_part], self.part.lengths)
         return is_saturated(own, self.part.lengths, self.part.group_ids)
 
+    def informative_groups(self) -> float:
+        """Share of the groups with an advantage other than 0: those that policy and λ can learn from."""
+        informative = self.group_ids[self.takes_part & (self.advantages != 0)]
+        return len(informative.unique()) / max(len(self.group_ids.unique()), 1)
+
     def mean_weights(self, weights: Tensor) -> Tensor:
         """(N,) the mean of f over each response's tokens, 0 for rows that sit out."""
         return torch.where(self.takes_part, mean_weights(weights, self.lengths), 0.0)

@@ -92,6 +92,10 @@ class LambdaGRPOConfig(GRPOConfig):
     max_resample_times: int = field(
         default=10, metadata={"help": "Rounds of fresh prompts a batch; groups still without variance then sit out."}
     )
+    drop_zero_variance: bool = field(
+        default=False,
+        metadata={"help": "Leave groups without reward variance out of the loss's average, and draw no others."},
+    )
     overlong_buffer_length: int | None = field(
         default=None,
         metadata={"help": "Last tokens of max_completion_length that are penalised; 0 for none. Default: its own."},
@@ -242,6 +246,8 @@ class LambdaGRPOConfig(GRPOConfig):
             raise ValueError(f"max_resample_times must be at least 1, got {self.max_resample_times}")
         if self.dynamic_sampling is not None:
             rollouts = replace(rollouts, dynamic_sampling=self.dynamic_sampling)
+        if self.drop_zero_variance:
+            rollouts = replace(rollouts, drop_zero_variance=True)
         if self.overlong_buffer_length is not None:
             if not 0 <= self.overlong_buffer_length <= self.max_completion_length:
                 raise ValueError(
@@ -277,8 +283,8 @@ class LambdaGRPOConfig(GRPOConfig):
         is_plain = replace(rollouts, correction=None) == Rollouts()
         if self.multi_objective_aggregation != "sum_then_normalize" and not is_plain:
             raise ValueError(
-                "dynamic sampling, selection and the overlong penalty need multi_objective_aggregation "
-                "'sum_then_normalize'"
+                "dynamic sampling, drop_zero_variance, selection and the overlong penalty need "
+                "multi_objective_aggregation 'sum_then_normalize'"
             )
         return rollouts
 

@@ -77,8 +77,7 @@ def host_loss(objective: Objective) -> HostLoss:
 def kl_is_exact(objective: Objective) -> bool:
     """Whether TRL's loss averages the KL term as `policy_loss` does for this objective."""
     divides_by = host_loss(objective).divides_by
-    rollouts = objective.rollouts
-    if (rollouts.dynamic_sampling or rollouts.selection is not None) and divides_by != "batch":
+    if objective.rollouts.leaves_out_samples and divides_by != "batch":
         return False  # it counts rows, also those that take no part
     if divides_by == "response_mean":
         return objective.normalizer == "group" and objective.preference is inverse_length and objective.kl_weighted

@@ -23,9 +23,11 @@ from lambda_grpo.backends.fresh_prompts import FreshPrompts, prompt_key
 from lambda_grpo.backends.saved_state import read_state
 from lambda_grpo.backends.trl_correction import KINDS, check_columns, corrected
 from lambda_grpo.backends.trl_reward_functions import check_signatures, checked
+from lambda_grpo.backends.trl_rewards import RewardSum, distinct_names, equal_groups, reward_sum
 from lambda_grpo.backends.trl_sampling import SamplingTrainer
 from lambda_grpo.objective import group_advantages
-from lambda_grpo.objective.rollouts import Rollouts, has_variance
+from lambda_grpo.objective.groups import has_variance
+from lambda_grpo.objective.rollouts import Rollouts
 
 ROLLOUT_STATE_FILE = "rollout_state.json"
 
@@ -84,6 +86,8 @@ class RolloutTrainer(SamplingTrainer):
             self.fresh_prompts = FreshPrompts(self.train_dataset, self.args.seed + 1, shuffle=self.shuffle_dataset)
         if rollouts.overlong_buffer > 0:
             self._add_overlong_reward(self.max_completion_length, rollouts.overlong_buffer)
+        # TRL's metrics, records and table go by these names: of two that are alike, one would hide the other
+        self.reward_func_names = distinct_names(self.reward_func_names)
 
     def _check_reward_functions(self) -> None:
         if self.rollout_func is not None:  # it can add columns
@@ -132,10 +136,8 @@ class RolloutTrainer(SamplingTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self.examples = inputs
-        if not self.model.training:
-            return super()._generate_and_score_completions(inputs)
-        if not self._draws_samples:
-            output = super()._generate_and_score_completions(inputs)
+        if not self.model.training or not self._draws_samples:
+            output = self._generate_and_score_exactly(inputs)
         else:
             self.corrections.clear()
             first = self._draw(inputs)
@@ -143,14 +145,38 @@ class RolloutTrainer(SamplingTrainer):
             for column in {column for sample in batch.samples for column in sample.logged}:
                 self._pending_extra_logs[column] = [sample.logged.get(column) for sample in batch.samples]
             self._drawn, self.examples = batch, [sample.example for sample in batch.samples]
-            output = super()._generate_and_score_completions(self.examples)
+            output = self._generate_and_score_exactly(self.examples)
             self._drawn = None
             self._log_rewards(first.policy_rewards)
             self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
             for kind in KINDS if self.rollouts.correction is not None else ():
                 self._metrics["train"][f"error_correction/{kind}"].append(self.corrections[kind])
-        if self.rollouts.dynamic_sampling or self.rollouts.selection is not None:
+        if self.model.training and self.rollouts.leaves_out_samples:
             self._select(output)
+        return output
+
+    def _generate_and_score_exactly(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's batch with an advantage of exactly 0 where a group's rewards are equal.
+
+        TRL's float32 mean of equal rewards is off by rounding for most values, which divided by a standard deviation
+        of nothing but ε leaves advantages of some 1e-4: full steps for an optimiser like Adam. `frac_reward_zero_std`
+        is that share of groups, whatever the advantages are divided by.
+        """
+        output = super()._generate_and_score_completions(inputs)
+        mode, size = ("train", self.num_generations) if self.model.training else ("eval", self.num_generations_eval)
+        found = equal_groups(self._rewards_per_func, self.reward_weights, size, self.multi_objective_aggregation)
+        self._metrics[mode]["frac_reward_zero_std"][-1] = 1 - found.differs.double().mean().item()
+        advantages, local = output["advantages"], len(output["advantages"])
+        own = slice(self.accelerator.process_index * local, (self.accelerator.process_index + 1) * local)
+        if found.advantages is not None:
+            advantages = found.advantages[own].to(advantages)
+        output["advantages"] = advantages.masked_fill(~found.differs[own].to(advantages.device), 0.0)
+        log = self._logs["advantages"]  # of all ranks, and no more than a training batch has
+        logged = [log.pop() for _ in range(min(len(log), len(found.differs)))][::-1]
+        whole = logged if found.advantages is None else found.advantages.tolist()[-len(logged) :]
+        log.extend(
+            value if differs else 0.0 for value, differs in zip(whole, found.differs[-len(logged) :], strict=True)
+        )
         return output
 
     def _generate(self, prompts: list[Any]) -> Any:
@@ -191,7 +217,8 @@ class RolloutTrainer(SamplingTrainer):
         rewards, samples = self._score(samples)
         if self.rollouts.correction is None:
             return Draw(samples, rewards, rewards)
-        is_wrong = self._task_rewards(rewards) < self.args.correct_reward
+        total, rounding = self._task_rewards(rewards)
+        is_wrong = total + rounding < self.args.correct_reward
         if not is_wrong.any():
             return Draw(samples, rewards, rewards)
         changed = corrected(self, samples, is_wrong.tolist())
@@ -231,11 +258,10 @@ class RolloutTrainer(SamplingTrainer):
         logged = [{name: values[i] for name, values in columns.items()} for i in range(len(samples))]
         return rewards, [replace(sample, logged=own) for sample, own in zip(samples, logged, strict=True)]
 
-    def _task_rewards(self, rewards: Tensor) -> Tensor:
-        """(N, F) -> (N,) on the CPU: the weighted sum without the overlong reward; NaN where nothing was scored."""
+    def _task_rewards(self, rewards: Tensor) -> RewardSum:
+        """Of (N, F) rewards the weighted sum without the overlong reward."""
         used = [i for i in range(rewards.size(1)) if i != self.overlong_reward]
-        weighted = (rewards * self.reward_weights.to(rewards.device))[:, used].cpu().double()
-        return total_reward(weighted)
+        return reward_sum(rewards[:, used], self.reward_weights[used])
 
     # -- dynamic sampling --------------------------------------------------------------------------------------------
 
@@ -277,7 +303,8 @@ class RolloutTrainer(SamplingTrainer):
 
     def _is_informative(self, rewards: Tensor) -> Tensor:
         """(N, F) -> (N,): whether a sample's group has different rewards, the overlong one aside."""
-        return has_variance(self._task_rewards(rewards), torch.arange(len(rewards)) // self.num_generations)
+        total, rounding = self._task_rewards(rewards)
+        return has_variance(total, torch.arange(len(rewards)) // self.num_generations, rounding)
 
     def _draw_beyond(self, inputs: list[dict[str, Any]]) -> Draw:
         """A draw that leaves TRL's and the reward functions' metrics as they are."""
@@ -293,12 +320,12 @@ class RolloutTrainer(SamplingTrainer):
 
     def _log_rewards(self, rewards: Tensor) -> None:
         """TRL's metrics of the rewards, of what the policy drew for the batch's own prompts."""
-        metrics, total = self._metrics["train"], total_reward(rewards * self.reward_weights.to(rewards.device))
+        metrics, (total, rounding) = self._metrics["train"], reward_sum(rewards, self.reward_weights)
         columns = {f"rewards/{name}": rewards[:, i] for i, name in enumerate(self.reward_func_names)}
         for name, values in columns.items():
             metrics[f"{name}/mean"][-1], metrics[f"{name}/std"][-1] = values.nanmean().item(), nanstd(values).item()
         metrics["reward"][-1], metrics["reward_std"][-1] = total.nanmean().item(), nanstd(total).item()
-        differs = has_variance(total.cpu(), torch.arange(len(total)) // self.num_generations)
+        differs = has_variance(total, torch.arange(len(total)) // self.num_generations, rounding)
         metrics["frac_reward_zero_std"][-1] = 1 - differs.double().mean().item()
 
     # -- selection ---------------------------------------------------------------------------------------------------
@@ -307,17 +334,16 @@ class RolloutTrainer(SamplingTrainer):
         """Mark the rows that take part, and take the others out of the loss, its normaliser and the advantages."""
         rewards = self._rewards_per_func
         ids = torch.arange(len(rewards)) // self.num_generations
-        task_rewards = self._task_rewards(rewards)
-        takes_part = self.rollouts.takes_part(task_rewards, ids)
+        task_rewards, task_rounding = self._task_rewards(rewards)
+        takes_part = self.rollouts.takes_part(task_rewards, ids, task_rounding)
         advantages = self.accelerator.gather(output["advantages"])
         is_selected = self.rollouts.selection is not None and self.rollouts.selection.baseline == "selected"
-        if is_selected or (self.scale_rewards == "batch" and self.rollouts.dynamic_sampling):
-            # TRL's mean and std are over rows that sit out, too
-            counted = takes_part if is_selected else has_variance(task_rewards, ids)
-            total = total_reward(rewards * self.reward_weights.to(rewards.device))
-            counted, ids = counted.to(total.device), ids.to(total.device)
-            anew = group_advantages(total[counted], ids[counted], self.scale_rewards)
-            advantages = advantages.masked_scatter(counted, anew.to(advantages))
+        if is_selected or (self.scale_rewards == "batch" and self.rollouts.leaves_out_equal_groups):
+            # TRL's mean and std are over rows that take no part, too
+            counted = takes_part if is_selected else has_variance(task_rewards, ids, task_rounding)
+            total, rounding = reward_sum(rewards, self.reward_weights)
+            anew = group_advantages(total[counted], ids[counted], self.scale_rewards, rounding=rounding[counted])
+            advantages = advantages.masked_scatter(counted.to(advantages.device), anew.to(advantages))
         advantages = torch.where(takes_part.to(advantages.device), advantages, 0.0)
         self._logs["advantages"].extend(advantages.tolist())  # in place of TRL's: it keeps as many as a batch has
         local = len(output["advantages"])
@@ -347,8 +373,3 @@ class RolloutTrainer(SamplingTrainer):
             checkpoint, ROLLOUT_STATE_FILE, "was written without dynamic sampling, or for its model only"
         )
         self.fresh_prompts.load_state_dict(state["fresh_prompts"])
-
-
-def total_reward(weighted: Tensor) -> Tensor:
-    """(N, F) weighted rewards by function -> (N,) their sum, NaN where no function could score."""
-    return torch.where(weighted.isnan().all(1), torch.nan, weighted.nansum(1))

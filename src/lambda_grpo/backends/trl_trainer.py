@@ -39,7 +39,8 @@ from lambda_grpo.backends.trl_checkpoints import CheckpointTrainer
 from lambda_grpo.backends.trl_config import LambdaGRPOConfig
 from lambda_grpo.backends.trl_hooks import check_hooks
 from lambda_grpo.backends.trl_host import check_nothing_weighs_tokens, host_loss
-from lambda_grpo.backends.trl_rollouts import total_reward
+from lambda_grpo.backends.trl_rewards import known, total_reward
+from lambda_grpo.backends.trl_signal import WarnOfNoSignal
 from lambda_grpo.objective import policy_loss
 
 __all__ = ["LAMBDA_STATE_FILE", "LambdaGRPOConfig", "LambdaGRPOTrainer"]
@@ -53,15 +54,19 @@ class LambdaGRPOTrainer(CheckpointTrainer):
     """`trl.GRPOTrainer` with any objective of the family, λ learned beside the policy where it has one.
 
     Takes all of `GRPOTrainer`'s arguments. Beside TRL's metrics it logs `lambda`, `lambda_grad`, `weight_min`,
-    `weight_max` and `effective_responses` (of a group, the mean over groups); these are over the whole generated
-    batch, and with `logging_steps` above 1 means over the steps, as TRL's are. An objective with several λ logs their
-    mean, and each as `lambda/1` …. λ is saved with each checkpoint and model in `lambda_state.json`, and resumed from
-    there. When the softmax saturates, one warning says so.
+    `weight_max`, `effective_responses` (of a group, the mean over groups) and `informative_groups` (the share of groups
+    with an advantage other than 0); these are over the whole generated batch, and with `logging_steps` above 1 means
+    over the steps, as TRL's are. An objective with several λ logs their mean, and each as `lambda/1` …. λ is saved with
+    each checkpoint and model in `lambda_state.json`, and resumed from there. When the softmax saturates, one warning
+    says so; at the end of a training whose rewards gave it nothing to learn from, another one does.
+
+    Reward functions of one name are numbered (`length_1`, `length_2`) in metrics and records.
 
     Args:
         on_samples: called on the main process with each generated batch, as columns: prompt, completion, answer
-            (None where the data set has no such column), reward (None where it could not be scored), advantage,
-            length, weight, and group, counted from 0 in each batch.
+            (None where the data set has no such column), reward (the weighted sum; None where it could not be scored),
+            `reward/NAME` (what the reward function of that name gave), advantage, length, weight, and group, counted
+            from 0 in each batch.
     """
 
     args: LambdaGRPOConfig
@@ -99,6 +104,7 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         if self.is_deepspeed_enabled and host.fp16 and self.objective.learnable:
             raise ValueError("DeepSpeed's fp16 scales the loss where λ's gradient can't be unscaled: use bf16")
         self.add_callback(_LambdaStep(self))
+        self.add_callback(WarnOfNoSignal())
 
     @property
     def _mode(self) -> str:
@@ -192,16 +198,16 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         if not self.accelerator.is_main_process or self._on_samples is None:
             return
         count = len(batch.lengths)
-        rewards = torch.tensor(
-            [list(self._logs["rewards"][name])[-count:] for name in self.reward_func_names], dtype=torch.float64
-        )
+        each = {name: list(self._logs["rewards"][name])[-count:] for name in self.reward_func_names}
+        rewards = torch.tensor(list(each.values()), dtype=torch.float64)
         reward = total_reward(rewards.T * self.reward_weights.cpu().double())
         self._on_samples(
             {
                 "prompt": [_text(prompt) for prompt in list(self._logs["prompt"])[-count:]],
                 "completion": [_text(completion) for completion in list(self._logs["completion"])[-count:]],
                 "answer": [None if answer is None else str(answer) for answer in answers],
-                "reward": [None if math.isnan(value) else value for value in reward.tolist()],
+                "reward": known(reward.tolist()),
+                **{f"reward/{name}": known(values) for name, values in each.items()},
                 "advantage": batch.advantages.tolist(),
                 "length": [int(length) for length in batch.lengths.tolist()],
                 "weight": batch.mean_weights(self._weights(batch)).tolist(),
@@ -292,6 +298,7 @@ class LambdaGRPOTrainer(CheckpointTrainer):
             weights = self._weights(batch)
         for name, value in batch.describe(weights).items():
             metrics[name].append(value)
+        metrics["informative_groups"].append(batch.informative_groups())
         if not self.objective.learnable:
             return
         self._warn_if_saturated(weights, batch)

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from lambda_grpo.backends.generated_batch import GeneratedBatch
 from lambda_grpo.objective import Objective, loss_normalizer
-from lambda_grpo.objective.groups import ADVANTAGE_EPSILON
+from lambda_grpo.objective.groups import ADVANTAGE_EPSILON, Groups
 
 
 @dataclass(frozen=True)
 class FoldedBatch:
     """A batch with its weights.
 
-    advantages: (B, jagged) f · A · N / Z, for a loss that verl averages over tokens.
+    advantages: (B, jagged) f · A · N / Z, for a loss that verl averages over tokens; 0 in groups of equal rewards.
     slope: (B, K) ∂ln f/∂λ for each of the K λ, float64; None where nothing is learned.
     tokens: N of the whole batch, where the objective's normaliser isn't the number of tokens; None where it is.
     """
@@ -61,10 +61,11 @@ def fold(
     offsets: Tensor = advantages.offsets()  # type: ignore[attr-defined]  # of jagged tensors
     row = torch.repeat_interleave(offsets.diff())  # (tokens,)
     lengths = _row_sums(mask.values(), offsets)
+    group_ids = torch.tensor(_numbered(uids))
+    advantages = _without_residue(advantages, group_ids)
     of_row = torch.zeros_like(lengths)
     if "advantages" in objective.needs:
         of_row = _row_sums(advantages.values() * mask.values(), offsets) / lengths.clamp(min=1)
-    group_ids = torch.tensor(_numbered(uids))
     if lambda_.dim() > 0:  # a λ for each pass rate of whole groups: one that verl couldn't complete has none
         members = torch.bincount(group_ids[takes_part], minlength=len(group_ids))[group_ids]
         takes_part = takes_part & (members == len(lambda_) + 1)
@@ -90,6 +91,23 @@ def fold(
     factor = (weights * scale)[row] if weights.dim() == 1 else weights[row, _positions(offsets, row)] * scale[row]
     folded = torch.nested.nested_tensor_from_jagged(advantages.values() * factor.to(advantages.dtype), offsets)
     return FoldedBatch(batch, weights, folded, slope, total)
+
+
+def _without_residue(advantages: Tensor, group_ids: Tensor) -> Tensor:
+    """(B, jagged) -> the same with exactly 0 in each group of equal rewards.
+
+    verl's float32 mean of equal rewards may be off by rounding, which it divides by 1e-6. Rewards are equal where
+    advantages are. A group of one has verl's own, its reward; one with a response that verl's rejection sampling
+    emptied, so that its advantage doesn't show, stays as it is.
+    """
+    offsets: Tensor = advantages.offsets()  # type: ignore[attr-defined]  # of jagged tensors
+    values = advantages.values().double()
+    high, low = (torch.segment_reduce(values, reduce, offsets=offsets) for reduce in ("max", "min"))
+    of_row = torch.where(high > 0, high, low)  # beside the zeros of tokens that aren't the policy's
+    groups = Groups.of(of_row, group_ids)
+    is_equal = (groups.max(of_row) == -groups.max(-of_row)) & (groups.size > 1)
+    row = torch.repeat_interleave(offsets.diff())
+    return torch.nested.nested_tensor_from_jagged(advantages.values().masked_fill(is_equal[row], 0.0), offsets)
 
 
 def _positions(offsets: Tensor, row: Tensor) -> Tensor:

@@ -52,6 +52,11 @@ class VerlSettings:
         if written is not None and not hasattr(written, "items"):
             raise UserError(f"algorithm.lambda_grpo is {written!r}: it takes the keys {', '.join(known)}")
         given = dict(written or {})
+        if "drop_zero_variance" in given:
+            raise UserError(
+                "algorithm.lambda_grpo.drop_zero_variance isn't for verl, which divides its loss by the tokens of all "
+                "rows of a mini-batch: set algorithm.filter_groups, which draws other prompts, or train in TRL"
+            )
         for key in given:
             if key not in known:
                 meant = did_you_mean(str(key), known)

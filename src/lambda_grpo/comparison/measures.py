@@ -24,6 +24,7 @@ def measure(run: Run, target_accuracy: float) -> dict[str, Any]:
     clip_fraction: share of tokens whose ratio was clipped, mean over steps; grad_clip_fraction: share of steps whose
         gradient norm was.
     limits: the least and the greatest value that a figure of this run can have. Those of `reward` are what was seen.
+    informative_groups: share of the groups that had differing rewards, mean over steps.
     """
     metrics, before, after = run.metrics(), run.evaluation("before"), run.evaluation("after")
     if before is None or after is None:
@@ -56,6 +57,7 @@ def measure(run: Run, target_accuracy: float) -> dict[str, Any]:
         "clip_fraction": _mean(_column(metrics, "clip_ratio/region_mean")),
         "grad_clip_fraction": _mean([None if norm is None else float(norm > max_norm) for norm in norms]),
         "share_by_length_quartile": share_by_length_quartile(length, mass),
+        "informative_groups": _mean(_column(metrics, "informative_groups")),
         "git_commit": config.get("git_commit"),
         "limits": _limits(config, [*samples["reward"].to_pylist(), *curve["reward"]]),
         "share_right": None if mass.sum() == 0 else float(mass[is_right].sum() / mass.sum()),

@@ -225,6 +225,9 @@ def _reservations(
     if failures:
         word = "run" if len(failures) == 1 else "runs"
         sentences.append(f"{len(failures)} {word} failed, named below and left out.")
+    if silent := [run for run in runs if run.get("informative_groups") == 0]:
+        names = ", ".join(f"{run['objective']} on {run['task']} (seed {run['seed']})" for run in silent)
+        sentences.append(f"Nothing to learn from, since no group had differing rewards: {names}.")
     if len({run.get("git_commit") for run in runs}) > 1:
         sentences.append("The runs were made by different versions of the code: see git_commit in results.json.")
     return sentences

@@ -16,6 +16,8 @@ from lambda_grpo.suggestions import did_you_mean
 ADVANTAGE_EPSILON = 1e-4  # TRL's
 LENGTH_EPSILON = 1e-6
 SCALES = ("group", "batch", "none")
+FLOAT32 = torch.finfo(torch.float32).eps
+REWARD_ROUNDINGS = 4  # how many float errors of its size a reward may be off: those of a weighted sum of two
 
 
 @dataclass(frozen=True)
@@ -148,11 +150,17 @@ class Groups:
         return self.size if self.index is not None else len(self.lengths) // self.count
 
     def _max(self, values: Tensor) -> Tensor:
+        return self._of_rows(self._extreme(values, "amax"))
+
+    # One value a group: (P, 1), or (P,) where groups aren't rows.
+
+    def _extreme(self, values: Tensor, which: str) -> Tensor:
         if self.index is None:
-            return values.amax(1, keepdim=True)
-        return values.new_zeros(self.count).scatter_reduce(0, self.index, values, "amax", include_self=False)[
-            self.index
-        ]
+            return values.amax(1, keepdim=True) if which == "amax" else values.amin(1, keepdim=True)
+        return values.new_zeros(self.count).scatter_reduce(0, self.index, values, which, include_self=False)
+
+    def _of_rows(self, of_group: Tensor) -> Tensor:
+        return of_group if self.index is None else of_group[self.index]
 
 
 def _checked(lengths: Tensor, given: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
@@ -185,8 +193,30 @@ def _row_size(group_ids: Tensor) -> int | None:
     return size if is_even else None
 
 
-def group_advantages(rewards: Tensor, group_ids: Tensor, scale: str = "group") -> Tensor:
-    """Group-relative advantages: (R − mean of the group) / (std + 1e-4).
+def has_variance(rewards: Tensor, group_ids: Tensor, rounding: Tensor | None = None) -> Tensor:
+    """Whether the rewards of each response's group differ by more than rounding: DAPO's 0 < right answers < G.
+
+    Args:
+        rewards: (B,), NaN where a response couldn't be scored: it is left out.
+        group_ids: (B,) integers.
+        rounding: (B,) the difference that rounding explains, of which a group takes its greatest. Default: 4 float
+            errors of the group's greatest |R|, of the rewards' dtype, at most float32's.
+
+    Returns:
+        (B,) booleans.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    rewards, groups = _reward_groups(rewards, group_ids)
+    known = groups._rows(rewards)
+    return groups._flat(groups._of_rows(_differ(groups, known, ~known.isnan(), rounding)))
+
+
+def group_advantages(
+    rewards: Tensor, group_ids: Tensor, scale: str = "group", *, rounding: Tensor | None = None
+) -> Tensor:
+    """Group-relative advantages: (R − mean of the group) / (std + 1e-4), exactly 0 where a group's rewards are equal.
 
     GRPO (arXiv 2402.03300), with TRL's conventions: sample standard deviation, ε = 1e-4. A reward of NaN ("could not
     be scored", TRL's None) is left out of every statistic, and its advantage is 0.
@@ -196,6 +226,7 @@ def group_advantages(rewards: Tensor, group_ids: Tensor, scale: str = "group") -
         group_ids: (B,) integers.
         scale: "group" divides by the group's std, "batch" by that of all rewards (Lite-PPO, arXiv 2508.08221),
             "none" doesn't divide (Dr. GRPO, arXiv 2503.20783).
+        rounding: (B,) which differences are rounding alone, see `has_variance`.
 
     Returns:
         (B,) advantages in the rewards' floating dtype.
@@ -205,19 +236,18 @@ def group_advantages(rewards: Tensor, group_ids: Tensor, scale: str = "group") -
     """
     if scale not in SCALES:
         raise ValueError(f"unknown advantage scale {scale!r}{did_you_mean(scale, SCALES)}: use {', '.join(SCALES)}")
-    if rewards.dim() != 1 or rewards.shape != group_ids.shape:
-        raise ValueError(
-            f"rewards and group_ids must both have shape (B,), got {tuple(rewards.shape)} and {tuple(group_ids.shape)}"
-        )
-    rewards = rewards if rewards.is_floating_point() else rewards.to(torch.get_default_dtype())
-    groups = Groups.of(rewards, group_ids)
+    rewards, groups = _reward_groups(rewards, group_ids)
     known = groups._rows(rewards)
     is_scored, count = ~known.isnan(), torch.as_tensor(groups._size, dtype=rewards.dtype, device=rewards.device)
+    differs = _differ(groups, known, is_scored, rounding)
     if not is_scored.all():
         known, count = known.nan_to_num(0.0), groups._sum(is_scored.to(rewards.dtype))
     deviation = known - groups._sum(known) / count.clamp(min=1)
     if not is_scored.all():
         deviation.mul_(is_scored)
+    if not differs.all():
+        # a float mean of equal rewards may be off by rounding, and Adam makes whole steps of what would be left
+        deviation.masked_fill_(~groups._of_rows(differs), 0.0)
     if scale == "none":
         return deviation.reshape(-1)
     if scale == "group":
@@ -226,3 +256,26 @@ def group_advantages(rewards: Tensor, group_ids: Tensor, scale: str = "group") -
         squares = (known - known.sum() / is_scored.sum().clamp(min=1)).square() * is_scored
         variance = squares.sum() / (is_scored.sum() - 1).clamp(min=1)
     return deviation.div_(variance.sqrt() + ADVANTAGE_EPSILON).reshape(-1)
+
+
+def _reward_groups(rewards: Tensor, group_ids: Tensor) -> tuple[Tensor, Groups]:
+    """Rewards as floats, and their groups."""
+    if rewards.dim() != 1 or rewards.shape != group_ids.shape:
+        raise ValueError(
+            f"rewards and group_ids must both have shape (B,), got {tuple(rewards.shape)} and {tuple(group_ids.shape)}"
+        )
+    rewards = rewards if rewards.is_floating_point() else rewards.to(torch.get_default_dtype())
+    return rewards, Groups.of(rewards, group_ids)
+
+
+def _differ(groups: Groups, rewards: Tensor, is_scored: Tensor, rounding: Tensor | None) -> Tensor:
+    """`has_variance` of each group, from its rows."""
+    high = low = rewards
+    if not is_scored.all():
+        high, low = rewards.masked_fill(~is_scored, -torch.inf), rewards.masked_fill(~is_scored, torch.inf)
+    high, low = groups._extreme(high, "amax"), groups._extreme(low, "amin")
+    if rounding is None:
+        limit = REWARD_ROUNDINGS * min(torch.finfo(rewards.dtype).eps, FLOAT32) * torch.maximum(high.abs(), low.abs())
+    else:
+        limit = groups._extreme(groups._rows(rounding).masked_fill(~is_scored, 0.0), "amax")
+    return high - low > limit

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from lambda_grpo.objective.groups import FLOAT32, REWARD_ROUNDINGS, has_variance
 from lambda_grpo.suggestions import did_you_mean
 
 Baseline = Literal["group", "selected"]
@@ -61,7 +62,7 @@ class BestAndWorst:
 
 @dataclass(frozen=True)
 class AtLeast:
-    """The samples with at least this reward."""
+    """The samples with at least this reward, to float32's rounding: there 0.7 is a little less than 0.7."""
 
     reward: float
     baseline: Baseline = "group"
@@ -72,7 +73,7 @@ class AtLeast:
         _check_baseline(self.baseline)
 
     def __call__(self, rewards: Tensor, group_ids: Tensor) -> Tensor:
-        return rewards >= self.reward
+        return rewards >= self.reward - REWARD_ROUNDINGS * FLOAT32 * abs(self.reward)
 
 
 @dataclass(frozen=True)
@@ -105,46 +106,45 @@ class Rollouts:
             the reward (DAPO, eq. 13); 0 for none. It never makes a group informative.
         selection: which samples of a group take part in the update.
         correction: what becomes of wrong samples.
+        drop_zero_variance: groups without reward variance take no part, and none are drawn in their place. Dynamic
+            sampling includes it.
     """
 
     dynamic_sampling: bool = False
     overlong_buffer: float = 0.0
     selection: Selection | None = None
     correction: ErrorCorrection | None = None
+    drop_zero_variance: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlong_buffer <= 1:
             raise ValueError(f"overlong_buffer is a share of the length, 0 to 1, got {self.overlong_buffer}")
 
-    def takes_part(self, rewards: Tensor, group_ids: Tensor) -> Tensor:
+    @property
+    def leaves_out_equal_groups(self) -> bool:
+        """Whether groups without reward variance take no part."""
+        return self.dynamic_sampling or self.drop_zero_variance
+
+    @property
+    def leaves_out_samples(self) -> bool:
+        """Whether some of the samples may take no part."""
+        return self.leaves_out_equal_groups or self.selection is not None
+
+    def takes_part(self, rewards: Tensor, group_ids: Tensor, rounding: Tensor | None = None) -> Tensor:
         """Which samples the loss is of.
 
         Args:
             rewards: (B,) without the overlong penalty, NaN where a sample couldn't be scored.
             group_ids: (B,) integers.
+            rounding: (B,) which differences are rounding alone, see `has_variance`.
 
         Returns:
             (B,) booleans.
         """
-        kept = has_variance(rewards, group_ids) if self.dynamic_sampling else torch.ones_like(rewards, dtype=torch.bool)
+        kept = torch.ones_like(rewards, dtype=torch.bool)
+        if self.leaves_out_equal_groups:
+            kept = has_variance(rewards, group_ids, rounding)
         return kept if self.selection is None else kept & self.selection(rewards, group_ids)
-
-
-def has_variance(rewards: Tensor, group_ids: Tensor) -> Tensor:
-    """Whether the rewards of each sample's group differ: DAPO's 0 < right answers < G, for any rewards.
-
-    Args:
-        rewards: (B,), NaN where a sample couldn't be scored.
-        group_ids: (B,) integers.
-
-    Returns:
-        (B,) booleans.
-    """
-    _, index = torch.unique(group_ids, return_inverse=True)
-    start = rewards.new_full((int(index.max()) + 1 if len(index) else 0,), torch.inf)
-    low = start.scatter_reduce(0, index, rewards.nan_to_num(torch.inf), "amin")
-    high = (-start).scatter_reduce(0, index, rewards.nan_to_num(-torch.inf, neginf=-torch.inf), "amax")
-    return (low < high)[index]
 
 
 def _check_baseline(baseline: str) -> None:

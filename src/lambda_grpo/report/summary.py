@@ -7,6 +7,7 @@ from typing import Any
 
 from lambda_grpo.percent import percent, percent_range
 from lambda_grpo.runs import Run
+from lambda_grpo.training_signal import missing_signal
 
 NEARLY_ONE = 0.1  # weights within 1 ± this hardly differ from DAPO's
 
@@ -43,7 +44,7 @@ def summarise(run: Run) -> Summary:
         if learnable:
             rows.append(("λ (first and last step)", f"{metrics[0]['lambda']:+.4f}", f"{last['lambda']:+.4f}"))
         rows.append(("range of f (the same)", _weights(metrics[0]), _weights(last)))
-    verdict = [_accuracy_verdict(before, after)]
+    verdict = [_accuracy_verdict(before, after), *missing_signal(metrics)]
     if metrics and learnable:
         verdict.append(_lambda_verdict(metrics, config["objective"]["preference"]))
     verdict.append(
