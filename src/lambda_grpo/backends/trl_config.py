@@ -128,6 +128,11 @@ class LambdaGRPOConfig(GRPOConfig):
     )
 
     def __post_init__(self) -> None:
+        self.settle()
+        super().__post_init__()
+
+    def settle(self) -> None:
+        """Resolve this project's own fields, and check that they go together."""
         if self.objective is not None and self.loss_type is not None and self.objective != self.loss_type:
             raise ValueError(
                 f"objective is {self.objective!r} and loss_type is {self.loss_type!r}: they name the same thing, "
@@ -155,7 +160,6 @@ class LambdaGRPOConfig(GRPOConfig):
                 "leave num_generations_eval out"
             )
         self.make_lambda_state()  # refuses values out of range
-        super().__post_init__()
 
     def _check_groups(self) -> None:
         if self.num_generations < 2:

@@ -39,6 +39,7 @@ from lambda_grpo.backends.trl_checkpoints import CheckpointTrainer
 from lambda_grpo.backends.trl_config import LambdaGRPOConfig
 from lambda_grpo.backends.trl_hooks import check_hooks
 from lambda_grpo.backends.trl_host import check_nothing_weighs_tokens, host_loss
+from lambda_grpo.backends.trl_plain_config import lambda_config
 from lambda_grpo.backends.trl_rollouts import total_reward
 from lambda_grpo.objective import policy_loss
 
@@ -52,11 +53,11 @@ check_hooks(GRPOTrainer)
 class LambdaGRPOTrainer(CheckpointTrainer):
     """`trl.GRPOTrainer` with any objective of the family, λ learned beside the policy where it has one.
 
-    Takes all of `GRPOTrainer`'s arguments. Beside TRL's metrics it logs `lambda`, `lambda_grad`, `weight_min`,
-    `weight_max` and `effective_responses` (of a group, the mean over groups); these are over the whole generated
-    batch, and with `logging_steps` above 1 means over the steps, as TRL's are. An objective with several λ logs their
-    mean, and each as `lambda/1` …. λ is saved with each checkpoint and model in `lambda_state.json`, and resumed from
-    there. When the softmax saturates, one warning says so.
+    Takes all of `GRPOTrainer`'s arguments; without `args`, or with a plain `trl.GRPOConfig`, it trains as TRL would.
+    Beside TRL's metrics it logs `lambda`, `lambda_grad`, `weight_min`, `weight_max` and `effective_responses` (of a
+    group, the mean over groups); these are over the whole generated batch, and with `logging_steps` above 1 means over
+    the steps, as TRL's are. An objective with several λ logs their mean, and each as `lambda/1` …. λ is saved with each
+    checkpoint and model in `lambda_state.json`, and resumed from there. One warning says when the softmax saturates.
 
     Args:
         on_samples: called on the main process with each generated batch, as columns: prompt, completion, answer
@@ -73,9 +74,8 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         **kwargs: Any,
     ):
         signature = inspect.signature(GRPOTrainer.__init__).bind(self, *args, **kwargs)
-        config = signature.arguments.get("args")
-        if not isinstance(config, LambdaGRPOConfig):
-            raise TypeError("LambdaGRPOTrainer needs args, a LambdaGRPOConfig")
+        given = signature.arguments.get("args")
+        config = lambda_config(given, signature.arguments["model"])
         self.objective = config.resolve_objective()
         self.host_loss = host_loss(self.objective)
         if not self.host_loss.has_surrogate:
@@ -95,7 +95,9 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         signature.arguments["args"] = host
         super().__init__(self.objective.rollouts, *signature.args[1:], **signature.kwargs)
         for key in ("loss_type", "importance_sampling_level", "epsilon", "epsilon_high"):
-            setattr(self.args, key, getattr(config, key))  # TRL has read them: what is saved says what was asked for
+            setattr(
+                self.args, key, getattr(given or config, key)
+            )  # TRL has read them: what is saved says what was asked for
         if self.is_deepspeed_enabled and host.fp16 and self.objective.learnable:
             raise ValueError("DeepSpeed's fp16 scales the loss where λ's gradient can't be unscaled: use bf16")
         self.add_callback(_LambdaStep(self))
