@@ -16,6 +16,7 @@ from lambda_grpo.backends.trl_checkpoints import CheckpointTrainer
 from lambda_grpo.backends.trl_hooks import HOOKS, check_hooks
 from lambda_grpo.backends.trl_rollouts import RolloutTrainer
 from lambda_grpo.backends.trl_trainer import LAMBDA_STATE_FILE, LambdaGRPOConfig, LambdaGRPOTrainer
+from lambda_grpo.errors import UserError
 from lambda_grpo.objective.preference import LambdaExp, LambdaSoftmax
 from lambda_grpo.objective.rollouts import AtLeast, BestAndWorst, ErrorCorrection, Rollouts
 from lambda_grpo.objective.surrogate import CappedWeight, Clip, GammaWeight, GeometricMean, SoftGate, TracedClip
@@ -51,7 +52,7 @@ def test_resume_refuses_a_checkpoint_without_this_lambda(tmp_path):
             resume_from_checkpoint=str(checkpoint)
         )
     (checkpoint / LAMBDA_STATE_FILE).unlink()
-    with pytest.raises(FileNotFoundError, match="wasn't written with a learned λ"):
+    with pytest.raises(UserError, match="wasn't written with a learned λ"):
         make_trainer(config(tmp_path, objective="lambda_grpo", **settings)).train(
             resume_from_checkpoint=str(checkpoint)
         )

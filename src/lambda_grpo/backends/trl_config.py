@@ -127,6 +127,11 @@ class LambdaGRPOConfig(GRPOConfig):
         default=None, metadata={"help": "Advantages below it are raised to it. Default: the objective's own."}
     )
 
+    resume_without_optimizer: bool = field(
+        default=False,
+        metadata={"help": "Resume from a checkpoint that lacks the optimizer, the schedule or the random state."},
+    )
+
     def __post_init__(self) -> None:
         self.settle()
         super().__post_init__()

@@ -43,7 +43,7 @@ def _of_plain(plain: GRPOConfig) -> LambdaGRPOConfig:
     for one in fields(LambdaGRPOConfig):
         default = one.default if one.default_factory is MISSING else one.default_factory()
         setattr(config, one.name, default)
-    vars(config).update(vars(plain))
+    config.__dict__.update(vars(plain))
     # A plain configuration always holds numbers for PPO's clip; losses of another kind read them in TRL's own way.
     surrogate = get_objective(plain.loss_type).surrogate
     if isinstance(surrogate, CappedWeight):

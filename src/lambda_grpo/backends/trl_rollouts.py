@@ -330,6 +330,8 @@ class RolloutTrainer(SamplingTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or not self.rollouts.dynamic_sampling:
             return
+        if self.args.resume_without_optimizer and not os.path.exists(os.path.join(checkpoint, ROLLOUT_STATE_FILE)):
+            return
         state = read_state(
             checkpoint, ROLLOUT_STATE_FILE, "was written without dynamic sampling, or for its model only"
         )
