@@ -106,11 +106,6 @@ class _Training:
         self.data = read_training_data(recipe, self.model_path)
         if config.eval_strategy != "no" and self.data.eval_dataset is None:
             raise UserError("eval_strategy needs held-out examples, set eval_size above 0, or eval_task")
-        if self.data.template.stops and config.use_vllm and config.mask_truncated_completions:
-            raise UserError(
-                "mask_truncated_completions would leave out what vLLM ends at a template's stop: such completions have "
-                "no end-of-sequence token. Set it to false, or take a template without stops (a chat's)"
-            )
         _check_fills_a_batch(self.data.dataset, config)
         for name in REPORTERS.intersection(config.report_to).difference(get_available_reporting_integrations()):
             raise UserError(f"report_to names {name}, which isn't installed: install it, or set report_to to none")

@@ -30,6 +30,9 @@ SURROGATE_KEYS: dict[type, dict[str, str]] = {
 LAMBDA_SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 
 
+STOP_KEYS = ("stop_strings", "stop")  # of generation_kwargs
+
+
 @dataclass
 class LambdaGRPOConfig(GRPOConfig):
     """`trl.GRPOConfig` plus the objective and λ.
@@ -83,6 +86,10 @@ class LambdaGRPOConfig(GRPOConfig):
     packing: bool = field(
         default=True,
         metadata={"help": "On a CPU, train without padding and read a prompt once for its completions."},
+    )
+    stop_strings: list[str] | None = field(
+        default=None,
+        metadata={"help": "Texts that end a completion, which holds them. Also as generation_kwargs' stop_strings."},
     )
     dynamic_sampling: bool | None = field(
         default=None,
@@ -154,6 +161,8 @@ class LambdaGRPOConfig(GRPOConfig):
         if self.sampler not in ("fast", "trl"):
             raise ValueError(f"sampler is {self.sampler!r}: use 'fast' or 'trl'")
         self._check_groups()
+        if self.stops() and self.use_transformers_continuous_batching:
+            raise ValueError("continuous batching knows no stop strings: leave one of them out")
         if self.beta != 0.0 and not kl_is_exact(objective):
             raise ValueError(
                 f"objective {objective.name!r} with beta {self.beta}: TRL's {host_loss(objective).loss_type!r} loss "
@@ -198,6 +207,20 @@ class LambdaGRPOConfig(GRPOConfig):
         if self.advantage_min is not None:
             changes["advantage_min"] = self.advantage_min
         return replace(objective, **changes)
+
+    def stops(self) -> list[str]:
+        """The texts that end a completion: of `stop_strings`, and of what `generation_kwargs` holds under either name.
+
+        transformers calls them stop_strings, vLLM stop.
+        """
+        given = self.generation_kwargs or {}
+        found: list[str] = []
+        for name, texts in (("stop_strings", self.stop_strings), *((key, given.get(key)) for key in STOP_KEYS)):
+            texts = [texts] if isinstance(texts, str) else texts or []
+            if not all(isinstance(text, str) and text for text in texts):
+                raise ValueError(f"{name} holds {texts!r}: it takes texts that aren't empty")
+            found += texts
+        return list(dict.fromkeys(found))
 
     def make_lambda_state(self) -> LambdaState:
         """A fresh λ as configured, before its schedule begins."""

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from trl.models.utils import unwrap_model_for_generation
 
-from lambda_grpo.backends.trl_packing import PackingTrainer
+from lambda_grpo.backends.trl_stops import StopTrainer
 from lambda_grpo.rollout import FastSampler, UnsupportedError
 
 
-class SamplingTrainer(PackingTrainer):
+class SamplingTrainer(StopTrainer):
     """`trl.GRPOTrainer` that samples by `FastSampler` on a CPU, where `args.sampler` is "fast".
 
     vLLM and continuous batching are chosen by TRL's own settings and go before it. A model or a setting that the
@@ -40,7 +40,7 @@ class SamplingTrainer(PackingTrainer):
         try:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 raise UnsupportedError("weights that are spread over processes (FSDP, DeepSpeed)")
-            self._fast_sampler = FastSampler(self.generation_config)
+            self._fast_sampler = FastSampler(self.generation_config, self.stops)
         except UnsupportedError as error:
             self._fall_back(error)
 

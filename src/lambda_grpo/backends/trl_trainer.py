@@ -41,6 +41,7 @@ from lambda_grpo.backends.trl_hooks import check_hooks
 from lambda_grpo.backends.trl_host import check_nothing_weighs_tokens, host_loss
 from lambda_grpo.backends.trl_plain_config import lambda_config
 from lambda_grpo.backends.trl_rollouts import total_reward
+from lambda_grpo.backends.trl_stops import generation_kwargs
 from lambda_grpo.objective import policy_loss
 
 __all__ = ["LAMBDA_STATE_FILE", "LambdaGRPOConfig", "LambdaGRPOTrainer"]
@@ -92,12 +93,14 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         settings = {"loss_type": self.host_loss.loss_type, "importance_sampling_level": "token", "epsilon": 0.2}
         for key, value in {**settings, **self.host_loss.settings}.items():
             setattr(host, key, value)
+        host.stop_strings, host.generation_kwargs = config.stops(), generation_kwargs(config)
         signature.arguments["args"] = host
         super().__init__(self.objective.rollouts, *signature.args[1:], **signature.kwargs)
-        for key in ("loss_type", "importance_sampling_level", "epsilon", "epsilon_high"):
-            setattr(
-                self.args, key, getattr(given or config, key)
-            )  # TRL has read them: what is saved says what was asked for
+        # TRL has read them: what is saved says what was asked for
+        asked = config if given is None else given
+        for key in ("loss_type", "importance_sampling_level", "epsilon", "epsilon_high", "generation_kwargs"):
+            setattr(self.args, key, getattr(asked, key))
+        self.args.stop_strings = config.stop_strings
         if self.is_deepspeed_enabled and host.fp16 and self.objective.learnable:
             raise ValueError("DeepSpeed's fp16 scales the loss where λ's gradient can't be unscaled: use bf16")
         self.add_callback(_LambdaStep(self))
