@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -266,7 +266,7 @@ class _Training:
             self.data.held_out,
             self._sampling(),
             batch_size=self.recipe.training.per_device_eval_batch_size,
-            template=self.data.template,
+            template=replace(self.data.template, stops=(*self.data.template.stops, *self.recipe.training.stops())),
         )
         if trainer.is_world_process_zero():
             self.run.log_evaluation(name, {**evaluation.to_dict(), "step": trainer.policy_step})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -17,6 +19,8 @@ from lambda_grpo.objective import Objective, get_objective
 from lambda_grpo.objective.rollouts import AtLeast, BestAndWorst, ErrorCorrection, Rollouts
 from lambda_grpo.objective.surrogate import CappedWeight, Clip, GammaWeight, GeometricMean, SoftGate, TracedClip
 from lambda_grpo.objective.token_preference import TailDecay
+
+logger = logging.getLogger(__name__)
 
 # TRL's keys for the numbers of a surrogate, and ours
 SURROGATE_KEYS: dict[type, dict[str, str]] = {
@@ -86,6 +90,15 @@ class LambdaGRPOConfig(GRPOConfig):
     packing: bool = field(
         default=True,
         metadata={"help": "On a CPU, train without padding and read a prompt once for its completions."},
+    )
+    max_prompt_length: int | None = field(
+        default=None, metadata={"help": "Most tokens of a prompt. Default: as many as the model's positions leave."}
+    )
+    max_prompt_overflow: str | None = field(
+        default=None,
+        metadata={
+            "help": "Longer prompts: 'drop' or 'truncate_left'. Default: drop with max_prompt_length, else refuse."
+        },
     )
     stop_strings: list[str] | None = field(
         default=None,
@@ -161,6 +174,12 @@ class LambdaGRPOConfig(GRPOConfig):
         if self.sampler not in ("fast", "trl"):
             raise ValueError(f"sampler is {self.sampler!r}: use 'fast' or 'trl'")
         self._check_groups()
+        if self.eval_strategy != "no":
+            self.fit_eval_batch()
+        if self.max_prompt_length is not None and self.max_prompt_length < 1:
+            raise ValueError(f"max_prompt_length must be at least 1, got {self.max_prompt_length}")
+        if self.max_prompt_overflow not in (None, "drop", "truncate_left"):
+            raise ValueError(f"max_prompt_overflow is {self.max_prompt_overflow!r}: use 'drop' or 'truncate_left'")
         if self.stops() and self.use_transformers_continuous_batching:
             raise ValueError("continuous batching knows no stop strings: leave one of them out")
         if self.beta != 0.0 and not kl_is_exact(objective):
@@ -191,6 +210,21 @@ class LambdaGRPOConfig(GRPOConfig):
                 f"({self.num_generations}): change per_device_train_batch_size or gradient_accumulation_steps"
             )
 
+    def fit_eval_batch(self) -> None:
+        """Let evaluation batches hold whole groups, whose completions TRL compares within a batch."""
+        group = self.num_generations_eval or self.num_generations
+        least = group // math.gcd(group, int(os.environ.get("WORLD_SIZE", "1")))
+        given: int = self.per_device_eval_batch_size
+        fitting = max(given // least, 1) * least
+        if fitting == given:
+            return
+        self.per_device_eval_batch_size: int = fitting
+        if os.environ.get("RANK", "0") == "0":
+            logger.warning(
+                "per_device_eval_batch_size is %d instead of %d: an evaluation batch holds whole groups of %d",
+                *(fitting, given, group),
+            )
+
     # -- what the trainer reads --------------------------------------------------------------------------------------
 
     def resolve_objective(self) -> Objective:
@@ -207,6 +241,11 @@ class LambdaGRPOConfig(GRPOConfig):
         if self.advantage_min is not None:
             changes["advantage_min"] = self.advantage_min
         return replace(objective, **changes)
+
+    @property
+    def prompt_overflow(self) -> str | None:
+        """What becomes of prompts that are too long: "drop" or "truncate_left"; None where they are refused."""
+        return self.max_prompt_overflow or (None if self.max_prompt_length is None else "drop")
 
     def stops(self) -> list[str]:
         """The texts that end a completion: of `stop_strings`, and of what `generation_kwargs` holds under either name.

@@ -8,6 +8,7 @@ something is refused, unless `resume_without_optimizer` is set.
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from dataclasses import fields
@@ -27,6 +28,8 @@ from lambda_grpo.checkpoints import OPTIMIZER, RANDOM_STATE, SCHEDULE, missing_s
 from lambda_grpo.errors import UserError, warn_once
 from lambda_grpo.objective import Objective
 from lambda_grpo.runs import Run
+
+logger = logging.getLogger(__name__)
 
 # what starts afresh without a part of a checkpoint
 AFRESH = {
@@ -63,7 +66,7 @@ class ResumeTrainer(RolloutTrainer):
         if isinstance(resume_from_checkpoint, str | os.PathLike) and Path(resume_from_checkpoint).is_dir():
             self._check_checkpoint(Path(resume_from_checkpoint))
         elif self.args.save_only_model and self.args.save_strategy != "no" and self.accelerator.is_main_process:
-            warn_once("save_only_model: checkpoints hold no optimizer, so that this run can't be resumed from them")
+            logger.warning("save_only_model: checkpoints hold no optimizer, this run can't be resumed from them")
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     # -- saving ------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from trl.trainer.utils import nanstd
 from lambda_grpo.backends.fresh_prompts import FreshPrompts, prompt_key
 from lambda_grpo.backends.saved_state import read_state
 from lambda_grpo.backends.trl_correction import KINDS, check_columns, corrected
-from lambda_grpo.backends.trl_sampling import SamplingTrainer
+from lambda_grpo.backends.trl_prompts import PromptTrainer
 from lambda_grpo.objective import group_advantages
 from lambda_grpo.objective.rollouts import Rollouts, has_variance
 
@@ -55,7 +55,7 @@ class Draw:
     rewards: Tensor
 
 
-class RolloutTrainer(SamplingTrainer):
+class RolloutTrainer(PromptTrainer):
     """`trl.GRPOTrainer` with `Rollouts` between sampling and the loss.
 
     Logs what TRL logs of the samples that the policy drew for the batch's own prompts; what is drawn beyond them, and
