@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from lambda_grpo.backends.trl_stops import generation_kwargs
+from lambda_grpo.backends.trl_args import generation_kwargs
 from lambda_grpo.backends.trl_trainer import LambdaGRPOTrainer
 from tests.backends.trl_setup import config, logged
 from tests.rollout.models import SIZE

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,13 +11,12 @@ from transformers import get_scheduler
 from trl import GRPOConfig
 
 from lambda_grpo.backends.trl_host import host_loss, kl_is_exact
+from lambda_grpo.backends.trl_sampling_config import SamplingConfig
 from lambda_grpo.lambda_state import LambdaState
 from lambda_grpo.objective import Objective, get_objective
 from lambda_grpo.objective.rollouts import AtLeast, BestAndWorst, ErrorCorrection, Rollouts
 from lambda_grpo.objective.surrogate import CappedWeight, Clip, GammaWeight, GeometricMean, SoftGate, TracedClip
 from lambda_grpo.objective.token_preference import TailDecay
-
-logger = logging.getLogger(__name__)
 
 # TRL's keys for the numbers of a surrogate, and ours
 SURROGATE_KEYS: dict[type, dict[str, str]] = {
@@ -34,11 +30,8 @@ SURROGATE_KEYS: dict[type, dict[str, str]] = {
 LAMBDA_SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 
 
-STOP_KEYS = ("stop_strings", "stop")  # of generation_kwargs
-
-
 @dataclass
-class LambdaGRPOConfig(GRPOConfig):
+class LambdaGRPOConfig(SamplingConfig):
     """`trl.GRPOConfig` plus the objective and λ.
 
     Where no objective is given, `loss_type` names it; both given and different is an error. `scale_rewards`,
@@ -90,19 +83,6 @@ class LambdaGRPOConfig(GRPOConfig):
     packing: bool = field(
         default=True,
         metadata={"help": "On a CPU, train without padding and read a prompt once for its completions."},
-    )
-    max_prompt_length: int | None = field(
-        default=None, metadata={"help": "Most tokens of a prompt. Default: as many as the model's positions leave."}
-    )
-    max_prompt_overflow: str | None = field(
-        default=None,
-        metadata={
-            "help": "Longer prompts: 'drop' or 'truncate_left'. Default: drop with max_prompt_length, else refuse."
-        },
-    )
-    stop_strings: list[str] | None = field(
-        default=None,
-        metadata={"help": "Texts that end a completion, which holds them. Also as generation_kwargs' stop_strings."},
     )
     dynamic_sampling: bool | None = field(
         default=None,
@@ -173,15 +153,9 @@ class LambdaGRPOConfig(GRPOConfig):
             raise ValueError(f"scale_rewards is {self.scale_rewards!r}: use 'group', 'batch' or 'none'")
         if self.sampler not in ("fast", "trl"):
             raise ValueError(f"sampler is {self.sampler!r}: use 'fast' or 'trl'")
-        self._check_groups()
+        self.check_sampling()
         if self.eval_strategy != "no":
             self.fit_eval_batch()
-        if self.max_prompt_length is not None and self.max_prompt_length < 1:
-            raise ValueError(f"max_prompt_length must be at least 1, got {self.max_prompt_length}")
-        if self.max_prompt_overflow not in (None, "drop", "truncate_left"):
-            raise ValueError(f"max_prompt_overflow is {self.max_prompt_overflow!r}: use 'drop' or 'truncate_left'")
-        if self.stops() and self.use_transformers_continuous_batching:
-            raise ValueError("continuous batching knows no stop strings: leave one of them out")
         if self.beta != 0.0 and not kl_is_exact(objective):
             raise ValueError(
                 f"objective {objective.name!r} with beta {self.beta}: TRL's {host_loss(objective).loss_type!r} loss "
@@ -193,37 +167,6 @@ class LambdaGRPOConfig(GRPOConfig):
                 "leave num_generations_eval out"
             )
         self.make_lambda_state()  # refuses values out of range
-
-    def _check_groups(self) -> None:
-        if self.num_generations < 2:
-            raise ValueError(
-                f"num_generations is {self.num_generations}: completions are compared in groups, set it to 2 or more"
-            )
-        completions = self.generation_batch_size or (
-            self.per_device_train_batch_size
-            * int(os.environ.get("WORLD_SIZE", "1"))
-            * (self.steps_per_generation or self.gradient_accumulation_steps)
-        )
-        if completions % self.num_generations != 0:
-            raise ValueError(
-                f"{completions} completions are generated at a time, not a multiple of num_generations "
-                f"({self.num_generations}): change per_device_train_batch_size or gradient_accumulation_steps"
-            )
-
-    def fit_eval_batch(self) -> None:
-        """Let evaluation batches hold whole groups, whose completions TRL compares within a batch."""
-        group = self.num_generations_eval or self.num_generations
-        least = group // math.gcd(group, int(os.environ.get("WORLD_SIZE", "1")))
-        given: int = self.per_device_eval_batch_size
-        fitting = max(given // least, 1) * least
-        if fitting == given:
-            return
-        self.per_device_eval_batch_size: int = fitting
-        if os.environ.get("RANK", "0") == "0":
-            logger.warning(
-                "per_device_eval_batch_size is %d instead of %d: an evaluation batch holds whole groups of %d",
-                *(fitting, given, group),
-            )
 
     # -- what the trainer reads --------------------------------------------------------------------------------------
 
@@ -241,25 +184,6 @@ class LambdaGRPOConfig(GRPOConfig):
         if self.advantage_min is not None:
             changes["advantage_min"] = self.advantage_min
         return replace(objective, **changes)
-
-    @property
-    def prompt_overflow(self) -> str | None:
-        """What becomes of prompts that are too long: "drop" or "truncate_left"; None where they are refused."""
-        return self.max_prompt_overflow or (None if self.max_prompt_length is None else "drop")
-
-    def stops(self) -> list[str]:
-        """The texts that end a completion: of `stop_strings`, and of what `generation_kwargs` holds under either name.
-
-        transformers calls them stop_strings, vLLM stop.
-        """
-        given = self.generation_kwargs or {}
-        found: list[str] = []
-        for name, texts in (("stop_strings", self.stop_strings), *((key, given.get(key)) for key in STOP_KEYS)):
-            texts = [texts] if isinstance(texts, str) else texts or []
-            if not all(isinstance(text, str) and text for text in texts):
-                raise ValueError(f"{name} holds {texts!r}: it takes texts that aren't empty")
-            found += texts
-        return list(dict.fromkeys(found))
 
     def make_lambda_state(self) -> LambdaState:
         """A fresh λ as configured, before its schedule begins."""

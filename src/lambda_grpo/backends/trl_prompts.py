@@ -21,9 +21,9 @@ CHUNK = 1000  # prompts that are tokenised at a time
 class PromptTrainer(SamplingTrainer):
     """`trl.GRPOTrainer` with `max_prompt_length` and `max_prompt_overflow`.
 
-    A prompt may have `max_prompt_length` tokens, the chat template's included, and as many as the model's positions
-    leave beside `max_completion_length`. A data set is looked through before the run, a stream as it is read. Rows of
-    images, of environments and for a `rollout_func` are left alone: TRL makes their prompts later.
+    A prompt may have `max_prompt_length` tokens, the chat template's included, and without tools as many as the model's
+    positions leave beside `max_completion_length`. A data set is looked through before the run, a stream as it is read.
+    Rows of images, of environments and for a `rollout_func` are left alone: TRL makes their prompts later.
 
     Attributes:
         max_prompt_tokens: what holds of the two; None where there is no limit.
@@ -54,7 +54,7 @@ class PromptTrainer(SamplingTrainer):
         }
         known = [length for length in contexts.values() if length is not None and length > 0]
         limits = [] if self.args.max_prompt_length is None else [self.args.max_prompt_length]
-        if known:
+        if known and not self.tools:  # their schemas are long: TRL goes on beyond the positions
             room = min(known) - self.max_completion_length
             if room < 1:
                 raise UserError(

@@ -122,6 +122,8 @@ class ResumeTrainer(RolloutTrainer):
         if path.exists():
             self._saved_batch = torch.load(path, map_location="cpu", weights_only=True)
             self._check_batch_settings(checkpoint, self._saved_batch["settings"])
+        if self.args.sync_ref_model:
+            warn_once("sync_ref_model: checkpoints hold no reference model, it is the initial one again")
         own = "rng_state.pth" if self.args.world_size <= 1 else f"rng_state_{self.args.process_index}.pth"
         self._lacks = self._missing(checkpoint)
         if RANDOM_STATE not in self._lacks and not (checkpoint / own).exists():

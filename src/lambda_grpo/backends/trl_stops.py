@@ -13,18 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lambda_grpo.backends.trl_config import STOP_KEYS, LambdaGRPOConfig
 from lambda_grpo.backends.trl_packing import PackingTrainer
 from lambda_grpo.rollout import StopAtStrings, StopStrings
-
-
-def generation_kwargs(config: LambdaGRPOConfig) -> dict[str, Any] | None:
-    """What TRL is told of generation: vLLM takes the stop strings, `generate` takes them from this project."""
-    stops, given = config.stops(), config.generation_kwargs
-    if not stops:
-        return given
-    rest = {key: value for key, value in (given or {}).items() if key not in STOP_KEYS}
-    return {**rest, "stop": stops} if config.use_vllm else rest
 
 
 class StopTrainer(PackingTrainer):

@@ -17,7 +17,6 @@ and FSDP2 fail on it and it would be sent to vLLM.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import json
 import math
@@ -35,13 +34,12 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from lambda_grpo.backends.generated_batch import GeneratedBatch, describe_lambda
 from lambda_grpo.backends.saved_state import LAMBDA_STATE_FILE
+from lambda_grpo.backends.trl_args import host_config, lambda_config, restore
 from lambda_grpo.backends.trl_checkpoints import CheckpointTrainer
 from lambda_grpo.backends.trl_config import LambdaGRPOConfig
 from lambda_grpo.backends.trl_hooks import check_hooks
 from lambda_grpo.backends.trl_host import check_nothing_weighs_tokens, host_loss
-from lambda_grpo.backends.trl_plain_config import lambda_config
 from lambda_grpo.backends.trl_rollouts import total_reward
-from lambda_grpo.backends.trl_stops import generation_kwargs
 from lambda_grpo.objective import policy_loss
 
 __all__ = ["LAMBDA_STATE_FILE", "LambdaGRPOConfig", "LambdaGRPOTrainer"]
@@ -89,18 +87,10 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         self._has_warned = False
         self._on_samples = on_samples
 
-        host = copy.copy(config)  # the caller's config keeps what was written in it
-        settings = {"loss_type": self.host_loss.loss_type, "importance_sampling_level": "token", "epsilon": 0.2}
-        for key, value in {**settings, **self.host_loss.settings}.items():
-            setattr(host, key, value)
-        host.stop_strings, host.generation_kwargs = config.stops(), generation_kwargs(config)
+        host = host_config(config, self.host_loss)
         signature.arguments["args"] = host
         super().__init__(self.objective.rollouts, *signature.args[1:], **signature.kwargs)
-        # TRL has read them: what is saved says what was asked for
-        asked = config if given is None else given
-        for key in ("loss_type", "importance_sampling_level", "epsilon", "epsilon_high", "generation_kwargs"):
-            setattr(self.args, key, getattr(asked, key))
-        self.args.stop_strings = config.stop_strings
+        restore(self.args, config, given)
         if self.is_deepspeed_enabled and host.fp16 and self.objective.learnable:
             raise ValueError("DeepSpeed's fp16 scales the loss where λ's gradient can't be unscaled: use bf16")
         self.add_callback(_LambdaStep(self))

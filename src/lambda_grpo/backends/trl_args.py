@@ -1,7 +1,8 @@
-"""What `LambdaGRPOTrainer` is given as `args`, where that isn't a `LambdaGRPOConfig`: nothing, or TRL's own."""
+"""The configurations around `LambdaGRPOTrainer`: what it is given as `args`, and what TRL is given in turn."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -9,6 +10,8 @@ from trl import GRPOConfig
 from trl.trainer.utils import get_config_model_id
 
 from lambda_grpo.backends.trl_config import LambdaGRPOConfig
+from lambda_grpo.backends.trl_host import HostLoss
+from lambda_grpo.backends.trl_sampling_config import STOP_KEYS
 from lambda_grpo.objective import get_objective
 from lambda_grpo.objective.surrogate import CappedWeight, GammaWeight, SoftGate
 
@@ -53,3 +56,29 @@ def _of_plain(plain: GRPOConfig) -> LambdaGRPOConfig:
         config.epsilon = config.epsilon_high = None
     config.settle()
     return config
+
+
+def host_config(config: LambdaGRPOConfig, loss: HostLoss) -> LambdaGRPOConfig:
+    """A copy for TRL, which reads its own loss and no stop strings there."""
+    host = copy.copy(config)
+    settings = {"loss_type": loss.loss_type, "importance_sampling_level": "token", "epsilon": 0.2, **loss.settings}
+    for key, value in settings.items():
+        setattr(host, key, value)
+    host.stop_strings, host.generation_kwargs = config.stops(), generation_kwargs(config)
+    return host
+
+
+def restore(host: LambdaGRPOConfig, config: LambdaGRPOConfig, given: GRPOConfig | None) -> None:
+    """Let a configuration that TRL has read say what was asked for: it is saved and reported."""
+    for key in ("loss_type", "importance_sampling_level", "epsilon", "epsilon_high", "generation_kwargs"):
+        setattr(host, key, getattr(config if given is None else given, key))
+    host.stop_strings = config.stop_strings
+
+
+def generation_kwargs(config: LambdaGRPOConfig) -> dict[str, Any] | None:
+    """What TRL is told of generation: vLLM takes the stop strings, `generate` takes them from this project."""
+    stops, given = config.stops(), config.generation_kwargs
+    if not stops:
+        return given
+    rest = {key: value for key, value in (given or {}).items() if key not in STOP_KEYS}
+    return {**rest, "stop": stops} if config.use_vllm else rest
