@@ -22,6 +22,7 @@ ALLOWED = {
     "tasks": {"imports", "parallel"},
     "runs": set(),
     "training_signal": set(),
+    "checkpoints": set(),
     "base_policy": {"tasks"},
     "models": {"runs"},
     "model_card": {"percent", "runs", "wording"},
@@ -34,8 +35,8 @@ ALLOWED = {
     "rollout": {"architectures", "compiled"},
     "packing": {"architectures", "compiled"},
     "backends": {
-        "architectures", "lambda_state", "model_card", "models", "objective", "packing", "positions", "rollout", "runs",
-        "tasks", "training_signal", "wording",
+        "architectures", "checkpoints", "lambda_state", "model_card", "models", "objective", "packing", "positions",
+        "rollout", "runs", "tasks", "training_signal", "wording",
     },
     "report": {"percent", "runs", "training_signal"},
     "bench": {"bench_grading", "bench_steps", "objective"},

@@ -91,6 +91,30 @@ def test_a_checkpoint_that_does_not_load_touches_nothing(run, monkeypatch):
     assert everything(run) == before
 
 
+def test_a_checkpoint_without_its_optimizer_is_refused_and_touches_nothing(run, capsys):
+    """As save_only_model writes them."""
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        (run.path / "checkpoint-1" / name).unlink()
+    before = everything(run)
+    command = ["train", "--output_dir", str(run.path), "--resume"]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "checkpoint-1 can't be resumed from, it lacks optimizer.pt, scheduler.pt, rng_state.pth" in said
+    assert "set resume_without_optimizer" in said
+    assert everything(run) == before
+    with pytest.warns(UserWarning, match="the optimizer starts fresh; sampling goes on with other random numbers"):
+        assert main([*command, "--resume_without_optimizer"]) == 0
+    assert [row["step"] for row in run.metrics()] == [1, 2]
+
+
+def test_after_the_last_step_the_model_is_enough(finished):
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        (finished.path / "checkpoint-2" / name).unlink()
+    (finished.path / "eval/after.json").unlink()
+    assert main(["train", "--output_dir", str(finished.path), "--resume"]) == 0
+    assert finished.evaluation("after")["step"] == 2
+
+
 def stop(*_):
     raise KeyboardInterrupt
 

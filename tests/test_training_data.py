@@ -162,10 +162,6 @@ def test_reward_functions_see_what_the_grader_sees(models, tmp_path):
         ({"max_completion_length": 1000}, "so that with a completion it may take 10[0-9][0-9]; the model has 1024"),
         ({"chat_template_kwargs": {"tokenize": True}, "model_name_or_path": "qwen2"}, "chat template refuses template"),
         ({"eval_size": 0, "eval_task": "gsm8k"}, "eval_task is to be evaluated, and eval_size is 0"),
-        (
-            {"use_vllm": True, "mask_truncated_completions": True},
-            "mask_truncated_completions would leave out what vLLM ends at a template's stop",
-        ),
     ],
     ids=str,
 )

@@ -28,6 +28,7 @@ KEPT = (
     "question_column", "answer_column", "template", "chat_template_kwargs", "check_overlap", "remove_overlap",
     "dataset_name", "dataset_config", "dataset_train_split", "datasets",
     "reward_funcs", "reward_weights", "reward_model_name_or_path",
+    "max_prompt_length", "max_prompt_overflow", "stop_strings",
     "num_generations", "max_completion_length", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
 )  # fmt: skip
 

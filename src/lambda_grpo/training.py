@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -129,11 +129,6 @@ class _Training:
         self.data = read_training_data(recipe, self.model_path)
         if config.eval_strategy != "no" and self.data.eval_dataset is None:
             raise UserError("eval_strategy needs held-out examples, set eval_size above 0, or eval_task")
-        if self.data.template.stops and config.use_vllm and config.mask_truncated_completions:
-            raise UserError(
-                "mask_truncated_completions would leave out what vLLM ends at a template's stop: such completions have "
-                "no end-of-sequence token. Set it to false, or take a template without stops (a chat's)"
-            )
         _check_fills_a_batch(self.data.dataset, config)
         for name in REPORTERS.intersection(config.report_to).difference(get_available_reporting_integrations()):
             raise UserError(f"report_to names {name}, which isn't installed: install it, or set report_to to none")
@@ -298,7 +293,7 @@ class _Training:
             self.data.held_out,
             self._sampling(),
             batch_size=self.recipe.training.per_device_eval_batch_size,
-            template=self.data.template,
+            template=replace(self.data.template, stops=(*self.data.template.stops, *self.recipe.training.stops())),
         )
         if trainer.is_world_process_zero():
             self.run.log_evaluation(name, {**evaluation.to_dict(), "step": trainer.policy_step})

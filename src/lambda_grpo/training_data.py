@@ -126,7 +126,7 @@ def _of_task(recipe: Recipe, model_path: str) -> TrainingData:
         raise UserError("a task grades by itself: leave reward_funcs and reward_model_name_or_path out")
     template = TEMPLATES["plain"]
     if is_problems or settings.template is not None:
-        template = _template(recipe, model_path, [one for one in (task, held_out) if one is not None])
+        template = _template(recipe, model_path, task, held_out)
     overlaps = _overlaps(task, recipe, held_out)
     if settings.remove_overlap:
         if not (overlaps and isinstance(task, MathProblems)):
@@ -159,8 +159,8 @@ def _problems(task: Task) -> list[tuple[str, str | None]]:
     return [(task[i].prompt, task[i].answer) for i in range(len(task))]
 
 
-def _template(recipe: Recipe, model_path: str, tasks: list[Task]) -> Template:
-    """The recipe's template, tried on the problems.
+def _template(recipe: Recipe, model_path: str, task: Task, held_out: Task | None) -> Template:
+    """The recipe's template, tried on the problems. With max_prompt_overflow the trainer sees to the training problems.
 
     Raises:
         UserError: the model has no chat template, or its own refuses this one, or a prompt is too long for the model.
@@ -172,17 +172,23 @@ def _template(recipe: Recipe, model_path: str, tasks: list[Task]) -> Template:
     sources = {"revision": recipe.model.model_revision, "trust_remote_code": training.trust_remote_code}
     tokenizer = load_tokenizer(model_path, **sources)
     _, template = find_template(settings.template, tokenizer, options)
-    longest = [
-        question for task in tasks for question, _ in sorted(_problems(task), key=lambda one: -len(one[0]))[:LONG]
-    ]
-    lengths = [len(template.tokenize(template.render(question, tokenizer), tokenizer)) for question in longest]
+
+    def most_tokens(task: Task) -> int:
+        questions = sorted((question for question, _ in _problems(task)), key=len)[-LONG:]
+        return max(len(template.tokenize(template.render(question, tokenizer), tokenizer)) for question in questions)
+
+    longest = most_tokens(task)
+    if training.prompt_overflow is not None:
+        longest = 0
+    if held_out is not None:
+        longest = max(longest, most_tokens(held_out))
     config = AutoConfig.from_pretrained(model_path, **sources)
     limits = (getattr(config, "max_position_embeddings", None), training.use_vllm and training.vllm_max_model_length)
     context = min((limit for limit in limits if limit), default=None)
-    needed = max(lengths) + training.max_completion_length
+    needed = longest + training.max_completion_length
     if context is not None and needed > context:
         raise UserError(
-            f"the longest prompt has {max(lengths)} tokens, so that with a completion it may take {needed}; the model "
+            f"the longest prompt has {longest} tokens, so that with a completion it may take {needed}; the model "
             f"has {context}: set max_completion_length lower, or leave that problem out"
         )
     return template

@@ -13,6 +13,7 @@ from lambda_grpo import PRESETS, group_advantages
 from lambda_grpo.backends.fresh_prompts import FreshPrompts
 from lambda_grpo.backends.trl_rollouts import ROLLOUT_STATE_FILE
 from lambda_grpo.backends.trl_trainer import LambdaGRPOTrainer
+from lambda_grpo.errors import UserError
 from lambda_grpo.models import BUILTIN, resolve_model
 from lambda_grpo.training_data import task_dataset
 from tests.backends.trl_setup import TASK, config, logged, make_trainer, parameters
@@ -267,7 +268,7 @@ def test_resume_is_exact(name, tmp_path):
     assert all(torch.equal(value, theirs[key]) for key, value in parameters(resumed).items())
     if name == "dapo_full":
         (tmp_path / "checkpoint-3" / ROLLOUT_STATE_FILE).unlink()
-        with pytest.raises(FileNotFoundError, match="written without dynamic sampling"):
+        with pytest.raises(UserError, match=r"it lacks rollout_state\.json \(written without dynamic sampling\?\)"):
             make_trainer(config(tmp_path, **settings)).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
 
 

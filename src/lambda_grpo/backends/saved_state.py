@@ -11,6 +11,7 @@ from lambda_grpo.lambda_state import LambdaState
 from lambda_grpo.runs import write_json
 
 LAMBDA_STATE_FILE = "lambda_state.json"
+NO_LAMBDA = "wasn't written with a learned λ, or that part of it lies elsewhere"
 
 
 def save_lambda(checkpoint: str | Path, objective: str, state: LambdaState) -> None:
@@ -25,9 +26,7 @@ def load_lambda(checkpoint: str | Path, objective: str, state: LambdaState) -> N
         FileNotFoundError: it has no λ.
         ValueError: it was trained with another objective, optimiser of λ or number of λ.
     """
-    saved = read_state(
-        checkpoint, LAMBDA_STATE_FILE, "wasn't written with a learned λ, or that part of it lies elsewhere"
-    )
+    saved = read_state(checkpoint, LAMBDA_STATE_FILE, NO_LAMBDA)
     if saved["objective"] != objective:
         raise ValueError(
             f"{checkpoint} was trained with objective {saved['objective']!r}, not {objective!r}: "

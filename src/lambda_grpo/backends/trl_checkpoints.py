@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lambda_grpo.backends.saved_state import LAMBDA_STATE_FILE, load_lambda, save_lambda
 from lambda_grpo.backends.trl_card import card_facts
-from lambda_grpo.backends.trl_rollouts import RolloutTrainer
+from lambda_grpo.backends.trl_resume import ResumeTrainer
 from lambda_grpo.lambda_state import LambdaState
 from lambda_grpo.model_card import CARD_FILE, write_card
 from lambda_grpo.objective import Objective
@@ -21,7 +21,7 @@ from lambda_grpo.objective import Objective
 HUB_FOLDER = "hub"
 
 
-class CheckpointTrainer(RolloutTrainer):
+class CheckpointTrainer(ResumeTrainer):
     """`trl.GRPOTrainer` that saves λ with each model, pushes it with the weights, and restores it with them."""
 
     objective: Objective

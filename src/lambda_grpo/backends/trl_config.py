@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +11,7 @@ from transformers import get_scheduler
 from trl import GRPOConfig
 
 from lambda_grpo.backends.trl_host import host_loss, kl_is_exact
+from lambda_grpo.backends.trl_sampling_config import SamplingConfig
 from lambda_grpo.lambda_state import LambdaState
 from lambda_grpo.objective import Objective, get_objective
 from lambda_grpo.objective.rollouts import AtLeast, BestAndWorst, ErrorCorrection, Rollouts
@@ -32,7 +32,7 @@ LAMBDA_SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cos
 
 
 @dataclass
-class LambdaGRPOConfig(GRPOConfig):
+class LambdaGRPOConfig(SamplingConfig):
     """`trl.GRPOConfig` plus the objective and λ.
 
     Where no objective is given, `loss_type` names it; both given and different is an error. `scale_rewards`,
@@ -132,7 +132,17 @@ class LambdaGRPOConfig(GRPOConfig):
         default=None, metadata={"help": "Advantages below it are raised to it. Default: the objective's own."}
     )
 
+    resume_without_optimizer: bool = field(
+        default=False,
+        metadata={"help": "Resume from a checkpoint that lacks the optimizer, the schedule or the random state."},
+    )
+
     def __post_init__(self) -> None:
+        self.settle()
+        super().__post_init__()
+
+    def settle(self) -> None:
+        """Resolve this project's own fields, and check that they go together."""
         if self.objective is not None and self.loss_type is not None and self.objective != self.loss_type:
             raise ValueError(
                 f"objective is {self.objective!r} and loss_type is {self.loss_type!r}: they name the same thing, "
@@ -147,7 +157,9 @@ class LambdaGRPOConfig(GRPOConfig):
         for key, known in (("scale_rewards", ("group", "batch", "none")), ("sampler", ("fast", "trl"))):
             if (value := getattr(self, key)) not in known:
                 raise ValueError(f"{key} is {value!r}{did_you_mean(str(value), known)}: use {_choice(known)}")
-        self._check_groups()
+        self.check_sampling()
+        if self.eval_strategy != "no":
+            self.fit_eval_batch()
         if self.beta != 0.0 and not kl_is_exact(objective):
             raise ValueError(
                 f"objective {objective.name!r} with beta {self.beta}: TRL's {host_loss(objective).loss_type!r} loss "
@@ -159,23 +171,6 @@ class LambdaGRPOConfig(GRPOConfig):
                 "leave num_generations_eval out"
             )
         self.make_lambda_state()  # refuses values out of range
-        super().__post_init__()
-
-    def _check_groups(self) -> None:
-        if self.num_generations < 2:
-            raise ValueError(
-                f"num_generations is {self.num_generations}: completions are compared in groups, set it to 2 or more"
-            )
-        completions = self.generation_batch_size or (
-            self.per_device_train_batch_size
-            * int(os.environ.get("WORLD_SIZE", "1"))
-            * (self.steps_per_generation or self.gradient_accumulation_steps)
-        )
-        if completions % self.num_generations != 0:
-            raise ValueError(
-                f"{completions} completions are generated at a time, not a multiple of num_generations "
-                f"({self.num_generations}): change per_device_train_batch_size or gradient_accumulation_steps"
-            )
 
     # -- what the trainer reads --------------------------------------------------------------------------------------
 

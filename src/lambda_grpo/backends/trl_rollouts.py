@@ -22,9 +22,9 @@ from trl.trainer.utils import nanstd
 from lambda_grpo.backends.fresh_prompts import FreshPrompts, prompt_key
 from lambda_grpo.backends.saved_state import read_state
 from lambda_grpo.backends.trl_correction import KINDS, check_columns, corrected
+from lambda_grpo.backends.trl_prompts import PromptTrainer
 from lambda_grpo.backends.trl_reward_functions import check_signatures, checked
 from lambda_grpo.backends.trl_rewards import RewardSum, distinct_names, equal_groups, reward_sum
-from lambda_grpo.backends.trl_sampling import SamplingTrainer
 from lambda_grpo.objective import group_advantages
 from lambda_grpo.objective.groups import has_variance
 from lambda_grpo.objective.rollouts import Rollouts
@@ -58,7 +58,7 @@ class Draw:
     rewards: Tensor
 
 
-class RolloutTrainer(SamplingTrainer):
+class RolloutTrainer(PromptTrainer):
     """`trl.GRPOTrainer` with `Rollouts` between sampling and the loss.
 
     Logs what TRL logs of the samples that the policy drew for the batch's own prompts; what is drawn beyond them, and
@@ -368,6 +368,8 @@ class RolloutTrainer(SamplingTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or not self.rollouts.dynamic_sampling:
+            return
+        if self.args.resume_without_optimizer and not os.path.exists(os.path.join(checkpoint, ROLLOUT_STATE_FILE)):
             return
         state = read_state(
             checkpoint, ROLLOUT_STATE_FILE, "was written without dynamic sampling, or for its model only"

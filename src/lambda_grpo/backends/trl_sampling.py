@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from trl.models.utils import unwrap_model_for_generation
 
-from lambda_grpo.backends.trl_packing import PackingTrainer
+from lambda_grpo.backends.trl_stops import StopTrainer
 from lambda_grpo.rollout import FastSampler, Sampled, UnsupportedError
 
 
-class SamplingTrainer(PackingTrainer):
+class SamplingTrainer(StopTrainer):
     """`trl.GRPOTrainer` that samples by `FastSampler` on a CPU, where `args.sampler` is "fast".
 
     vLLM and continuous batching are chosen by TRL's own settings and go before it. A model or a setting that the
@@ -65,7 +65,7 @@ class SamplingTrainer(PackingTrainer):
         ends = config.eos_token_id
         if set(ends if isinstance(ends, list) else [ends]) != set(self.eos_token_ids):
             raise UnsupportedError(f"eos_token_id = {ends} where TRL ends completions at {self.eos_token_ids}")
-        return FastSampler(config)
+        return FastSampler(config, self.stops)
 
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False

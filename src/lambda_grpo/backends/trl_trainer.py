@@ -17,7 +17,6 @@ and FSDP2 fail on it and it would be sent to vLLM.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import json
 import math
@@ -35,6 +34,7 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from lambda_grpo.backends.generated_batch import GeneratedBatch, describe_lambda
 from lambda_grpo.backends.saved_state import LAMBDA_STATE_FILE
+from lambda_grpo.backends.trl_args import host_config, lambda_config, restore
 from lambda_grpo.backends.trl_checkpoints import CheckpointTrainer
 from lambda_grpo.backends.trl_config import LambdaGRPOConfig
 from lambda_grpo.backends.trl_hooks import check_hooks
@@ -53,12 +53,13 @@ check_hooks(GRPOTrainer)
 class LambdaGRPOTrainer(CheckpointTrainer):
     """`trl.GRPOTrainer` with any objective of the family, λ learned beside the policy where it has one.
 
-    Takes all of `GRPOTrainer`'s arguments. Beside TRL's metrics it logs `lambda`, `lambda_grad`, `weight_min`,
-    `weight_max`, `effective_responses` (of a group, the mean over groups) and `informative_groups` (the share of groups
-    with an advantage other than 0); these are over the whole generated batch, and with `logging_steps` above 1 means
-    over the steps, as TRL's are. An objective with several λ logs their mean, and each as `lambda/1` …. λ is saved with
-    each checkpoint and model in `lambda_state.json`, and resumed from there. When the softmax saturates, one warning
-    says so; at the end of a training whose rewards gave it nothing to learn from, another one does.
+    Takes all of `GRPOTrainer`'s arguments; without `args`, or with a plain `trl.GRPOConfig`, it trains as TRL would.
+    Beside TRL's metrics it logs `lambda`, `lambda_grad`, `weight_min`, `weight_max`, `effective_responses` (of a group,
+    the mean over groups) and `informative_groups` (the share of groups with an advantage other than 0); these are over
+    the whole generated batch, and with `logging_steps` above 1 means over the steps, as TRL's are. An objective with
+    several λ logs their mean, and each as `lambda/1` …. λ is saved with each checkpoint and model in
+    `lambda_state.json`, and resumed from there. When the softmax saturates, one warning says so; at the end of a
+    training whose rewards gave it nothing to learn from, another one does.
 
     Reward functions of one name are numbered (`length_1`, `length_2`) in metrics and records.
 
@@ -78,9 +79,8 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         **kwargs: Any,
     ):
         signature = inspect.signature(GRPOTrainer.__init__).bind(self, *args, **kwargs)
-        config = signature.arguments.get("args")
-        if not isinstance(config, LambdaGRPOConfig):
-            raise TypeError("LambdaGRPOTrainer needs args, a LambdaGRPOConfig")
+        given = signature.arguments.get("args")
+        config = lambda_config(given, signature.arguments["model"])
         self.objective = config.resolve_objective()
         self.host_loss = host_loss(self.objective)
         if not self.host_loss.has_surrogate:
@@ -93,14 +93,10 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         self._has_warned = False
         self._on_samples = on_samples
 
-        host = copy.copy(config)  # the caller's config keeps what was written in it
-        settings = {"loss_type": self.host_loss.loss_type, "importance_sampling_level": "token", "epsilon": 0.2}
-        for key, value in {**settings, **self.host_loss.settings}.items():
-            setattr(host, key, value)
+        host = host_config(config, self.host_loss)
         signature.arguments["args"] = host
         super().__init__(self.objective.rollouts, *signature.args[1:], **signature.kwargs)
-        for key in ("loss_type", "importance_sampling_level", "epsilon", "epsilon_high"):
-            setattr(self.args, key, getattr(config, key))  # TRL has read them: what is saved says what was asked for
+        restore(self.args, config, given)
         if self.is_deepspeed_enabled and host.fp16 and self.objective.learnable:
             raise ValueError("DeepSpeed's fp16 scales the loss where λ's gradient can't be unscaled: use bf16")
         self.add_callback(_LambdaStep(self))

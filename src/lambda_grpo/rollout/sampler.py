@@ -19,6 +19,7 @@ from lambda_grpo.architectures import UnsupportedError
 from lambda_grpo.rollout.choice import choose, is_compiled
 from lambda_grpo.rollout.compiled_step import CompiledStep
 from lambda_grpo.rollout.decoder import Decoder
+from lambda_grpo.rollout.stops import StopStrings
 from lambda_grpo.rollout.torch_step import TorchStep
 
 # Settings of a GenerationConfig that are followed, and values that change nothing. Any other one is refused.
@@ -65,13 +66,15 @@ class FastSampler:
     Args:
         config: temperature, top_k, top_p, min_p, max_new_tokens, eos_token_id (one or several), do_sample. It is all
             that decides: nothing is taken from the model's own `generation_config`, nor transformers' top_k = 50.
+        stops: texts that end a completion, too.
 
     Raises:
         UnsupportedError: another setting has a value that would change what is drawn.
     """
 
-    def __init__(self, config: GenerationConfig):
+    def __init__(self, config: GenerationConfig, stops: StopStrings | None = None):
         check_settings(config)
+        self.stops = stops
         self.max_new = int(config.max_new_tokens)
         eos = config.eos_token_id
         self.eos = torch.tensor([] if eos is None else [eos] if isinstance(eos, int) else eos, dtype=torch.long)
@@ -117,28 +120,31 @@ class FastSampler:
         n, device = len(logits), logits.device
         is_end = torch.isin(torch.arange(logits.size(1), device=device), self.eos.to(device))
         rows, is_done = torch.arange(n, device=device), torch.zeros(n, dtype=torch.bool, device=device)
+        tail = rows.new_empty(n, 0)  # the last tokens, where stop strings are looked for
         drawn: list[tuple[Tensor, ...]] = []
         for t in range(self.max_new):
             if len(self.warpers) > 0:
                 logits = self.warpers(None, logits)
             new, logprobs, entropies = choose(logits, self.greedy)
-            drawn.append((rows, new, logprobs, entropies))
             is_done = is_done | is_end[new]
+            if self.stops is not None:
+                tail = torch.cat([tail, new[:, None]], 1)[:, -self.stops.window :]
+                is_done = is_done | self.stops(tail)
+            drawn.append((rows, new, logprobs, entropies, is_done))
             done = int(is_done.sum())
             if done == len(rows) or t == self.max_new - 1:
                 break
             if done > step.worth_dropping * len(rows):
                 live = (~is_done).nonzero()[:, 0]
                 step.keep(live)
-                rows, new, is_done = rows[live], new[live], is_done[live]
+                rows, new, is_done, tail = rows[live], new[live], is_done[live], tail[live]
             logits = step(new, t)
         counts = torch.tensor([len(rows) for rows, *_ in drawn])
         row, *values = (torch.cat(parts).cpu() for parts in zip(*drawn, strict=True))
         place = row, torch.arange(len(drawn)).repeat_interleave(counts)
-        tokens, logprobs, entropies = (
+        tokens, logprobs, entropies, ends = (
             torch.zeros(n, self.max_new, dtype=parts.dtype).index_put_(place, parts) for parts in values
         )
-        ends = is_end.cpu()[tokens]
         return tokens, logprobs, entropies, torch.where(ends.any(1), ends.int().argmax(1) + 1, len(drawn))
 
 

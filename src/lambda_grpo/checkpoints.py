@@ -1,0 +1,19 @@
+"""What a checkpoint holds beside the weights, so that a run goes on as though it had never stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+OPTIMIZER, SCHEDULE, RANDOM_STATE = "optimizer.pt", "scheduler.pt", "rng_state.pth"
+
+# How the engines name what stands for each of them. DeepSpeed keeps optimiser and schedule in a folder of its own.
+PATTERNS = {
+    OPTIMIZER: ("optimizer*", "rank*-of-*-optimizer.pt", "global_step*"),
+    SCHEDULE: ("scheduler.pt", "global_step*"),
+    RANDOM_STATE: ("rng_state*.pth",),
+}
+
+
+def missing_state(checkpoint: Path) -> list[str]:
+    """The parts that a checkpoint lacks of what training goes on from: all three with `save_only_model`."""
+    return [part for part, patterns in PATTERNS.items() if not any(any(checkpoint.glob(one)) for one in patterns)]
