@@ -26,6 +26,7 @@ def card_facts(
     preference: Any = objective.preference
     description: dict[str, Any] = {
         "objective": objective.name,
+        "its import path": args.objective if ":" in (args.objective or "") else None,
         "token preference f": getattr(preference, "__name__", repr(preference)),
         "normaliser Z": objective.normalizer,
         "advantage": f"scaled by {args.scale_rewards}",

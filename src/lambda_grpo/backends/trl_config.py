@@ -45,7 +45,8 @@ class LambdaGRPOConfig(GRPOConfig):
     """
 
     objective: str | None = field(
-        default=None, metadata={"help": "Name of a preset of lambda_grpo.PRESETS. Default: what loss_type names."}
+        default=None,
+        metadata={"help": "A preset of lambda_grpo.PRESETS, or module:NAME of your own. Default: what loss_type names."},
     )
     loss_type: str | None = field(
         default=None, metadata={"help": "TRL's name of an objective; 'dapo' where objective isn't given either."}
@@ -128,6 +129,11 @@ class LambdaGRPOConfig(GRPOConfig):
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.objective, Objective):  # a configuration is saved with each model, and read again
+            raise ValueError(
+                f"objective takes a name, not the Objective {self.objective.name!r} itself: put it into a file "
+                "my_file.py under a NAME, and give objective='my_file:NAME'"
+            )
         if self.objective is not None and self.loss_type is not None and self.objective != self.loss_type:
             raise ValueError(
                 f"objective is {self.objective!r} and loss_type is {self.loss_type!r}: they name the same thing, "
@@ -176,7 +182,7 @@ class LambdaGRPOConfig(GRPOConfig):
     # -- what the trainer reads --------------------------------------------------------------------------------------
 
     def resolve_objective(self) -> Objective:
-        """The preset with what was set here in place of its own."""
+        """The named objective with what was set here in place of its own."""
         assert self.objective is not None  # set in __post_init__
         objective = get_objective(self.objective)
         changes: dict[str, Any] = {
