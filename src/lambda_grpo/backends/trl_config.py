@@ -46,7 +46,7 @@ class LambdaGRPOConfig(GRPOConfig):
 
     objective: str | None = field(
         default=None,
-        metadata={"help": "A preset of lambda_grpo.PRESETS, or module:NAME of your own. Default: what loss_type names."},
+        metadata={"help": "A preset of lambda_grpo.PRESETS, or module:NAME. Default: what loss_type names."},
     )
     loss_type: str | None = field(
         default=None, metadata={"help": "TRL's name of an objective; 'dapo' where objective isn't given either."}
@@ -77,6 +77,10 @@ class LambdaGRPOConfig(GRPOConfig):
         default=None, metadata={"help": "'sum' or 'tokens', see Objective. Default: the objective's own, 'sum'."}
     )
 
+    save_run_records: bool = field(
+        default=True,
+        metadata={"help": "Write run.json, metrics.jsonl and completions/ into output_dir, for lambda-grpo report."},
+    )
     sampler: str = field(
         default="fast",
         metadata={"help": "'fast', on a CPU: each prompt read once, finished rows dropped. 'trl': TRL's own."},

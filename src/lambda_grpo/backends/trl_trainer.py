@@ -39,8 +39,10 @@ from lambda_grpo.backends.trl_checkpoints import CheckpointTrainer
 from lambda_grpo.backends.trl_config import LambdaGRPOConfig
 from lambda_grpo.backends.trl_hooks import check_hooks
 from lambda_grpo.backends.trl_host import check_nothing_weighs_tokens, host_loss
+from lambda_grpo.backends.trl_records import RunRecorder, describe_run
 from lambda_grpo.backends.trl_rollouts import total_reward
 from lambda_grpo.objective import policy_loss
+from lambda_grpo.runs import Run
 
 __all__ = ["LAMBDA_STATE_FILE", "LambdaGRPOConfig", "LambdaGRPOTrainer"]
 
@@ -57,6 +59,9 @@ class LambdaGRPOTrainer(CheckpointTrainer):
     batch, and with `logging_steps` above 1 means over the steps, as TRL's are. An objective with several λ logs their
     mean, and each as `lambda/1` …. λ is saved with each checkpoint and model in `lambda_state.json`, and resumed from
     there. When the softmax saturates, one warning says so.
+
+    The output directory is a run directory, of which `lambda-grpo report` makes a page: `save_run_records` writes
+    run.json, metrics.jsonl and completions/ there.
 
     Args:
         on_samples: called on the main process with each generated batch, as columns: prompt, completion, answer
@@ -99,6 +104,10 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         if self.is_deepspeed_enabled and host.fp16 and self.objective.learnable:
             raise ValueError("DeepSpeed's fp16 scales the loss where λ's gradient can't be unscaled: use bf16")
         self.add_callback(_LambdaStep(self))
+        if config.save_run_records:
+            self.recorder = RunRecorder(Run(self.run_directory), lambda: describe_run(self), on_samples)
+            self.add_callback(self.recorder)
+            self._on_samples = self.recorder.record_samples
 
     @property
     def _mode(self) -> str:

@@ -210,6 +210,8 @@ def train_one(path: Path, keys: Mapping[str, Any], keep_checkpoints: bool) -> No
 def _remove_checkpoints(path: Path) -> None:
     for checkpoint in path.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
+    for weights in path.glob("*.safetensors"):  # of the final model
+        weights.unlink()
 
 
 def _tuning(study: Study, sweep: Sequence[Planned]) -> list[dict[str, Any]]:

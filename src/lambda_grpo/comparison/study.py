@@ -113,7 +113,7 @@ def read_study(path: str | None, options: Mapping[str, Any], overrides: Sequence
         raise UserError("a study compares held-out accuracy: set eval_size above 0")
     arms = _arms(settings["objectives"])
     against = next(iter(arms)) if settings["against"] is None else settings["against"]
-    if against not in arms:  # an import path, say, of an arm that goes by its objective's name
+    if isinstance(against, str) and against not in arms:  # the import path of an arm that has a readable name
         against = next((arm for arm, own in arms.items() if own["objective"] == against), against)
     if not isinstance(against, str) or against not in arms:
         raise UserError(f"against names {against!r}, which is none of the study's objectives: {', '.join(arms)}")
