@@ -255,7 +255,7 @@ def test_a_step_that_could_not_be_scored_goes_by(tmp_path, monkeypatch):
 
 def test_secrets_stay_out_of_the_run_directory(tmp_path):
     assert main(["train", "--output_dir", str(tmp_path / "run"), "--hub_token", "hf_secret", *QUICK]) == 0
-    assert "hf_secret" not in (tmp_path / "run" / "config.json").read_text()
+    assert "hf_secret" not in (tmp_path / "run" / "run.json").read_text()
 
 
 # ray_train needs Ray: tests/distributed
@@ -303,7 +303,7 @@ def test_bench_measures_ratios_of_pairs(capsys):
 
 
 def test_samples_are_readable_while_a_run_goes_on(tmp_path):
-    run = Run.create(tmp_path / "run", {})
+    run = Run(tmp_path / "run")
     columns = {"prompt": ["a"], "reward": [None]}
     run.log_completions(1, columns)
     run.log_completions(2, {"prompt": ["b"], "reward": [1.0]})

@@ -4,7 +4,9 @@ import itertools
 import json
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 
 from lambda_grpo.backends.trl_trainer import LAMBDA_STATE_FILE
 from lambda_grpo.cli import main
@@ -147,7 +149,9 @@ def test_the_best_policy_is_the_runs_and_its_card_says_so(tmp_path, monkeypatch)
             "--save_total_limit", "5"]  # fmt: skip
     assert main(["train", "--output_dir", str(run), "--max_steps", "3", "--eval_size", "16", "--lambda_lr", "5",
                  "--per_device_train_batch_size", "16", "--max_completion_length", "8", *best]) == 0  # fmt: skip
-    assert resolve_model(str(run)) == str(run / "checkpoint-1")
+    assert resolve_model(str(run)) == str(run)
+    weights = [load_file(folder / "model.safetensors") for folder in (run, run / "checkpoint-1")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert Run(run).evaluation("after")["step"] == 1
     card = (run / "README.md").read_text()
     assert "after training (step 1)" in card

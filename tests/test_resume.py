@@ -128,8 +128,8 @@ def test_a_learning_rate_that_cannot_change_is_refused(run, capsys):
 
 
 def test_resume_without_a_good_checkpoint(tmp_path, capsys):
-    (tmp_path / "run" / "completions").mkdir(parents=True)
-    (tmp_path / "run" / "config.json").write_text('{"recipe": {"use_cpu": true, "bf16": false}}')
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"recipe": {"use_cpu": true, "bf16": false}}')
     assert main(["train", "--output_dir", str(tmp_path / "run"), "--resume"]) == 2
     assert "holds no complete checkpoint" in capsys.readouterr().err
 
