@@ -2,7 +2,7 @@
 
 Train on it from the folder that holds this file with
 
-    lambda-grpo train --task own_task:LastLetter --model_name_or_path builtin-llama --max_steps 40
+    lambda-grpo train --task own_task:LastLetter --model_name_or_path builtin-llama
 
 or run this file, which does the same: in a minute or two on two CPU cores, accuracy rises from 20 % to above 80 %.
 """
@@ -41,5 +41,5 @@ class LastLetter:
 
 
 if __name__ == "__main__":
-    task = ["--task", "own_task:LastLetter", "--model_name_or_path", "builtin-llama", "--max_steps", "40"]
+    task = ["--task", "own_task:LastLetter", "--model_name_or_path", "builtin-llama"]
     sys.exit(main(["train", *task, *sys.argv[1:]]))

@@ -157,6 +157,11 @@ def test_the_best_policy_is_the_runs_and_its_card_says_so(tmp_path, monkeypatch)
     assert "after training (step 1)" in card
     assert main(["eval", "--model", str(run), "--task", "arithmetic", "--n", "4"]) == 0
     assert json.loads((run / "eval/arithmetic.json").read_text())["trained"]["step"] == 1
+    (run / "eval/after.json").unlink()  # as after a kill at the end
+    assert main(["train", "--output_dir", str(run), "--resume"]) == 0
+    assert Run(run).evaluation("after")["step"] == 1
+    again = load_file(run / "model.safetensors")
+    assert all(torch.equal(value, again[name]) for name, value in weights[0].items())
 
 
 def _falling():
