@@ -255,6 +255,7 @@ def metrics_line(row: Mapping[str, Any]) -> str:
 
 
 def _finite(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value  # NumPy's numbers, as reward functions log them
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
