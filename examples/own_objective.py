@@ -1,10 +1,11 @@
 """An objective of your own is a value, and a test.
 
-    python examples/own_objective.py [--key value ...]     # trains with it
-    pytest examples/own_objective.py                       # checks it against its formula, in plain loops
+    lambda-grpo train --objective own_objective:MIDDLE      # trains with it, from the folder that holds this file
+    python examples/own_objective.py [--key value ...]      # the same for some steps, and prints where λ went
+    pytest examples/own_objective.py                        # checks it against its formula, in plain loops
 
 Here tokens of the responses in the middle of their group count most, by how much λ decides; and a token's ratio isn't
-clipped but bent, s = tanh((ρ − 1)/b)·b·A. TRL has no such loss; everything else of TRL's goes on working around it.
+clipped but bent, s = (1 + b·tanh((ρ − 1)/b))·A. TRL has no such loss; all else of TRL's goes on working around it.
 """
 
 import math
@@ -14,9 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lambda_grpo import PRESETS, Objective, policy_loss
-from lambda_grpo.objective.groups import Groups
-from lambda_grpo.objective.surrogate import Tokens
+from lambda_grpo import Objective, policy_loss
+from lambda_grpo.objective import Groups, Tokens
 
 
 def middle(groups: Groups, lambda_: Tensor) -> Tensor:
@@ -26,18 +26,20 @@ def middle(groups: Groups, lambda_: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Bent:
-    """s = bend · tanh((ρ − 1)/bend) · A: the ratio's pull fades with its distance from 1."""
+    """s = (1 + bend · tanh((ρ − 1)/bend)) · A: the ratio's pull fades with its distance from 1.
+
+    At ρ = 1 it has to be A, not 0: λ learns from what f multiplies.
+    """
 
     bend: float = 0.5
 
     def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """(B, T) surrogate, and that nothing is clipped."""
-        moved = self.bend * torch.tanh(tokens.log_ratio.expm1() / self.bend)
-        return moved * tokens.advantages, torch.zeros_like(tokens.mask)
+        bent = 1 + self.bend * torch.tanh(tokens.log_ratio.expm1() / self.bend)
+        return bent * tokens.advantages, torch.zeros_like(tokens.mask)
 
 
-# From here on it has a name, in recipes and on the command line.
-MIDDLE = PRESETS["middle"] = Objective("middle", middle, surrogate=Bent(), learnable=True)
+MIDDLE = Objective("middle", middle, surrogate=Bent(), learnable=True)
 
 
 def test_middle() -> None:
@@ -48,12 +50,15 @@ def test_middle() -> None:
     loss = policy_loss(old + math.log(1.2), old, torch.tensor(A), mask, torch.zeros(3), MIDDLE, 0.7).loss
     z2 = [1.5, 0.0, 1.5]  # the lengths' deviations are −1, 0, 1 and σ² is 2/3
     f = [3 * math.exp(-0.7 * z) / sum(math.exp(-0.7 * other) for other in z2) for z in z2]
-    s = [0.5 * math.tanh(0.2 / 0.5) * a for a in A]
+    s = [(1 + 0.5 * math.tanh(0.2 / 0.5)) * a for a in A]
     expected = -sum(f[i] * (i + 1) * s[i] for i in range(3)) / 6
     assert math.isclose(loss.item(), expected, rel_tol=1e-5)
 
 
 if __name__ == "__main__":
-    from lambda_grpo.cli import main
+    from lambda_grpo.training import train
 
-    sys.exit(main(["train", "--objective", "middle", *(sys.argv[1:] or ["--max_steps", "3"])]))
+    run = train(overrides=["--objective", "own_objective:MIDDLE", "--max_steps", "30", *sys.argv[1:]])
+    for row in run.metrics():
+        print(f"step {row['step']:2}   reward {row['reward']:.2f}   λ {row['lambda']:+.4f}")
+    print(f"Report: {run.path / 'report.html'}")

@@ -15,7 +15,7 @@ SOURCE = Path(lambda_grpo.__file__).parent
 ALLOWED = {
     "errors": set(),
     "suggestions": set(),
-    "objective": set(),
+    "objective": {"imports"},
     "lambda_state": set(),
     "imports": set(),
     "validation": set(),

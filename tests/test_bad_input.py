@@ -302,7 +302,7 @@ def test_kinds_that_trl_takes_beyond_its_hints(written):
 
 @pytest.mark.usefixtures("_files")
 def test_datasets_are_mixed_as_trl_mixes_them():
-    """And resumed: what config.json holds of them can be read again."""
+    """And resumed: what run.json holds of them can be read again."""
     from lambda_grpo.runs import Run
 
     Path("mixed.yaml").write_text(
@@ -315,4 +315,4 @@ def test_datasets_are_mixed_as_trl_mixes_them():
     assert "<h1>dapo on ./data + ./few</h1>" in (run.path / "report.html").read_text()
     assert main(["train", "--output_dir", "run", "--resume", "--max_steps", "2"]) == 0
     assert [row["step"] for row in run.metrics()] == [1, 2]
-    assert json.loads((run.path / "config.json").read_text())["recipe"]["datasets"][0] == {"path": "./data"}
+    assert json.loads((run.path / "run.json").read_text())["recipe"]["datasets"][0] == {"path": "./data"}

@@ -5,7 +5,9 @@ import json
 import re
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 
 from lambda_grpo.backends.trl_trainer import LAMBDA_STATE_FILE
 from lambda_grpo.cli import main
@@ -171,12 +173,19 @@ def test_the_best_policy_is_the_runs_and_its_card_says_so(tmp_path, monkeypatch)
             "--save_total_limit", "5"]  # fmt: skip
     assert main(["train", "--output_dir", str(run), "--max_steps", "3", "--eval_size", "16", "--lambda_lr", "5",
                  "--per_device_train_batch_size", "16", "--max_completion_length", "8", *best]) == 0  # fmt: skip
-    assert resolve_model(str(run)) == str(run / "checkpoint-1")
+    assert resolve_model(str(run)) == str(run)
+    weights = [load_file(folder / "model.safetensors") for folder in (run, run / "checkpoint-1")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert Run(run).evaluation("after")["step"] == 1
     card = (run / "README.md").read_text()
     assert "after training (step 1)" in card
     assert main(["eval", "--model", str(run), "--task", "arithmetic", "--n", "4"]) == 0
     assert json.loads((run / "eval/arithmetic.json").read_text())["trained"]["step"] == 1
+    (run / "eval/after.json").unlink()  # as after a kill at the end
+    assert main(["train", "--output_dir", str(run), "--resume"]) == 0
+    assert Run(run).evaluation("after")["step"] == 1
+    again = load_file(run / "model.safetensors")
+    assert all(torch.equal(value, again[name]) for name, value in weights[0].items())
 
 
 def _falling():

@@ -14,8 +14,8 @@ HOSTILE = "<script>document.title='hacked'</script><img src=http://127.0.0.1:9/x
 
 
 def make_run(path, *, steps=3, learnable=True, after=0.9, weight_max=1.01, final_lambda=0.2):
-    run = Run.create(
-        path,
+    run = Run(path)
+    run.write_config(
         {
             "objective": {
                 "name": "lambda_grpo" if learnable else "grpo",
@@ -26,7 +26,7 @@ def make_run(path, *, steps=3, learnable=True, after=0.9, weight_max=1.01, final
             "resolved": {"task": {"task": "arithmetic"}, "training": {"seed": 1}, "data": {"dataset_name": None}},
             "versions": {"torch": "2.13.0", "peft": None},
             "git_commit": None,
-        },
+        }
     )
     for step in range(1, steps + 1):
         run.log_metrics(

@@ -8,6 +8,7 @@ from lambda_grpo import training
 from lambda_grpo.backends.trl_trainer import LambdaGRPOTrainer
 from lambda_grpo.cli import main
 from lambda_grpo.errors import UserError
+from lambda_grpo.models import resolve_model, training_of
 from lambda_grpo.runs import Run
 
 SETTINGS = [
@@ -128,7 +129,10 @@ def test_what_may_change_does(run, monkeypatch):
     with monkeypatch.context() as patch:  # also after a stop before the next checkpoint
         patch.setattr(LambdaGRPOTrainer, "_generate", stop)
         assert main(["train", "--output_dir", str(run.path), "--resume", *changes]) == 1
+    assert resolve_model(str(run.path)) == str(run.path / "checkpoint-1")  # the final model is of an earlier end
     assert main(["train", "--output_dir", str(run.path), "--resume"]) == 0
+    assert resolve_model(str(run.path)) == str(run.path)
+    assert training_of(str(run.path))["step"] == 3
     assert run.metrics()[0] == first
     assert [row["step"] for row in run.metrics()] == [1, 2, 3]
     assert [row["learning_rate"] for row in run.metrics()] == [3e-4, 1e-4, 1e-4]
@@ -153,8 +157,8 @@ def test_a_learning_rate_that_cannot_change_is_refused(run, capsys):
 
 
 def test_resume_without_a_good_checkpoint(tmp_path, capsys):
-    (tmp_path / "run" / "completions").mkdir(parents=True)
-    (tmp_path / "run" / "config.json").write_text('{"recipe": {"use_cpu": true, "bf16": false}}')
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"recipe": {"use_cpu": true, "bf16": false}}')
     assert main(["train", "--output_dir", str(tmp_path / "run"), "--resume"]) == 2
     assert "holds no complete checkpoint" in capsys.readouterr().err
 

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,11 @@ def train_one(output_dir: str, objective: str, seed: int, steps: int) -> float:
 
     keys = {"output_dir": output_dir, "objective": objective, "seed": seed, "max_steps": steps}
     known = next(Path(output_dir).parent.glob("*/eval/before.json"), None)
-    train(
+    run = train(
         overrides=[word for key, value in keys.items() for word in (f"--{key}", str(value))],
         before=None if known is None else json.loads(known.read_text()),
     )
-    return Path(output_dir, "config.json").stat().st_mtime
+    return datetime.fromisoformat(run.config()["started"]).timestamp()
 
 
 def stock(steps: int) -> dict[str, Any]:

@@ -12,8 +12,8 @@ A recipe is a TRL YAML; of several, each lies over those before it. Any key of
 TRL's GRPOConfig and ModelConfig works there and as --key value. Without a recipe,
 or with one of base: demo, the others are the demonstration's (CPU). Our own keys:
 
-  objective         lambda_grpo, lambda_grpo_paper, grpo, dapo, dr_grpo, gspo,
-                    cispo, …: the table of docs/objective.md
+  objective         lambda_grpo, grpo, dapo, dr_grpo, gspo, …: the table of
+                    docs/objective.md; module:NAME for your own
   lambda_init       where λ starts (0.0). lambda_lr: its learning rate, 0 freezes it
                     (0.1). lambda_optimizer: sgd or adam. lambda_lr_scheduler_type:
                     constant, linear or cosine, lambda_warmup_steps (0)
@@ -52,9 +52,9 @@ more or fewer objectives, tasks, seeds or rates it reuses every run whose recipe
 is the same. A study is a recipe (see lambda-grpo train --help), whose keys all
 runs share, and these:
 
-  objectives        two or more, or in a file a mapping: a name of your own to
-                    the recipe keys of that arm (grpo, dapo, dr_grpo,
-                    lambda_grpo)
+  objectives        two or more, module:NAME among them, or in a file a mapping:
+                    a name of your own to the recipe keys of that arm (grpo,
+                    dapo, dr_grpo, lambda_grpo)
   against           the one that the others are compared with (the first)
   tasks             one or more; --task NAME,NAME (the recipe's)
   seeds             how many, or a list (5)

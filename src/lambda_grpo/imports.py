@@ -1,7 +1,8 @@
-"""What a user names by its import path: a task, a reward function."""
+"""What a user names by its import path: a task, a reward function, an objective."""
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from typing import Any
@@ -9,15 +10,15 @@ from typing import Any
 from lambda_grpo.errors import UserError
 
 
-def import_callable(what: str, module_name: str, attribute: str) -> Any:
-    """The callable of that name, from the working directory or what is installed.
+def import_name(what: str, module_name: str, attribute: str) -> Any:
+    """What a module holds under that name; the module is in the working directory or installed.
 
     Args:
         what: how a message calls it, e.g. "task 'my_module:MyTask'".
 
     Raises:
-        UserError: there is no such module, it has no such attribute, or that can't be called. What a module that is
-            there raises while it is imported is passed on as it is: its author wants to see where.
+        UserError: there is no such module, or it has no such attribute. What a module that is there raises while it is
+            imported is passed on as it is: its author wants to see where.
     """
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
         raise UserError(
@@ -33,8 +34,20 @@ def import_callable(what: str, module_name: str, attribute: str) -> Any:
             raise  # the user's module is there, something that it imports isn't
         raise UserError(f"{what}: no module {error.name!r} in the working directory or installed") from error
     if not hasattr(module, attribute):
-        raise UserError(f"{what}: module {module_name!r} has no {attribute!r}")
-    found = getattr(module, attribute)
+        names = [name for name in vars(module) if not name.startswith("_")]
+        close = difflib.get_close_matches(attribute, names, n=1)
+        meant = f": did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"{what}: module {module_name!r} has no {attribute!r}{meant}")
+    return getattr(module, attribute)
+
+
+def import_callable(what: str, module_name: str, attribute: str) -> Any:
+    """The same of what can be called.
+
+    Raises:
+        UserError: as `import_name`, and for what can't be called.
+    """
+    found = import_name(what, module_name, attribute)
     if not callable(found):
         raise UserError(f"{what}: {attribute!r} can't be called: it is {found!r}")
     return found

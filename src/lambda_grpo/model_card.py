@@ -110,7 +110,7 @@ def update_cards(run: Run) -> None:
             warn_once(f"{path} can't be read, and stays as it is: {' '.join(str(error).split())}")
             continue
         card.text = _EVALUATION.sub(lambda _: _evaluation_table(found), card.text)
-        card.data.eval_results = _eval_results(found, int(model.name.removeprefix("checkpoint-")))
+        card.data.eval_results = _eval_results(found, run.step_of(model))
         card.save(path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lambda_grpo.errors import UserError
-from lambda_grpo.runs import Run
+from lambda_grpo.runs import RECORDS, Run, is_run
 from lambda_grpo.suggestions import did_you_mean
 
 BUILTIN = "builtin"
@@ -22,7 +23,7 @@ _FOLDERS = {BUILTIN: "base_policy", BUILTIN_LLAMA: "llama_policy"}
 
 
 def resolve_model(name: str) -> str:
-    """What `from_pretrained` can load: a built-in policy, a directory, a run's checkpoint (`Run.model`) or a hub id.
+    """What `from_pretrained` can load: a built-in policy, a directory, a run's policy (`Run.model`) or a hub id.
 
     Raises:
         UserError: there is no such model.
@@ -31,14 +32,14 @@ def resolve_model(name: str) -> str:
         return str(files("lambda_grpo").joinpath(_FOLDERS[name]))
     path = Path(name)
     if path.is_dir():
-        if (path / "completions").is_dir():  # a run directory: its config.json isn't a model's
-            checkpoint = Run(path).model()
-            if checkpoint is None:
-                raise UserError(f"{name} is a run without a complete checkpoint")
-            return str(checkpoint)
-        if not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
-            raise UserError(f"{name} is not a model directory: it has no config.json")
-        return name
+        policy = Run(path).model() if is_run(path) else None
+        if policy not in (None, path):  # a run that goes on, or was killed
+            return str(policy)
+        if any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
+            return name
+        if is_run(path):
+            raise UserError(f"{name} is a run without a complete checkpoint and without a final model")
+        raise UserError(f"{name} is not a model directory: it has no config.json")
     if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise UserError(f"no model directory {name}")
     try:
@@ -111,13 +112,14 @@ def merge_adapter(path: str, folder: str) -> str:
 def weights_id(path: str) -> str:
     """What tells a model from one that lay there before: its commit on the hub, or a digest of its files.
 
-    Of a large file it reads PIECES pieces, evenly spaced: training changes all of a matrix.
+    Of a large file it reads PIECES pieces, evenly spaced: training changes all of a matrix. What a run records beside
+    its model doesn't count.
     """
     if not Path(path).is_dir():
         return str(AutoConfig.from_pretrained(path)._commit_hash or "unknown")
     digest = hashlib.sha256()
     for file in sorted(Path(path).iterdir()):
-        if file.suffix in (".safetensors", ".bin", ".json"):
+        if file.suffix in (".safetensors", ".bin", ".json") and file.name not in RECORDS:
             with open(file, "rb") as content:
                 size = content.seek(0, os.SEEK_END)
                 digest.update(f"{file.name} {size}\n".encode())
@@ -128,15 +130,15 @@ def weights_id(path: str) -> str:
 
 
 def training_of(path: str) -> dict[str, Any] | None:
-    """What a run's checkpoint was trained with. None for other models.
+    """What a run's final model, or a checkpoint of it, was trained with. None for other models.
 
     The run, its objective, the step, λ there, and how problems of a data set were put.
     """
-    checkpoint = Path(path)
-    if not checkpoint.name.startswith("checkpoint-") or not (checkpoint.parent / "completions").is_dir():
+    folder = Path(path)
+    run = Run(folder.parent if re.fullmatch(r"checkpoint-\d+", folder.name) else folder)
+    if not is_run(run.path) or (folder == run.path and run.model() != folder):
         return None
-    run, step = Run.open(checkpoint.parent), int(checkpoint.name.removeprefix("checkpoint-"))
-    config = run.config()
+    config, step = run.config(), run.step_of(folder)
     data = config.get("data", {})
     lambdas = [row["lambda"] for row in run.metrics() if row["step"] <= step]
     return {

@@ -122,7 +122,7 @@ class Recipe:
         os.environ.update(environment)
         actions = parser._option_string_actions  # --learning-rate and --no_bf16 are spellings of keys, too
         written = {actions[name].dest for argument in overrides if (name := argument.split("=")[0]) in actions}
-        resolved = {**recipe.settings(), "datasets": asdict(recipe.mixture)["datasets"]}  # plain, for config.json
+        resolved = {**recipe.settings(), "datasets": asdict(recipe.mixture)["datasets"]}  # plain, for run.json
         keys = {**keys, **{key: resolved[key] for key in written}}
         # A token is a secret: it doesn't go into the run directory.
         return replace(recipe, keys={key: value for key, value in keys.items() if not key.endswith("_token")})

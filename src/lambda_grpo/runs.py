@@ -1,20 +1,27 @@
 """The run directory: what a run leaves behind, and how to read it again.
 
-config.json       resolved settings, versions, git commit
+run.json          resolved settings, versions, git commit
 metrics.jsonl     a line for each logged step
 completions/      step-00000001.parquet …: the samples of each generation
-eval/             before.json, after.json
-checkpoint-*/     written by the Trainer, each with a model card
-README.md         the run's own card
+eval/             before.json, after.json, and what `lambda-grpo eval` adds
+config.json, model.safetensors, tokenizer.json, …: the final model, as `from_pretrained` takes it
+lambda_state.json λ of the final model
+README.md         its model card
+checkpoint-*/     written by the Trainer, each with λ and a card
 overlap.json      training problems that are in test sets, where they were looked for
+earlier-1/ …      records of an earlier training in the same directory
 hub/              what was pushed to the hub
 report.html
+
+`LambdaGRPOTrainer` writes run.json, metrics.jsonl, completions/ and checkpoints into its `output_dir`, and the final
+model where `save_model()` is called. `lambda-grpo train` calls it, and adds the rest.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -23,12 +30,21 @@ import shutil
 import subprocess
 import zipfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from lambda_grpo.errors import UserError
+
+RUN_FILE = "run.json"
+# What a training records; the model and the checkpoints are the Trainer's
+RECORDS = (RUN_FILE, "metrics.jsonl", "completions/step-*.parquet", "eval/*", "overlap.json", "report.html")
+
+
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Whether a directory is a run's."""
+    return Path(path, RUN_FILE).is_file()
 
 
 class Run:
@@ -38,21 +54,16 @@ class Run:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], config: Mapping[str, Any]) -> Run:
-        """A new run. Raises UserError if the directory holds anything, so that no earlier run is lost."""
-        run = cls(path)
-        run.check_free()
-        (run.path / "completions").mkdir(parents=True, exist_ok=True)
-        (run.path / "eval").mkdir(exist_ok=True)
-        run.write_config(config)
-        return run
-
-    @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:
         """An existing run. Raises UserError if there is none."""
         run = cls(path)
-        if not (run.path / "config.json").is_file() or not (run.path / "completions").is_dir():
-            raise UserError(f"{run.path} is not a run directory: it has no config.json and completions/")
+        if not run.path.is_dir():
+            raise UserError(f"there is no directory {run.path}: name the output_dir of a run")
+        if not is_run(run.path):
+            raise UserError(
+                f"{run.path} is not a run directory: it has no {RUN_FILE}, which lambda-grpo train and "
+                "LambdaGRPOTrainer write into their output_dir"
+            )
         return run
 
     def check_free(self) -> None:
@@ -65,7 +76,7 @@ class Run:
     def log_metrics(self, row: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl. NaN and infinity, which JSON lacks, become null."""
         with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps({key: _finite(value) for key, value in row.items()}) + "\n")
+            file.write(metrics_line(row) + "\n")
 
     def log_completions(self, step: int, columns: Mapping[str, list[Any]]) -> None:
         """Write the samples that were generated for `step`, after those of an earlier generation for the same step."""
@@ -74,6 +85,7 @@ class Run:
 
         count = len(next(iter(columns.values())))
         path = self.path / "completions" / f"step-{step:08d}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
         table = pa.table({**columns, "step": [step] * count})
         if path.exists():  # TRL can generate several times for one optimiser step
             table = pa.concat_tables([pq.read_table(path), table], promote_options="permissive")
@@ -84,18 +96,33 @@ class Run:
         """Write eval/NAME.json."""
         self._write_json(f"eval/{name}.json", evaluation)
 
-    def rewind(self, step: int) -> None:
-        """Forget what was logged after `step`, before the run goes on from there."""
-        kept = [row for row in self.metrics() if row["step"] <= step]
-        self.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+    def rewind(self, step: int, metrics: Iterable[Mapping[str, Any]]) -> None:
+        """Forget what was recorded after `step`, before the run goes on from there with the `metrics` up to it."""
+        self.write_text("metrics.jsonl", "".join(metrics_line(row) + "\n" for row in metrics))
         (self.path / "eval" / "after.json").unlink(missing_ok=True)
         for part in self.path.glob("completions/step-*.parquet"):
             if int(part.stem.removeprefix("step-")) > step:
                 part.unlink()
 
+    def set_aside(self) -> Path | None:
+        """Move the records into a folder of their own, a run directory too. Returns it; None if there are none."""
+        files = sorted(file for pattern in RECORDS for file in self.path.glob(pattern))
+        if not files:
+            return None
+        folder = next(path for n in itertools.count(1) if not (path := self.path / f"earlier-{n}").exists())
+        for file in files:
+            moved = folder / file.relative_to(self.path)
+            moved.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(moved)
+        return folder
+
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write config.json."""
-        self._write_json("config.json", config)
+        """Write run.json."""
+        self._write_json(RUN_FILE, config)
+
+    def log_model(self, step: int) -> None:
+        """Note that the directory itself holds the policy of that step."""
+        self.write_config({**self.config(), "model_step": step})
 
     def write_text(self, name: str, content: str) -> Path:
         """Write a file of the directory at once or not at all."""
@@ -107,7 +134,7 @@ class Run:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def config(self) -> dict[str, Any]:
-        return json.loads((self.path / "config.json").read_text())
+        return json.loads((self.path / RUN_FILE).read_text())
 
     def metrics(self) -> list[dict[str, Any]]:
         """The logged steps in order. A last line cut short by a kill is left out."""
@@ -134,6 +161,15 @@ class Run:
         return sorted(filter(_is_complete, found), key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
     def model(self) -> Path | None:
+        """Where the run's policy lies: in the directory itself, or in a checkpoint while there is no final model."""
+        has_weights = any(self.path.glob("*.safetensors")) or any(self.path.glob("pytorch_model*.bin"))
+        return self.path if has_weights and "model_step" in self.config() else self.policy_checkpoint()
+
+    def step_of(self, model: Path) -> int:
+        """The step of what `model` and `checkpoints` return."""
+        return self.config()["model_step"] if model == self.path else int(model.name.removeprefix("checkpoint-"))
+
+    def policy_checkpoint(self) -> Path | None:
         """The checkpoint with the run's policy: the last one, or the best where `load_best_model_at_end` is set."""
         checkpoints = self.checkpoints()
         if not checkpoints:
@@ -157,6 +193,7 @@ def sampled_accuracy(samples: Any) -> list[tuple[int, float]]:
 
 def write_bytes(path: Path, content: bytes) -> Path:
     """Write a file at once or not at all: a kill never leaves half of it. Several processes may write the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_bytes(content)
     return partial.replace(path)
@@ -212,7 +249,13 @@ def _git_commit() -> str | None:
     return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") if is_tracked else None
 
 
+def metrics_line(row: Mapping[str, Any]) -> str:
+    """A line of metrics.jsonl."""
+    return json.dumps({key: _finite(value) for key, value in row.items()})
+
+
 def _finite(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value  # NumPy's numbers, as reward functions log them
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

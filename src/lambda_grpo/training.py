@@ -28,8 +28,8 @@ from lambda_grpo.models import BUILTIN, resolve_model
 from lambda_grpo.recipe import Recipe, read_recipes
 from lambda_grpo.report import write_report
 from lambda_grpo.resume import checkpoint_to_resume, reached, set_learning_rate
-from lambda_grpo.runs import Run, provenance, write_json
-from lambda_grpo.training_callbacks import AtTrainBegin, ProgressBar, RunRecorder
+from lambda_grpo.runs import Run, write_json
+from lambda_grpo.training_callbacks import AtTrainBegin, ProgressBar
 from lambda_grpo.training_data import read_training_data
 from lambda_grpo.trl_data import is_conversation
 
@@ -67,7 +67,12 @@ def train(
         if output_dir is None:
             raise UserError("--resume needs --output_dir DIR, the run to go on with")
         run = Run.open(output_dir)
-        recipe = Recipe.parse(run.config()["recipe"], overrides)
+        keys = run.config().get("recipe")
+        if keys is None:
+            raise UserError(
+                f"{output_dir} is of a Python script: go on there with trainer.train(resume_from_checkpoint=True)"
+            )
+        recipe = Recipe.parse(keys, overrides)
         checkpoint = checkpoint_to_resume(run, recipe)
         with _stoppable(run, shlex.join(["lambda-grpo", "train", *overrides, "--resume"])):
             return _Training(recipe, run).resume(checkpoint)
@@ -117,8 +122,9 @@ class _Training:
 
     def __init__(self, recipe: Recipe, run: Run):
         self.recipe, self.run = recipe, run
-        self.first_group = 0  # number of the next prompt group in completions/
         config = recipe.training
+        if not config.save_run_records:
+            raise UserError("lambda-grpo train reports from its records: leave save_run_records out")
         if config.resume_from_checkpoint:
             raise UserError("use --output_dir DIR --resume instead of resume_from_checkpoint")
         self.model_path = resolve_model(recipe.model.model_name_or_path or BUILTIN)
@@ -149,7 +155,7 @@ class _Training:
             self._check_is_ours(before)
         trainer = self._trainer()
         if trainer.is_world_process_zero():
-            Run.create(self.run.path, self._config())
+            self.recorder.begin(trainer.state)
             self._report_overlap()
         if before is None:
             self._evaluate(trainer, "before")
@@ -169,31 +175,23 @@ class _Training:
         state = reached(checkpoint)
         *_, last_step = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
         if state["global_step"] >= last_step:  # killed after training: the Trainer would take one step more
-            trainer._load_from_checkpoint(str(checkpoint))
-            trainer.loaded_step = state["global_step"]
-            self._rewind(state["global_step"])
+            trainer.load_trained(checkpoint, self.run.policy_checkpoint() or checkpoint)
+            if trainer.is_world_process_zero():
+                self.recorder.begin(trainer.state)
         else:
             # Only when all is loaded: a checkpoint that can't be, or a setting that is refused, costs nothing.
             before = self.run.config()["resolved"]["training"]["learning_rate"]
 
             def go_on(step: int) -> None:
                 set_learning_rate(trainer.optimizer, trainer.lr_scheduler, trainer.args.learning_rate, before)
-                self._rewind(step)
 
             trainer.add_callback(AtTrainBegin(go_on))
             with closing(self.progress):
                 trainer.train(resume_from_checkpoint=str(checkpoint))
         return self._finish(trainer)
 
-    def _rewind(self, step: int) -> None:
-        if not self.trainer.is_world_process_zero():
-            return
-        self.run.rewind(step)
-        self.run.write_config(self._config())
-        samples = self.run.completions()
-        self.first_group = 0 if samples is None else max(samples["group"].to_pylist()) + 1
-
     def _finish(self, trainer: LambdaGRPOTrainer) -> Run:
+        trainer.save_model(_internal_call=True)  # which would be pushed at once: it is when its evaluation is there
         self._evaluate(trainer, "after")
         if trainer.is_world_process_zero():
             write_report(self.run)
@@ -215,7 +213,6 @@ class _Training:
                 eval_dataset=self.data.eval_dataset,
                 peft_config=get_peft_config(self.recipe.model),
                 quantization_config=get_quantization_config(self.recipe.model),
-                on_samples=self._record_samples,
             )
         except (ValueError, OSError, ImportError) as error:  # settings that only TRL or the model can refuse
             raise UserError(" ".join(str(error).split())) from error
@@ -234,10 +231,11 @@ class _Training:
             )
         _check_optimizer(trainer)
         trainer.data_description, trainer.hub_data_sets = self.data.for_card(), self.data.hub_data_sets()
-        self.trainer = trainer
+        trainer.run_details = self._details()
+        assert trainer.recorder is not None  # it was refused to switch it off
+        self.recorder = trainer.recorder
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(WarnOfNoSignal)  # the run's verdict says it
-        trainer.add_callback(RunRecorder(self.run))
         self.progress = ProgressBar()
         trainer.add_callback(self.progress)
         return trainer
@@ -250,11 +248,6 @@ class _Training:
         print(f"Training problems among those of test sets{removed}, see overlap.json:", file=sys.stderr)
         for overlap in self.data.overlaps:
             print(f"  {overlap}", file=sys.stderr)
-
-    def _record_samples(self, columns: dict[str, list[Any]]) -> None:
-        groups = [self.first_group + group for group in columns["group"]]
-        self.first_group = groups[-1] + 1
-        self.run.log_completions(self.trainer.state.global_step + 1, {**columns, "group": groups})
 
     def _check_is_ours(self, evaluation: Mapping[str, Any]) -> None:
         """Raise UserError if an evaluation was made in another way than this run's own will be."""
@@ -298,29 +291,17 @@ class _Training:
         if trainer.is_world_process_zero():
             self.run.log_evaluation(name, {**evaluation.to_dict(), "step": trainer.policy_step})
 
-    def _config(self) -> dict[str, Any]:
-        objective = self.recipe.training.resolve_objective()
+    def _details(self) -> dict[str, Any]:
+        """What run.json holds beside what the trainer knows: enough to go on with the run."""
         return {
             "recipe": self.recipe.keys,
-            "objective": {
-                "name": objective.name,
-                "normalizer": objective.normalizer,
-                "advantage_scale": self.recipe.training.scale_rewards,
-                "weight_norm": objective.weight_norm,
-                "learnable": objective.learnable,
-                "preference": getattr(objective.preference, "__name__", repr(objective.preference)),
-                "surrogate": repr(objective.surrogate),
-                "rollouts": repr(objective.rollouts),
-            },
             "model": self.recipe.model.model_name_or_path or BUILTIN,
             "data": self.data.description,
             "resolved": {
                 "task": vars(self.recipe.task),
-                "training": self.recipe.training.to_dict(),
                 "model": vars(self.recipe.model),
                 "data": {**vars(self.recipe.data), **asdict(self.recipe.mixture)},
             },
-            **provenance(),
         }
 
 

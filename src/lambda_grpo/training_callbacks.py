@@ -1,4 +1,4 @@
-"""What a run does at each step beside training: records it, and shows how far it is."""
+"""What `lambda-grpo train` does at each step beside training: it shows how far the run is."""
 
 from __future__ import annotations
 
@@ -8,25 +8,6 @@ from typing import Any
 
 from tqdm import tqdm
 from transformers import TrainerCallback
-
-from lambda_grpo.runs import Run
-
-# TRL's names of what every metrics line holds under a name of ours
-METRIC_NAMES = {"completions/mean_length": "completion_length_mean"}
-
-
-class RunRecorder(TrainerCallback):
-    """Each logged step, as a line of the run's metrics."""
-
-    def __init__(self, run: Run):
-        self.run = run
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if logs is None or "reward" not in logs or not state.is_world_process_zero:
-            return  # the Trainer's closing summary, say
-        row = {METRIC_NAMES.get(key, key): value for key, value in logs.items()}
-        # an objective without λ has null there, so that every run has the same columns
-        self.run.log_metrics({"step": state.global_step, "lambda": None, "lambda_grad": None, **row})
 
 
 class AtTrainBegin(TrainerCallback):

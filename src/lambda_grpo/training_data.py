@@ -47,7 +47,7 @@ class TrainingData:
         held_out: what is evaluated before and after.
         template: how a problem is put.
         has_tasks: whether the rows are a task's, and not a data set as TRL reads it.
-        description: what there is to say of it, for config.json and the model card.
+        description: what there is to say of it, for run.json and the model card.
         overlaps: what the training problems share with test sets.
     """
 

@@ -145,7 +145,7 @@ def test_a_push_at_the_end_has_its_lambda(hub, tmp_path):
 
 
 def test_a_run_that_is_pushed_stays_a_run(hub, tmp_path):
-    """The model's config.json isn't the run's, and samples aren't for the hub."""
+    """Samples and metrics aren't for the hub."""
     run = tmp_path / "run"
     quick = ["--per_device_train_batch_size", "16", "--max_completion_length", "8", "--save_steps", "1"]
     push = ["--push_to_hub", "--hub_model_id", "out"]

@@ -118,7 +118,20 @@ def test_keys_are_read():
     assert (chosen.name, chosen.preference.r, chosen.weight_norm) == ("lambda_grpo_paper", 0.2, "tokens")
 
 
+def test_an_objective_of_ones_own_by_its_import_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_verl_objectives.py").write_text(
+        "from lambda_grpo import Objective\n"
+        "LONGER = Objective('longer', lambda groups, lambda_: groups.softmax(lambda_ * groups.h), learnable=True)\n"
+    )
+    assert settings(objective("my_verl_objectives:LONGER")).resolve_objective().name == "longer"
+
+
 REFUSED = {
+    "an objective in no module": (
+        [objective("no_such_module:MINE")],
+        "algorithm.lambda_grpo: objective 'no_such_module:MINE': no module 'no_such_module' in the working directory",
+    ),
     "an unknown objective": ([objective("lambda")], "unknown objective 'lambda': use one of grpo, dapo"),
     "an unknown key": (["+algorithm.lambda_grpo.lr=1"], "algorithm.lambda_grpo.lr isn't known: use objective, lambda_"),
     "groups left out": (

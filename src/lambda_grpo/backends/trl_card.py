@@ -42,6 +42,7 @@ def card_facts(
     preference: Any = objective.preference
     description: dict[str, Any] = {
         "objective": objective.name,
+        "its import path": args.objective if ":" in (args.objective or "") else None,
         "token preference f": in_words(preference),
         "normaliser Z": NORMALIZERS[objective.normalizer],
         "advantage": ADVANTAGES[str(args.scale_rewards)],

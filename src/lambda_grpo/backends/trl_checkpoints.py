@@ -1,4 +1,4 @@
-"""What is saved with a model beside its weights: λ, and the model card."""
+"""What is saved with a model beside its weights: λ, the model card, and in the run's records of which step it is."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from lambda_grpo.backends.saved_state import LAMBDA_STATE_FILE, load_lambda, save_lambda
 from lambda_grpo.backends.trl_card import card_facts
+from lambda_grpo.backends.trl_records import RunRecorder
 from lambda_grpo.backends.trl_resume import ResumeTrainer
 from lambda_grpo.lambda_state import LambdaState
 from lambda_grpo.model_card import CARD_FILE, write_card
@@ -30,10 +33,12 @@ class CheckpointTrainer(ResumeTrainer):
     # for the model card: by default what the data set tells of itself
     data_description: dict[str, Any] | None = None
     hub_data_sets: list[str] | None = None
+    recorder: RunRecorder | None = None
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.run_directory = Path(self.args.output_dir)
+        self.run_details: dict[str, Any] = {}  # what run.json holds beside what the trainer knows
         self.loaded_step: int | None = None  # where the policy is of another step than training has reached
 
     def _fresh_lambda(self) -> Tensor:
@@ -48,7 +53,11 @@ class CheckpointTrainer(ResumeTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        self._save_beside(output_dir or self.args.output_dir)
+        folder = output_dir or self.args.output_dir
+        self._save_beside(folder)
+        is_final = Path(folder).resolve() == self.run_directory.resolve()
+        if is_final and self.recorder is not None and self.args.should_save:
+            self.recorder.record_model(self.policy_step)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
@@ -75,7 +84,7 @@ class CheckpointTrainer(ResumeTrainer):
     def _hub_folder(self) -> Iterator[Path]:
         """Let what is pushed lie in a folder of its own.
 
-        A run's directory has files that aren't for the hub, and a config.json that isn't the model's.
+        The Trainer's methods upload all of the output directory, whose samples and metrics aren't for the hub.
         """
         directory = self.args.output_dir
         folder = Path(directory, HUB_FOLDER)
@@ -110,6 +119,18 @@ class CheckpointTrainer(ResumeTrainer):
         super()._load_best_model()
         self._load_lambda(self.state.best_model_checkpoint)
         self.loaded_step = self.state.best_global_step
+
+    def load_trained(self, checkpoint: Path, policy: Path) -> None:
+        """Be as after a training that ended at a checkpoint.
+
+        Args:
+            policy: the checkpoint whose policy and λ are taken: an earlier one where that is the best.
+        """
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        self.state.is_world_process_zero = self.is_world_process_zero()
+        self._load_from_checkpoint(str(policy))
+        self._load_lambda(str(policy))
+        self.loaded_step = int(policy.name.removeprefix("checkpoint-"))
 
     def _load_lambda(self, checkpoint: str) -> None:
         if not self.objective.learnable:

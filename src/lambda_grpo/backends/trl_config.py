@@ -46,7 +46,8 @@ class LambdaGRPOConfig(SamplingConfig):
     """
 
     objective: str | None = field(
-        default=None, metadata={"help": "Name of a preset of lambda_grpo.PRESETS. Default: what loss_type names."}
+        default=None,
+        metadata={"help": "A preset of lambda_grpo.PRESETS, or module:NAME. Default: what loss_type names."},
     )
     loss_type: str | None = field(
         default=None, metadata={"help": "TRL's name of an objective; 'dapo' where objective isn't given either."}
@@ -77,6 +78,10 @@ class LambdaGRPOConfig(SamplingConfig):
         default=None, metadata={"help": "'sum' or 'tokens', see Objective. Default: the objective's own, 'sum'."}
     )
 
+    save_run_records: bool = field(
+        default=True,
+        metadata={"help": "Write run.json, metrics.jsonl and completions/ into output_dir, for lambda-grpo report."},
+    )
     sampler: str = field(
         default="fast",
         metadata={"help": "'fast', on a CPU: each prompt read once, finished rows dropped. 'trl': TRL's own."},
@@ -143,6 +148,11 @@ class LambdaGRPOConfig(SamplingConfig):
 
     def settle(self) -> None:
         """Resolve this project's own fields, and check that they go together."""
+        if isinstance(self.objective, Objective):  # a configuration is saved with each model, and read again
+            raise ValueError(
+                f"objective takes a name, not the Objective {self.objective.name!r} itself: put it into a file "
+                "my_file.py under a NAME, and give objective='my_file:NAME'"
+            )
         if self.objective is not None and self.loss_type is not None and self.objective != self.loss_type:
             raise ValueError(
                 f"objective is {self.objective!r} and loss_type is {self.loss_type!r}: they name the same thing, "
@@ -175,7 +185,7 @@ class LambdaGRPOConfig(SamplingConfig):
     # -- what the trainer reads --------------------------------------------------------------------------------------
 
     def resolve_objective(self) -> Objective:
-        """The preset with what was set here in place of its own."""
+        """The named objective with what was set here in place of its own."""
         assert self.objective is not None  # set in __post_init__
         objective = get_objective(self.objective)
         changes: dict[str, Any] = {

@@ -39,9 +39,11 @@ from lambda_grpo.backends.trl_checkpoints import CheckpointTrainer
 from lambda_grpo.backends.trl_config import LambdaGRPOConfig
 from lambda_grpo.backends.trl_hooks import check_hooks
 from lambda_grpo.backends.trl_host import check_nothing_weighs_tokens, host_loss
+from lambda_grpo.backends.trl_records import RunRecorder, describe_run
 from lambda_grpo.backends.trl_rewards import known, total_reward
 from lambda_grpo.backends.trl_signal import WarnOfNoSignal
 from lambda_grpo.objective import policy_loss
+from lambda_grpo.runs import Run
 
 __all__ = ["LAMBDA_STATE_FILE", "LambdaGRPOConfig", "LambdaGRPOTrainer"]
 
@@ -62,6 +64,9 @@ class LambdaGRPOTrainer(CheckpointTrainer):
     training whose rewards gave it nothing to learn from, another one does.
 
     Reward functions of one name are numbered (`length_1`, `length_2`) in metrics and records.
+
+    The output directory is a run directory, of which `lambda-grpo report` makes a page: `save_run_records` writes
+    run.json, metrics.jsonl and completions/ there.
 
     Args:
         on_samples: called on the main process with each generated batch, as columns: prompt, completion, answer
@@ -101,6 +106,10 @@ class LambdaGRPOTrainer(CheckpointTrainer):
             raise ValueError("DeepSpeed's fp16 scales the loss where λ's gradient can't be unscaled: use bf16")
         self.add_callback(_LambdaStep(self))
         self.add_callback(WarnOfNoSignal())
+        if config.save_run_records:
+            self.recorder = RunRecorder(Run(self.run_directory), lambda: describe_run(self), on_samples)
+            self.add_callback(self.recorder)
+            self._on_samples = self.recorder.record_samples
 
     @property
     def _mode(self) -> str:

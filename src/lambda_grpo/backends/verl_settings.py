@@ -77,7 +77,7 @@ class VerlSettings:
         return settings
 
     def resolve_objective(self) -> Objective:
-        """The preset with what was set here in place of its own."""
+        """The named objective with what was set here in place of its own."""
         objective = get_objective(self.objective)
         preference: Any = objective.preference
         if self.lambda_r is not None:

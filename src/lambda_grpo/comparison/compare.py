@@ -166,6 +166,8 @@ def train_one(path: Path, keys: Mapping[str, Any], shared: Path, keep_checkpoint
 def _remove_checkpoints(path: Path) -> None:
     for checkpoint in path.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
+    for weights in path.glob("*.safetensors"):  # of the final model
+        weights.unlink()
 
 
 def _tuning(study: Study, tried: Sequence[Planned]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from trl import GRPOConfig
 
 from lambda_grpo.backends.trl_config import LambdaGRPOConfig
 from lambda_grpo.errors import UserError
+from lambda_grpo.objective import PRESETS, get_objective
 from lambda_grpo.recipe import Recipe, read_recipe
 from lambda_grpo.suggestions import did_you_mean
 
@@ -115,6 +116,8 @@ def read_study(path: str | None, options: Mapping[str, Any], overrides: Sequence
         raise UserError("a study compares held-out accuracy: set eval_size above 0")
     arms = _arms(settings["objectives"])
     against = next(iter(arms)) if settings["against"] is None else settings["against"]
+    if isinstance(against, str) and against not in arms:  # the import path of an arm that has a readable name
+        against = next((arm for arm, own in arms.items() if own["objective"] == against), against)
     if not isinstance(against, str) or against not in arms:
         raise UserError(
             f"against names {against!r}, which is none of the study's objectives{did_you_mean(str(against), arms)}: "
@@ -158,6 +161,7 @@ def _arms(objectives: Any) -> dict[str, dict[str, Any]]:
         arms = {str(name): {"objective": str(name), **(keys or {})} for name, keys in objectives.items()}
     else:
         arms = {name: {"objective": name} for name in _distinct("objectives", objectives)}
+    arms = _with_readable_names(arms)
     if len(arms) < 2:
         raise UserError("a study compares two objectives or more")
     _check_file_names("objectives", arms)
@@ -170,6 +174,17 @@ def _arms(objectives: Any) -> dict[str, dict[str, Any]]:
             if key not in allowed:
                 raise UserError(f"objective {name!r} sets {key}, which is alike for all objectives of a study")
     return arms
+
+
+def _with_readable_names(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The arms, those that are called by an import path under their objective's own name where that is unambiguous."""
+    found = {arm: get_objective(arm) for arm, keys in arms.items() if ":" in arm and keys["objective"] == arm}
+    taken = [*(arm for arm in arms if arm not in found), *(objective.name for objective in found.values())]
+    names = {}
+    for arm, objective in found.items():
+        is_preset = PRESETS.get(objective.name, objective) is not objective
+        names[arm] = arm if is_preset or taken.count(objective.name) > 1 else objective.name
+    return {names.get(arm, arm): keys for arm, keys in arms.items()}
 
 
 def file_name(name: str) -> str:

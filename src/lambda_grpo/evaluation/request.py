@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lambda_grpo.errors import UserError
-from lambda_grpo.runs import digest
+from lambda_grpo.runs import digest, is_run
 from lambda_grpo.suggestions import did_you_mean
 from lambda_grpo.tasks.benchmarks import BENCHMARKS
 
@@ -79,7 +79,7 @@ class Request:
         """Where the results go: a run's own `eval`, or a folder for this model and these settings."""
         if self.output_dir is not None:
             return Path(self.output_dir)
-        if (Path(self.model) / "completions").is_dir():
+        if is_run(self.model):
             return Path(self.model) / "eval"
         settings = {
             name: value for name, value in asdict(self).items() if name not in ("tasks", "output_dir", "server")

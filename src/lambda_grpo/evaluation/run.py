@@ -17,7 +17,7 @@ from lambda_grpo.evaluation.request import Request, file_name
 from lambda_grpo.evaluation.rows import Prompt, draw_rows, read_prompts, summarise
 from lambda_grpo.model_card import update_cards
 from lambda_grpo.models import load_model, load_tokenizer, resolve_model, training_of, weights_id
-from lambda_grpo.runs import Run, digest, provenance
+from lambda_grpo.runs import Run, digest, is_run, provenance
 from lambda_grpo.tasks import Task, load_test_task
 from lambda_grpo.tasks.benchmarks import BENCHMARKS, load_shots
 from lambda_grpo.tasks.problems import MathProblems, is_file_of_problems, read_rows, worked_examples
@@ -79,7 +79,7 @@ def run(request: Request) -> Iterator[dict[str, Any]]:
         print(f"Results and samples: {request.directory}", file=sys.stderr)
         for plan, files in started:
             result = files.result or _evaluate(request, plan, files, engine)
-            if request.directory.name == "eval" and (request.directory.parent / "completions").is_dir():
+            if request.directory.name == "eval" and is_run(request.directory.parent):
                 update_cards(Run(request.directory.parent))
             yield result
 

@@ -6,10 +6,11 @@ It is computed in two stages, because engines break prompt groups up before the 
 2. tokens: per micro-batch: `policy_loss`, with the weights and the normaliser of stage 1.
 """
 
-from lambda_grpo.objective.groups import group_advantages
+from lambda_grpo.objective.groups import Groups, group_advantages
 from lambda_grpo.objective.implied import implied_lambda
 from lambda_grpo.objective.loss import PolicyLoss, policy_loss
 from lambda_grpo.objective.presets import PRESETS, Objective, get_objective
+from lambda_grpo.objective.surrogate import Tokens
 from lambda_grpo.objective.weights import (
     effective_responses,
     is_saturated,
@@ -21,8 +22,10 @@ from lambda_grpo.objective.weights import (
 
 __all__ = [
     "PRESETS",
+    "Groups",
     "Objective",
     "PolicyLoss",
+    "Tokens",
     "effective_responses",
     "get_objective",
     "group_advantages",

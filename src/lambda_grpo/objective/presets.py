@@ -8,6 +8,8 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from lambda_grpo.errors import UserError
+from lambda_grpo.imports import import_name
 from lambda_grpo.objective.groups import Groups
 from lambda_grpo.objective.preference import (
     InverseLengthPower,
@@ -201,10 +203,26 @@ PRESETS: dict[str, Objective] = {
 
 
 def get_objective(objective: Objective | str) -> Objective:
-    """The objective itself, or the preset of that name. Raises ValueError, naming the presets."""
+    """The objective itself, the preset of that name, or one of your own by its import path, "module:NAME".
+
+    Raises:
+        UserError: no preset has that name, or the import path doesn't lead to an `Objective`.
+    """
     if isinstance(objective, Objective):
         return objective
-    if objective not in PRESETS:
+    if objective in PRESETS:
+        return PRESETS[objective]
+    if ":" not in objective:
         meant = did_you_mean(objective, PRESETS)
-        raise ValueError(f"unknown objective {objective!r}{meant}: use one of {', '.join(PRESETS)}")
-    return PRESETS[objective]
+        raise UserError(
+            f"unknown objective {objective!r}{meant}: use one of {', '.join(PRESETS)}, or module:NAME of your own"
+        )
+    module_name, _, attribute = objective.partition(":")
+    found = import_name(f"objective {objective!r}", module_name, attribute)
+    if not isinstance(found, Objective):
+        kind = "class" if isinstance(found, type) else type(found).__name__
+        raise UserError(
+            f"objective {objective!r}: {attribute!r} is a {kind}, it must be a lambda_grpo.Objective, as in "
+            f"{attribute} = Objective('my_name', my_preference)"
+        )
+    return found

@@ -26,10 +26,18 @@ def write_report(run: Run) -> Path:
         charts=run_charts(run),
         samples=_samples(run),
         config=config,
+        data=_data(config),
         verdict=summary.verdict,
         made_with=config,
     )
     return run.write_text("report.html", page)
+
+
+def _data(config: dict[str, Any]) -> str | None:
+    """What the run was trained on, as its settings call it; None if nothing has a name."""
+    task, data = config["resolved"].get("task", {}), config["resolved"].get("data", {})
+    mixture = " + ".join(part["path"] for part in data.get("datasets") or [])
+    return task.get("task") or data.get("dataset_name") or mixture or config.get("data", {}).get("name")
 
 
 def _samples(run: Run) -> list[dict[str, Any]]:
