@@ -173,7 +173,7 @@ def _adapted(module: Any, a: str, b: str) -> tuple[Any, list[tuple[Any, Any, flo
             raise UnsupportedError(f"LoRA as {type(module.lora_variant[adapter]).__name__}")
         dropout = module.lora_dropout[adapter]
         if type(dropout) is not nn.Identity and dropout.training and dropout.p > 0:
-            raise UnsupportedError(f"dropout while training (lora_dropout = {dropout.p})")
+            raise UnsupportedError(f"dropout while training (lora_dropout = {dropout.p}; disable_dropout ends it)")
         parts.append((getattr(module, a)[adapter], getattr(module, b)[adapter], module.scaling[adapter]))
     return module.base_layer, parts
 
