@@ -28,7 +28,7 @@ def trls_sampling(monkeypatch):
 
 LOSSES = {
     **{name: {"loss_type": name} for name in ("grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo")},
-    **{f"{name}, the paper's": settings for name, settings in TRL_SETTINGS.items()},
+    "gspo": TRL_SETTINGS["gspo"],
     "sapo, another temperature": {"loss_type": "sapo", "sapo_temperature_neg": 1.3},
     "batch": {"scale_rewards": "batch", "epsilon": 0.1, "epsilon_high": 0.3},
     "false": {"scale_rewards": False, "delta": 1.5},

@@ -45,7 +45,6 @@ BATCHES = {
         "max_completion_length": 4, "save_steps": 5,
     },
     "fresh prompts": {"objective": "dapo_full", "num_iterations": 2, "max_steps": 3},
-    "weights of tokens": {"objective": "grpo_lambda_tail", "steps_per_generation": 2, "max_steps": 2},
     "entropies": {"objective": "edge_grpo", "steps_per_generation": 2, "max_steps": 2, "error_correction": [0, 0, 0]},
     "TRL's sampler": {"steps_per_generation": 3, "max_steps": 3, "sampler": "trl", "packing": False},
 }  # fmt: skip

@@ -14,6 +14,7 @@ from trl import GRPOTrainer
 from lambda_grpo import PRESETS, Objective, response_weights
 from lambda_grpo.backends.trl_checkpoints import CheckpointTrainer
 from lambda_grpo.backends.trl_hooks import HOOKS, check_hooks
+from lambda_grpo.backends.trl_prompts import PromptTrainer
 from lambda_grpo.backends.trl_rollouts import RolloutTrainer
 from lambda_grpo.backends.trl_trainer import LAMBDA_STATE_FILE, LambdaGRPOConfig, LambdaGRPOTrainer
 from lambda_grpo.errors import UserError
@@ -340,5 +341,6 @@ def test_a_moved_hook_is_named_at_import():
 
     with pytest.raises(ImportError, match=r"builds on Moved\._compute_loss\(self, model, inputs\), which trl"):
         check_hooks(Moved)
-    overridden = vars(LambdaGRPOTrainer).keys() | vars(CheckpointTrainer).keys() | vars(RolloutTrainer).keys()
+    classes = (LambdaGRPOTrainer, CheckpointTrainer, RolloutTrainer, PromptTrainer)
+    overridden = {name for one in classes for name in vars(one)}
     assert HOOKS.keys() - overridden == {"_generate_single_turn"}  # which is called

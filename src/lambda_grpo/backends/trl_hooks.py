@@ -10,6 +10,7 @@ _SINGLE_TURN = ["self", "prompt_ids", "images", "multimodal_fields", "num_genera
 HOOKS: dict[str, list[str] | None] = {
     "_generate": ["self", "prompts"],
     "_generate_single_turn": _SINGLE_TURN,
+    "_tokenize_prompts": ["self", "prompts"],
     "_generate_and_score_completions": ["self", "inputs"],
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
     "_compute_loss": ["self", "model", "inputs"],
