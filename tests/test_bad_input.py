@@ -43,6 +43,7 @@ FILES = {
     "text_bounds.yaml": "base: demo\nlambda_bounds: [-1e1, 10]\n",
     "yes_steps.yaml": "base: demo\nmax_steps: true\n",
     "text_rewards.yaml": ROUTE + "dataset_name: ./data\nreward_funcs: own.reward\n",
+    "misspelt_schedule.yaml": "base: demo\nlr_scheduler_type: cosin\n",
     "schedule.yaml": "base: demo\nlr_scheduler_type: cosine\nlr_scheduler_kwargs: {nonesuch: 1}\n",
     # TRL's route
     "good.yaml": ROUTE + "dataset_name: ./data\nreward_funcs: [own.reward]\n",
@@ -69,6 +70,7 @@ FILES = {
 BAD_TRAIN = [
     (["--objective", "grop"], "unknown objective 'grop' (did you mean \"grpo\"?): use one of grpo, dapo"),
     (["--task", "arithmetik"], "unknown task 'arithmetik'"),
+    (["misspelt_schedule.yaml"], "lr_scheduler_type is 'cosin' (did you mean \"cosine\"?): use linear, cosine, "),
     (["--resme"], "unknown argument '--resme' (did you mean \"--resume\"?)"),
     (["--objective", "lambda_gpro"], "unknown objective 'lambda_gpro' (did you mean \"lambda_grpo\"?)"),
     (["--sampler", "fsat"], "sampler is 'fsat' (did you mean \"fast\"?): use 'fast' or 'trl'"),

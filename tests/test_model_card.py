@@ -79,13 +79,15 @@ def test_an_objective_without_lambda_has_none_in_its_card(tmp_path):
 
 
 @pytest.mark.parametrize("objective", ["dapo_full", "edge_grpo", "gmpo", "grpo_lambda_tail"])
-def test_a_card_names_a_local_base_and_holds_nothing_as_python_writes_it(objective, tmp_path):
+def test_a_card_names_its_base_and_holds_nothing_as_python_writes_it(objective, tmp_path):
     trainer = make_trainer(config(tmp_path / "run", objective=objective, max_steps=1, max_completion_length=4))
-    trainer.accelerator.unwrap_model(trainer.model).config._name_or_path = "models/mine"  # as from_pretrained leaves it
+    base = "org/model" if objective == "gmpo" else str(tmp_path)
+    trainer.accelerator.unwrap_model(trainer.model).config._name_or_path = base  # as from_pretrained leaves it
     trainer.train()
     trainer.create_model_card()
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "from the base model\n**models/mine**, with" in card
+    assert f"from the base model\n**{base}**, with" in card
+    assert ModelCard(card).data.base_model == ("org/model" if objective == "gmpo" else None)  # of the hub alone
     _check_holds_no_reprs(card)
 
 

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lambda_grpo.errors import UserError
+from lambda_grpo.suggestions import did_you_mean
 
 # (in words, the same as a test, the keys that it holds for); none of them may be infinite or nan
 RANGES: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
@@ -58,6 +59,9 @@ def check_kinds(settings: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
         if not _fits(value, hint) or (value is None and key in NEVER_NULL):
             shown = "nothing" if value is None else repr(value)
             raise UserError(f"{key} must be {_in_words(hints[key])}, got {shown}")
+        names = [member.value for kind in (hint, *get_args(hint)) if _is_enumeration(kind) for member in kind]
+        if names and isinstance(value, str) and value not in names:
+            raise UserError(f"{key} is {value!r}{did_you_mean(value, names)}: use {', '.join(names)}")
 
 
 def check_ranges(values: Mapping[str, Any]) -> None:
@@ -95,6 +99,10 @@ def _fits(value: Any, hint: Any) -> bool:
         inner = get_type_hints(kind)
         return _required(kind) <= value.keys() <= inner.keys() and all(_fits(value[key], inner[key]) for key in value)
     return isinstance(value, str if issubclass(kind, Enum) else kind)  # the library reads its enumerations from words
+
+
+def _is_enumeration(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Enum)
 
 
 def _required(kind: Any) -> set[str]:
