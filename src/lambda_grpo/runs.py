@@ -58,7 +58,7 @@ class Run:
         """An existing run. Raises UserError if there is none."""
         run = cls(path)
         if not run.path.is_dir():
-            raise UserError(f"there is no directory {run.path}: name the output_dir of a run")
+            raise UserError(f"{run.path} is not a run directory: there is no such directory, name a run's output_dir")
         if not is_run(run.path):
             raise UserError(
                 f"{run.path} is not a run directory: it has no {RUN_FILE}, which lambda-grpo train and "
