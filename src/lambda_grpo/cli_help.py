@@ -84,7 +84,8 @@ Evaluate a model on one task or several: accuracy, avg@k, pass@k and maj@k, with
                     college_math, aime24, amc23, or benchmarks for all eight; a
                     .jsonl or .parquet file; a task that lambda-grpo train takes
   data              another source of a benchmark: a hub id, or a local file
-  question_column, answer_column   of a file (question or problem; answer)
+  question_column, answer_column   of a file (found by the usual names);
+                    Body+Question for a question in two columns
   n                 the first so many problems (all; 500 of a made task)
   template          how a problem is put: plain, boxed_system, boxed,
                     question_answer, problem_solution, qa, r1_zero, dapo
