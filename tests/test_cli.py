@@ -109,7 +109,7 @@ def test_recipes_differ_only_in_their_objective_lines():
 
 
 def test_lora_from_the_command_line(tmp_path):
-    lora = ["--use_peft", "--lora_r", "4", "--lora_target_modules", "q_proj", "v_proj"]
+    lora = ["--use_peft", "--lora_r", "4", "--lora_dropout", "0", "--lora_target_modules", "q_proj", "v_proj"]
     assert main(["train", "--output_dir", str(tmp_path / "run"), *lora, *QUICK]) == 0
     for folder in (tmp_path / "run", tmp_path / "run/checkpoint-3"):
         assert (folder / "adapter_config.json").is_file()
@@ -349,7 +349,7 @@ def test_samples_are_readable_while_a_run_goes_on(tmp_path):
 
 def test_samples_of_an_older_version_and_of_other_functions_are_read_together(tmp_path):
     """A part has a column for each reward function that the run had then."""
-    run = Run.create(tmp_path / "run", {})
+    run = Run(tmp_path / "run")
     run.log_completions(1, {"prompt": ["a"], "reward": [0.5]})
     run.log_completions(2, {"prompt": ["b"], "reward": [None], "reward/f_1": [None]})
     run.log_completions(2, {"prompt": ["c"], "reward": [1.5], "reward/f_1": [1.0], "reward/f_2": [0.5]})

@@ -128,7 +128,7 @@ def test_what_may_change_does(run, monkeypatch):
     first = run.metrics()[0]
     with monkeypatch.context() as patch:  # also after a stop before the next checkpoint
         patch.setattr(LambdaGRPOTrainer, "_generate", stop)
-        assert main(["train", "--output_dir", str(run.path), "--resume", *changes]) == 1
+        assert main(["train", "--output_dir", str(run.path), "--resume", *changes]) == 130
     assert resolve_model(str(run.path)) == str(run.path / "checkpoint-1")  # the final model is of an earlier end
     assert main(["train", "--output_dir", str(run.path), "--resume"]) == 0
     assert resolve_model(str(run.path)) == str(run.path)

@@ -20,8 +20,7 @@ or with one of base: demo, the others are the demonstration's (CPU). Our own key
   lambda_bounds     λ stays within these two values (-10 10; daro: -2 2)
   lambda_r          r of h = 1 + r·z (1/9). weight_norm: sum, f as the paper has it;
                     tokens, rescaled so that λ can't change the step size (sum)
-  trace, trace_gamma, trace_lambda, advantage_min
-                    of grpo_lambda: recent or both (recent), 1, 0.99, -0.1
+  trace, trace_gamma, trace_lambda, advantage_min   of grpo_lambda (recent 1 0.99 -0.1)
   dynamic_sampling  fresh prompts for groups of equal rewards, max_resample_times
                     (10) rounds. drop_zero_variance: leave such groups out instead
   overlong_buffer_length   last tokens of a completion that get a penalty
@@ -29,6 +28,8 @@ or with one of base: demo, the others are the demonstration's (CPU). Our own key
   error_correction, correct_reward, reflection_prompt, answer_template
                     wrong samples: shares that reflect, get the answer, are replaced
   sampler, packing  fast or trl (fast); train without padding (true)
+  stop_strings      end a completion. max_prompt_length, max_prompt_overflow: drop, or
+                    truncate_left (drop). resume_without_optimizer (false)
   task              a built-in one, a reasoning-gym data set, gsm8k, math,
                     dapo_math_17k, a file of problems, or module:attribute
   question_column, answer_column   of a file, or of dataset_name; template: how a
@@ -37,8 +38,7 @@ or with one of base: demo, the others are the demonstration's (CPU). Our own key
   eval_task, eval_size    evaluated before and after (the task's held-out ones; 500)
   check_overlap, remove_overlap   of training problems with test sets
   base              in a recipe: the recipe that it builds on, or demo
-
-model_name_or_path is builtin, builtin-llama, a directory or a hub id."""
+  model_name_or_path   builtin, builtin-llama, a directory or a hub id"""
 
 
 COMPARE_HELP = """\
@@ -85,7 +85,8 @@ Evaluate a model on one task or several: accuracy, avg@k, pass@k and maj@k, with
                     college_math, aime24, amc23, or benchmarks for all eight; a
                     .jsonl or .parquet file; a task that lambda-grpo train takes
   data              another source of a benchmark: a hub id, or a local file
-  question_column, answer_column   of a file (question or problem; answer)
+  question_column, answer_column   of a file (found by the usual names);
+                    Body+Question for a question in two columns
   n                 the first so many problems (all; 500 of a made task)
   template          how a problem is put: plain, boxed_system, boxed,
                     question_answer, problem_solution, qa, r1_zero, dapo

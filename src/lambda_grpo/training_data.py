@@ -267,12 +267,13 @@ def _held_out(recipe: Recipe) -> Task | None:
 
 def _test_task(name: str, settings: TaskConfig, size: int | None) -> Task:
     """A task to evaluate on, or to look for training problems in."""
-    columns = {"question": settings.question_column, "answer": settings.answer_column}
+    columns: dict[str, str | None] = {}
     if is_file_of_problems(name):  # its columns may be others than those of the training problems
         row = read_rows(name)[0]
+        given = {"question": settings.question_column, "answer": settings.answer_column}
         at = {"question": question_at, "answer": value_at}
         columns = {
-            key: column if column and at[key](row, column) is not None else None for key, column in columns.items()
+            key: column if column and at[key](row, column) is not None else None for key, column in given.items()
         }
     return load_test_task(name, size=size, seed=settings.task_seed, **columns)
 

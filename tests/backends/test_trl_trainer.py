@@ -278,7 +278,7 @@ def test_objective_and_loss_type(settings, expected, tmp_path):
         ({"objective": "fspo", "epsilon_high": 0.1}, "leave epsilon_high out"),
         ({"objective": "gmpo", "importance_sampling_level": "sequence"}, "forms its ratio by itself"),
         ({"importance_sampling_level": "response"}, "it must be 'token' or 'sequence'"),
-        ({"lambda_lr_scheduler_type": "step"}, "use one of constant, linear, cosine"),
+        ({"lambda_lr_scheduler_type": "step"}, "use 'constant', 'linear' or 'cosine'"),
         ({"objective": "daro", "num_generations_eval": 4}, "leave num_generations_eval out"),
         ({"loss_type": "sapo", "sapo_temperature_pos": 0.0}, "tau_pos must be above 0"),
         ({"objective": "grpo", "selection_baseline": "selected"}, "selects no samples: leave selection_baseline out"),

@@ -198,7 +198,9 @@ def test_daro_by_hand():
 
 
 def test_bad_input_is_named():
-    with pytest.raises(ValueError, match="unknown objective 'grop': use one of grpo, dapo"):
+    with pytest.raises(
+        ValueError, match=r"""unknown objective 'grop' \(did you mean "grpo"\?\): use one of grpo, dapo"""
+    ):
         response_weights(torch.ones(2), torch.zeros(2), "grop")
     with pytest.raises(ValueError, match="normalizer is 'tokens'"):
         Objective("x", LambdaSoftmax(), normalizer="tokens")

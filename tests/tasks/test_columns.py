@@ -94,6 +94,12 @@ def test_columns_that_are_given_are_taken_as_they_are(tmp_path):
             local_problems(path, question=wrong)
 
 
+def test_a_benchmarks_columns_can_be_given(tmp_path):
+    path = write(tmp_path, [{"task": "A?", "gold": "2", "answer": "3"}] * 40)
+    task = load_benchmark("amc23", data=path, question="task", answer="gold")
+    assert (task[0].prompt, task[0].answer, task.source["whole"]) == ("A?", "2", True)
+
+
 def test_solutions_without_any_box_are_no_answers(tmp_path):
     path = write(tmp_path, [{"problem": "A?", "solution": "It is 5."}])
     with pytest.raises(UserError, match=r"no column answer .*--answer_column, it has problem, solution"):

@@ -56,13 +56,13 @@ def load_test_task(
         size: the first so many; all by default, or `MADE` of a task that makes them.
         seed: of made examples.
         data: another source of a benchmark.
-        question, answer: columns of a local file.
+        question, answer: columns of a local file or a benchmark.
 
     Raises:
         UserError: it can't be loaded.
     """
     if name in BENCHMARKS:
-        return load_benchmark(name, data=data, size=size)
+        return load_benchmark(name, data=data, size=size, question=question, answer=answer)
     if is_file_of_problems(name):
         return local_problems(name, size=size, question=question, answer=answer)
     return load_task(name, "test", size=size or MADE, seed=seed)

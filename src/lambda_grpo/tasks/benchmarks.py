@@ -58,7 +58,14 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 
 
-def load_benchmark(name: str, *, data: str | None = None, size: int | None = None) -> MathProblems:
+def load_benchmark(
+    name: str,
+    *,
+    data: str | None = None,
+    size: int | None = None,
+    question: str | None = None,
+    answer: str | None = None,
+) -> MathProblems:
     """The problems of a benchmark.
 
     Args:
@@ -66,6 +73,7 @@ def load_benchmark(name: str, *, data: str | None = None, size: int | None = Non
         data: another of its data sets, or a local file of one. A local file may hold a part of the rows: that is said,
             and stands in the result.
         size: the first so many; all by default.
+        question, answer: columns; by default the first of the usual names.
 
     Raises:
         UserError: it can't be loaded, or isn't that benchmark.
@@ -85,7 +93,7 @@ def load_benchmark(name: str, *, data: str | None = None, size: int | None = Non
         rows, source = read_rows(chosen), {"data": chosen}
         if len(rows) not in benchmark.rows:
             warn_once(f"{chosen} has {len(rows)} rows, {benchmark.title} has {_numbers(benchmark)}: a part of it")
-    columns = find_columns(chosen, rows)
+    columns = find_columns(chosen, rows, question, answer)
     whole = len(rows) in benchmark.rows and (size is None or size >= len(rows))
     return MathProblems(name, rows[:size], columns, {**source, "rows": len(rows), "whole": whole})
 
