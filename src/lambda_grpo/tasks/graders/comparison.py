@@ -8,6 +8,7 @@ one kind, a number's base is part of it, and an approximation counts where both 
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import sympy
@@ -25,9 +26,11 @@ from lambda_grpo.tasks.graders.writing import DEGREES, as_text, is_number, is_wo
 
 CLOSE = 0.01  # relative: how far the two sides of an approximation may be apart
 _SPACED = re.compile(r"\d, \d{3}(?!\d)")  # two numbers, and not one with a separator of thousands
-_BASE = re.compile(r"\(?(\d+)\)?_\{([^{}]*)\}$")
-_SIZES = re.compile(r"\d+(?:\s*\\times\s*\d+)+")
-_CONSTANT = re.compile(r"(?<![A-Za-z\\])[cCkK](?:_\{(\d)\})?(?![A-Za-z_(])")
+_BASE = re.compile(r"\(?(\w+?)\)?_\{([^{}]*)\}")
+_TRANSPOSED = re.compile(r"(?<=\))\s*\^\s*\{?\s*(?:T|\\top|\\text\{T\}|')\s*\}?$")
+_SIZES = re.compile(r"\d+(?:\s*\\times\s*(?!10\^)\d+)+")
+_TIMES = re.compile(r"\s*(?:\\times|(?<=[\d\s}])[x×](?=[\s\d])|\\text\{\s*(?:x|by)\s*\}|(?<=\s)by(?=\s))\s*")
+_CONSTANT = re.compile(r"(?<![A-Za-z\\])[cCkK](?:_\{\d\})?(?![A-DF-Za-df-z_(])")
 
 
 def same_answer(answer: str, reference: str) -> bool:
@@ -37,7 +40,7 @@ def same_answer(answer: str, reference: str) -> bool:
         return False
     if as_text(ours) == as_text(theirs) and bool(_SPACED.search(ours)) == bool(_SPACED.search(theirs)):
         return True
-    if (r"\ldots" in ours) != (r"\ldots" in theirs):
+    if (r"\ldots" in ours) != (r"\ldots" in theirs) and not re.search(r"\.\d{2,}\s*\\ldots", ours + " " + theirs):
         return False
     if len(ours) > MAX_LENGTH or len(theirs) > MAX_LENGTH:
         return False
@@ -104,7 +107,7 @@ def _same(ours: str, theirs: str) -> bool:
         return listed
     if clock(theirs):
         return same_clock(ours, theirs)
-    if is_words(theirs) and real_set(theirs) is None:
+    if (is_words(theirs) or theirs == r"\emptyset") and real_set(theirs) is None:
         if same_words(ours, theirs):
             return True
         if is_words(ours) or len(as_text(theirs)) > 3:
@@ -114,7 +117,20 @@ def _same(ours: str, theirs: str) -> bool:
         return False
     if len({modulus(ours), modulus(theirs)} - {None}) > 1:
         return False
+    if (sizes := _same_sizes(ours, theirs)) is not None:
+        return sizes
     return _same_formula(in_unit_of(ours, theirs), in_unit_of(theirs, theirs))
+
+
+def _same_sizes(ours: str, theirs: str) -> bool | None:
+    r"""Whether lists of sizes as "3 \\times 2" or "20 ft by 35 ft" are the same, factor by factor; None of all else."""
+    sizes = []
+    for text in (ours, theirs):
+        factors = [[plain(factor, is_number=True) for factor in _TIMES.split(part)] for part in items(text)]
+        if not factors or not all(len(one) > 1 and all(map(str.isdecimal, one)) for one in factors):
+            return None
+        sizes.append(factors)
+    return sizes[0] == sizes[1]
 
 
 def _convertible(ours: str, theirs: str) -> bool:
@@ -135,17 +151,20 @@ def _same_formula(ours: str, theirs: str) -> bool:
     named = _same_named(ours, theirs)
     if named is not None:
         return named
-    if _SIZES.fullmatch(theirs) and _SIZES.fullmatch(ours):
-        return as_text(ours) == as_text(theirs)
     pairs = [(ours, theirs)]
-    if ours.endswith("%") != theirs.endswith("%"):  # 50 % is 50 where percents are asked for, and 0.5
+    if ours.endswith("%") or theirs.endswith("%"):  # 50 % is 50 where percents are asked for, and 0.5
         pairs.append((ours.rstrip("%\\ "), theirs.rstrip("%\\ ")))
     left, right = left_sides.split(ours), left_sides.split(theirs)
     if left and right and left_sides.same_name(left[0], right[0]):
         pairs.append((left[1], right[1]))
-    elif left is None or right is None:
+    elif (left is None or right is None) and not _is_list_of_one(left or right, ours, theirs):
         pairs.append((left_sides.without(ours) or ours, left_sides.without(theirs) or theirs))
     return any(_same_mathematics(*pair) for pair in dict.fromkeys(pairs)) or _same_parts(ours, theirs)
+
+
+def _is_list_of_one(left: tuple[tuple[str, str, str], str] | None, ours: str, theirs: str) -> bool:
+    """Whether one answer lists values of one variable and the other one is a point: x = 1, 2 isn't (1, 2)."""
+    return left is not None and len(items(left[1])) > 1 and "()" in (bracket(ours), bracket(theirs))
 
 
 def _same_named(ours: str, theirs: str) -> bool | None:
@@ -186,11 +205,13 @@ def _same_part(ours: str, theirs: str) -> bool:
 
 
 def _same_mathematics(ours: str, theirs: str) -> bool:
-    base, other_base = _BASE.search(ours), _BASE.search(theirs)
-    if base and not (other_base and other_base.group(2) == base.group(2)):
-        return False  # a number's base is part of it, where it is said: 10_2 isn't 10
+    base, other_base = _BASE.fullmatch(ours), _BASE.fullmatch(theirs)
+    if base and not other_base:  # a number's base is part of it, where it is said: 10_2 isn't 10
+        return base.group(1) == theirs and base.group(2) == "2" and re.fullmatch(r"[01]{4,}", theirs) is not None
     if base and other_base:
-        return base.group(1) == other_base.group(1) and ours[: base.start()] == theirs[: other_base.start()]
+        return base.groups() == other_base.groups()
+    if "matrix}" in theirs or "array}" in theirs:
+        ours = _TRANSPOSED.sub("", ours)
     kind, other = bracket(ours), bracket(theirs)
     if kind is not None and other is not None and kind != other:
         return False
@@ -210,4 +231,10 @@ def _same_mathematics(ours: str, theirs: str) -> bool:
 
 def _constants(ours: str, theirs: str) -> list[tuple[str, str]]:
     """The pair, and where both have constants of integration, the pairs with ours named as theirs are, in any order."""
-    return [(ours, theirs)]
+    pairs = [(ours, theirs)]
+    own, wanted = ({found.group() for found in _CONSTANT.finditer(text)} for text in (ours, theirs))
+    if 0 < len(own) == len(wanted) <= 3 and re.search(r"e\s*\^|\\(?:exp|sin|cos|ln|log)|\+\s*[cCkK]\b", theirs):
+        for named in itertools.permutations(sorted(wanted)):
+            names = dict(zip(sorted(own), named, strict=True))
+            pairs.append((_CONSTANT.sub(lambda found, names=names: f" {names[found.group()]} ", ours), theirs))
+    return list(dict.fromkeys(pairs))

@@ -24,8 +24,8 @@ _LEADING = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(
-    r"(?<![.\s][A-Za-z])(?<!\b[ap]\.m)[.!?](?=\s|\*|$)|。|\bI hope\b|,?\s+(?:because|since|which|as\s+(?:required|desired|shown)|not\b(?!\s+(?:an?|the)\b|\s+\w+\s*[.]?$))\b|"
-    r"\s+\((?=[A-Za-z]{3,})(?=[^()]*(?:\d|\s[a-z]+\s))|\s+(?:or|i\.e\.,?|that\s+is,?)\s+(?=\$?\d[\d.,]*\s+[A-Za-z]+)(?<=[a-z],\s(?:or\s))",
+    r"(?<![.\s][A-Za-z])(?<!\b[ap]\.m)[.!?](?=\s|\*|$)|。|\bI hope\b|,?\s+(?:because|since|which|as\s+(?:required|desired|shown)|not(?=\s+[-$\d\\]))\b|"
+    r"\s+\((?=[A-Za-z]{3,}[^()]*\d|\d[^()]*\s[A-Za-z]{3,})|\s+(?:or|i\.e\.,?|that\s+is,?)\s+(?=\$?\d[\d.,]*\s+[A-Za-z]+)(?<=[a-z],\s(?:or\s))",
     re.IGNORECASE,
 )
 FORMULA = re.compile(
@@ -53,6 +53,11 @@ _DETAILS = re.compile(
     r"\n?\s*[*#]*\s*(?:in\s+detail|details?|explanation|breakdown|justification|reasoning|here(?:'s|\s+is|\s+are)\s+(?:why|how|the\s+\w+))"
     r"\b[^\n:]{0,40}:",
     re.IGNORECASE,
+)
+_FOR_ALL = re.compile(r",?\s+(?:for|where)\s+(?:all|any|every|each)\b[^.\n]*(?:\.\s*)?$")
+_FIRST_LINE = re.compile(r"\**([-+]?\\?\$?\d[\d.,/]*(?:\s*[a-z%]+)?)\**\.?\n\s*\n(?=.*[A-Za-z]{3})")
+_ASSIGNED = re.compile(
+    r"((?<![A-Za-z\\])\$?([a-z])(?:_\w)?\s*=\s*[^\s=,$]+\$?(?:\s*(?:,|or|and|,\s*or|,\s*and)\s*\$?[a-z](?:_\w)?\s*=\s*[^\s=,$]+\$?)+)\.?\s*$"
 )
 _COMPLEMENT = re.compile(r"\b(?:is|are|equals|was|were|becomes)\b(?:\s+(?:therefore|thus|then|indeed|exactly))?[\s:]*")
 _CHOSEN = re.compile(
@@ -128,7 +133,7 @@ def closed_box(completion: str) -> str | None:
 
 def _first_problem(completion: str) -> str:
     """Without further problems that a model makes up behind its answer."""
-    for following in _NEXT_PROBLEM.finditer(completion):
+    for following in list(_NEXT_PROBLEM.finditer(completion))[:20]:
         before = completion[: following.start()]
         if BOX.search(before) or "####" in before or any(one.valid for one in statements(before[-TAIL:])):
             return before
@@ -210,6 +215,8 @@ def _quantity(rest: str) -> str:
         if len(numbers) > 1 and subordinate and not re.match(r"\s+(?:to|in|by|out|over|of)\b", between):
             return rest[: numbers[0].end()] + re.split(r",|\s+(?:or|i\.e|that\s+is|so)\b|[=(]", between)[0].rstrip()
         return rest
+    if re.match(r"[a-z]\s+(?:is|must\s+be)\s+(?:strictly\s+)?(?:greater|less|more|at|not|larger|smaller)\b", rest):
+        return rest
     is_prose = len(_WORD.findall(_TEXT_COMMAND.sub("", rest))) > 2
     if is_prose and len(numbers) == 1:
         return rest[numbers[0].start() :] if re.match(r"\s*\S", rest[numbers[0].end() :]) else numbers[0].group().strip()
@@ -223,6 +230,11 @@ def _unmarked(tail: str) -> list[Reading]:
     if details and _last_formula_or_number(tail[: details.start()]) is not None:
         tail = tail[: details.start()].strip()
     words = _words(tail)
+    tail = _FOR_ALL.sub("", tail)
+    if first := _FIRST_LINE.match(tail):
+        return [Reading(of_line(first.group(1))), *words]
+    if listed := _ASSIGNED.search(tail):
+        return [Reading(listed.group(1)), *words]
     last_line = tail.rsplit("\n", 1)[-1].strip()
     block = FORMULA.search(tail[-1000:]) if tail.endswith(("$$", "\\]", "$$.", "\\].")) else None
     if block is None and last_line and len(last_line) <= LINE and not has_words(last_line) and _BALANCED(last_line):

@@ -31,6 +31,7 @@ _VULGAR = {
     "⅘": (4, 5), "⅙": (1, 6), "⅚": (5, 6), "⅛": (1, 8), "⅜": (3, 8), "⅝": (5, 8), "⅞": (7, 8),
 }  # fmt: skip
 _SPACES = re.compile(r"(?<!\\)\\[,;:> ]|~|\\(?:enspace|thinspace|medspace|thickspace|hfill|space)(?![A-Za-z])\s?")
+_STRUCK = re.compile(r"~~[^~]*~~|\\(?:x|b)?cancel\s*\{[^{}]*\}|\\sout\s*\{[^{}]*\}")
 _WIDE = re.compile(r"(?P<before>[,;]?)(?:\s*\\q?quad(?![A-Za-z]))+\s*(?P<after>[,;]|\\(?:text|mbox|mathrm)|$)?")
 _LAYOUT = re.compile(
     r"\\(?:left|right|middle)(?![a-z])(?:(?<=left)\.|(?<=right)\.)?|\\[bB]ig{1,2}[lrm]?(?![a-z])|\\[bB]igg[lrm]?(?![a-z])"
@@ -79,10 +80,10 @@ _COMMANDS = {
         r"\\(?:bullet|ast)(?![A-Za-z])": r"\\cdot ", r"\\div(?![A-Za-z])": "/", r"\\colon(?![A-Za-z])": ":",
         r"\\degree(?:s)?(?![A-Za-z])": r"^\\circ", r"\\backslash(?![A-Za-z])": r"\\setminus ",
         r"\\(?:lor|vee)(?![A-Za-z])": r"\\text{ or }", r"\\(?:land|wedge)(?![A-Za-z])": r"\\text{ and }",
-        r"\\text\s*\{\s*(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|lg|exp|gcd|max|min|det)\s*\}":
+        r"\\text\s*\{\s*(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|lg|exp|gcd)\s*\}":
             r"\\\1 ",
         r"\\text\s*\{\s*arc(cot|sec|csc)\s*\}": r"\\\1^{-1} ", r"\\text\s*\{\s*infinity\s*\}": r"\\infty ",
-        r"\\lg(?![A-Za-z])": r"\\log_{10}", r"\\mathopen|\\mathclose|\\mathrel|\\mathbin": "",
+        r"\\[dt]binom(?![A-Za-z])": r"\\binom", r"\\lg(?![A-Za-z])": r"\\log_{10}", r"\\mathopen|\\mathclose|\\mathrel|\\mathbin": "",
         r"\\(?:longrightarrow|rightarrow)(?![A-Za-z])": r"\\to ", r"\\(?:implies|Longrightarrow)(?![A-Za-z])":
             r"\\Rightarrow ",
     }.items()
@@ -106,10 +107,12 @@ def tidy(answer: str) -> str:
     text = re.sub(r"\\?\$", lambda match: r"\$" if match.group().startswith("\\") else "$", text)
     text = _DOLLARS.sub("", text)
     text = _ENVIRONMENT.sub(_rows, text)
+    text = _STRUCK.sub("", text)
     text = _WIDE.sub(_gap, re.sub(r"\s+", " ", _SPACES.sub(" ", text)))
     text = _OLD_ROMAN.sub(r"\\text{\1}", _LAYOUT.sub("", text))
     text = _TEXT_COMMANDS.sub(r"\\text", text)
     text = re.sub(r"\\text\{((?:[^{}]|\\text\{[^{}]*\})*)\}", lambda m: rf"\text{{{_flat(m.group(1))}}}", text)
+    text = re.sub(r"(\\text\{[^{}]*\w)\s+((?:and|or)\s*\})", r"\1}\\text{ \2", text)
     text = _without(text, _FONTS)
     text = _ONE_LETTER_FONTS.sub(r"\1", text)
     text = _VECTOR.sub(lambda match: " " + next(filter(None, match.groups())) + " ", text)

@@ -55,7 +55,7 @@ def _same_values(ours: Basic | MatrixBase, theirs: Basic | MatrixBase) -> bool:
     all variables are positive."""
     if not (isinstance(ours, Expr) and isinstance(theirs, Expr)):
         return False
-    ours, theirs = (one.subs(sympy.Symbol("i"), sympy.I).subs(_real("i"), sympy.I) for one in (ours, theirs))
+    ours, theirs = (_by_name(one) for one in (ours, theirs))
     if ours.has(sympy.Float) or theirs.has(sympy.Float):
         return False
     if not (_has_roots(ours) and _has_roots(theirs)) and not (_has_logarithms(ours) and _has_logarithms(theirs)):
@@ -78,8 +78,12 @@ def _same_values(ours: Basic | MatrixBase, theirs: Basic | MatrixBase) -> bool:
     return True
 
 
-def _real(name: str) -> sympy.Symbol:
-    return sympy.Symbol(name, real=True)
+def _by_name(expression: Expr) -> Expr:
+    """With symbols that have no assumptions, i as the imaginary unit, and decimal exponents as fractions."""
+    exponents = {node.exp for node in expression.atoms(sympy.Pow) if isinstance(node.exp, sympy.Float)}
+    exact = expression.subs({exponent: sympy.Rational(str(exponent)) for exponent in exponents})
+    names = {symbol: sympy.I if symbol.name == "i" else sympy.Symbol(symbol.name) for symbol in exact.free_symbols}
+    return exact.subs(names)
 
 
 def _has_roots(expression: Expr) -> bool:

@@ -13,6 +13,7 @@ MULTIPLIERS = {
     "trillion": "10^{12}", "crore": "10^{7}", "lakh": "10^{5}",
 }  # fmt: skip
 _MULTIPLIER = re.compile(rf"(?<=[\d}}])\s*(\\text\{{)?[\s-]*({'|'.join(MULTIPLIERS)})s?\b(?!\s+and\b)\s*", re.IGNORECASE)
+_LETTER_MULTIPLIER = re.compile(r"((?:\\\$)?\s*\d+(?:\.\d+)?)([kKMB])")
 _EXPLICIT = re.compile(r"(?<=\d)(?:\{,\}|\\text\{,\}|,\{\}|\{\\,\})\s*(?=\d{3}(?!\d))")
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _SPACED = re.compile(r"([-+]?\s*(?:\\\$\s*)?)(\d{1,3}(?: \d{3})+)(\.\d+)?(?!\d)(.*)")
@@ -30,6 +31,8 @@ _MIXED = re.compile(r"(-?\d+)\s*(?:\s|\\text\{\s*and\s*\}|and\s)\s*(\d+)\s*/\s*(
 _MIXED_LATEX = re.compile(r"(?<![\d.^_{])(-?\d+)\s*(?:\\text\{\s*and\s*\})?\s*\\frac\s*(?:\{\s*(\d+)\s*\}|\s(\d)|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))")
 _STACKED = re.compile(r"(?:\{\})?\^\{?(\d+)\}?\s*/\s*_\{?(\d+)\}?")
 _REPEATING = re.compile(r"(-?\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?\s*(\d+)\s*\}?(?:(\d)?\\dot\s*\{?\s*(\d)\s*\}?)?(?!\d)")
+_AND_A_PART = re.compile(r"(-?\d+)\s+and\s+(?:a|an|one)[\s-]+(half|third|quarter|fourth|fifth|sixth|eighth|tenth)\b")
+_CUT_OFF = re.compile(r"(\d\.\d{2,})\s*\\ldots\s*$")
 _DOTTED = re.compile(r"(-?\d*)\.(\d*?)(\d{1,3})\3{2,}\s*(?:\\ldots|\.\.\.)$")
 
 _ONES = {
@@ -59,11 +62,17 @@ def with_digits(text: str) -> str:
     if (spaced := _SPACED.fullmatch(text)) and not re.search(r"\d", spaced.group(4)):
         text = spaced.group(1) + spaced.group(2).replace(" ", "") + (spaced.group(3) or "") + spaced.group(4)
     text = re.sub(r"(?<=\d)\s*\\text\{\s*([eE][-+]?)\s*\}\s*(?=[-+\d{])", r"\1", text)
+    if short := _LETTER_MULTIPLIER.fullmatch(text):
+        text = rf"{short.group(1)} \times 10^{{{dict(k=3, K=3, M=6, B=9)[short.group(2)]}}}"
     text = _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text)
     text = _TIMES_TEN.sub(r" \\times ", text)
     text = _EXPONENT.sub(lambda match: f"^{{{match.group(1) or match.group(2)}}}", text)
     text = _REPEATING.sub(_repeating, text)
     text = _DOTTED.sub(lambda match: _fraction(match.group(1), match.group(2), match.group(3)), text)
+    text = _CUT_OFF.sub(r"\1", text)
+    text = _AND_A_PART.sub(
+        lambda match: rf"\frac{{{int(match.group(1)) * _PARTS[match.group(2)] + 1}}}{{{_PARTS[match.group(2)]}}}", text
+    )
     text = _STACKED.sub(r"\\frac{\1}{\2}", text)
     text = _ORDINAL.sub("", text)
     text = _MIXED.sub(_mixed, text)

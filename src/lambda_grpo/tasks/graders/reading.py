@@ -34,6 +34,7 @@ _NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_op
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")  # the parser's own rule misses it behind a digit
 _CAPITAL_GREEK = re.compile(r"\\(Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega)(?![A-Za-z_(])")
 
 
@@ -53,7 +54,7 @@ def read(text: str) -> Basic | MatrixBase | None:
         try:
             found = latex2sympy(
                 attempt,
-                is_real=not should_treat_as_complex(attempt),
+                is_real=not (should_treat_as_complex(attempt) or _IMAGINARY.search(attempt)),
                 convert_degrees=False,
                 normalization_config=None,
                 conversion_config=_CONVERSION,

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_NOUN = r"(?:answer|option|choice)s?"
+_NOUN = r"(?:answer|option|choice|correct\s+statement)s?"
 _CUE = re.compile(
-    rf"(?:\b{_NOUN}\b[^\n.:=?]{{0,40}}?(?:\b(?:is|are|be|equals)\b(?!n't)|[:=])|(?:答案|故选)\s*(?:选|应?[是为])?|"
+    rf"(?:\b{_NOUN}\b[^\n.:=?]{{0,40}}?(?:\b(?:is|are|be|equals)\b(?!n't)|[:=])|(?:答案|故选)\s*(?:选|应?[是为])?|答\s*[:：]|\banswer\s+[-–—]\s+|"
     r"^[\s*_>#]*(?:the\s+)?(?:final\s+)?(?:answer|result)s?\s*[*_]*\s*$|"
     r"(?:^|[.?]\s)[\s*_>]*(?:A|Ans)[*_]*\s*[:=]|^[\s*_>]*Ans\.|"
     r"\b(?:the|our|all|only)\s+(?:\w+\s+)?(?:solution|root|result)s?\s+(?:\w+\s+)?(?:is|are)\b|"
@@ -44,7 +44,7 @@ _BEGINNING = re.compile(r"[.!?]\s|\n")
 _BLOCK = re.compile(
     r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|```\w*\n(.+?)\n?```|(\\begin\{(equation|align|gather)\*?\}.+?\\end\{\5\*?\})", re.DOTALL
 )
-_ITEM = re.compile(r"(?:[-*•+]|\(?\d{1,2}[.)])\s+([^\n]+)(?:\n+|$)")
+_ITEM = re.compile(r"[ \t]*(?:[-*•+]|\(?\d{1,2}[.)])[ \t]+([^\n]+)(?:\n+|$)")
 _FOLLOWS = re.compile(r"\s*(?:,|and|or|\.)?\s*")
 
 
@@ -79,7 +79,7 @@ def _statement(text: str, cue: re.Match[str]) -> Statement | None:
     rest = text[start:].strip()
     if not rest:
         return None
-    begun = max((found.end() for found in _BEGINNING.finditer(text, 0, cue.start() + 1)), default=0)
+    begun = max((found.end() for found in _BEGINNING.finditer(text, 0, _first_letter(text, cue))), default=0)
     before, said = text[begun : cue.start()], cue.group()
     block, end = _block(text, start)
     line = block if block is not None else text[start:].split("\n", 1)[0].strip()
@@ -98,6 +98,11 @@ def _statement(text: str, cue: re.Match[str]) -> Statement | None:
     return Statement(line, rest, begun, finish, valid, block is not None)
 
 
+def _first_letter(text: str, cue: re.Match[str]) -> int:
+    letter = re.compile(r"\w").search(text, cue.start())
+    return letter.start() if letter else cue.start()
+
+
 def _block(text: str, start: int) -> tuple[str | None, int]:
     """The formula, code or list items that follow, and their end."""
     if block := _BLOCK.match(text, start):
@@ -108,6 +113,8 @@ def _block(text: str, start: int) -> tuple[str | None, int]:
             end = block.end()
         return ", ".join(contents), end
     items, end = [], start
+    if not text[:start].rstrip(" \t").endswith("\n"):
+        return None, start
     while item := _ITEM.match(text, end):
         items.append(item.group(1).strip())
         end = item.end()

@@ -42,7 +42,10 @@ _TABLE = (
     ("even", "", Fraction(1), "even"),
     ("odd", "", Fraction(1), "odd"),
 )  # fmt: skip
-_UNITS = {written: name for name, _, _, all_written in _TABLE for written in all_written.split()}
+_UNITS = {written: name for name, _, _, all_written in _TABLE for written in all_written.split()} | {
+    "miles per hour": "mph", "mile per hour": "mph", "kilometers per hour": "km/h", "meters per second": "m/s",
+    "mi/h": "mph", "miles/hour": "mph", "meters/second": "m/s", "kilometers/hour": "km/h", "p.m.": "pm", "a.m.": "am",
+}  # fmt: skip
 _MEASURES = {name: (measured, factor) for name, measured, factor, _ in _TABLE if measured}
 _LONG = "|".join(written for _, _, _, all_written in _TABLE for written in all_written.split() if len(written) > 3)
 
@@ -77,8 +80,10 @@ _SHORT = (
     "|cats|dog|dogs|car|cars|box|bag|bags|pen|pens|toy|toys|hat|hats|cow|cows|hen|hens|kids?|boys?|USD|EUR|rad|deg|gal"
     "|qt|pt|ways?|all|the|by|for|ants?|bees?|buses|bus|jar|jars|can|cans|cm|mm|km|oz|lb|tbsp|tsp|hr|min|sec|ml|mL|kg|ft"
 )
+_SYMBOL = "(?:km|cm|mm|m|kg|mg|g|N|J|W|kW|V|A|K|mol|L|mL|ft|mi|lb|s|h|erg|eV|Pa|C|rad|Hz)"
 _PLAIN_UNIT = re.compile(
-    r"(?<=[\d)}i])(?:\s*(?:[ckm]m|kg|m[lL]|ft|lbs?|oz|mph|hrs?|mins?|secs?|(?:k?m|mi|ft)/(?:h|s|hr|min))(?![A-Za-z])|"
+    rf"(?<=[\d)}}i])(?:\s*-?(?:{_SYMBOL}{_POWER}(?:\s*(?:\\cdot|/|\*)\s*(?:{_SYMBOL}|[A-Za-z]{{1,2}}){_POWER})+|"
+    rf"[ckm]m|kg|m[lL]|ft|lbs?|oz|mph|hrs?|mins?|secs?|yrs?|kWh|(?:{_LONG})s?)(?![A-Za-z])|"
     rf"\s+(?!{_NO_UNIT}|{_GREEK})(?![^\\]*{_NUMBER_WORD})(?:[A-Za-z]{{4,}}|(?:{_SHORT})\b)[A-Za-z./'’ -]*)"
     rf"{_POWER}\s*\.?$|(?<=\d)\s*[\u4e00-\u9fff]+$"
 )
@@ -92,9 +97,10 @@ _CURRENCY = re.compile(
     r"\\text\{\s*\\?\$\s*\}|\\?\$|[€£₹¥₩¢]|\b(?:USD|EUR|GBP|INR|Rs)\b\.?\s*(?=\d)|\\text\{\s*(?:USD|EUR|Rs\.?)\s*\}\s*(?=\d)"
 )
 _NAMED_UNIT = re.compile(
-    r"(?:\\text\s*\{\s*([A-Za-z./ ]+)\}|(?<=[\d\s}])([A-Za-z./]+))(?:\s*\^\s*\{?\s*(-?\d)\s*\}?)?[\s.]*$"
+    r"(?:\\text\s*\{\s*([A-Za-z./ ]+)\}|(?:(?<=[\d}])|(?<=[\d})i]\s))([A-Za-z./ ]+))(?:\s*\^\s*\{?\s*(-?\d)\s*\}?)?[\s.]*$"
 )
 _TEMPERATURE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?\s*(?:\\text\s*\{\s*([CF])\s*\}|([CF])\b)|degrees\s+([CF])", re.IGNORECASE)
+_POWER_WORD = re.compile(r"(?:square|cubic|sq|cu)\.?\s+")
 _QUANTITY = re.compile(
     r"\s*(\\\$)?\s*(\d+(?:\.\d+)?|\\frac\{\d+\}\{\d+\})\s*(?:\\text\s*\{\s*([A-Za-z.]+)\s*\}|([A-Za-z]+\.?|¢))\s*"
 )
@@ -112,9 +118,16 @@ def unit(answer: str) -> str | None:
     found = _NAMED_UNIT.search(answer)
     if not found:
         return None
-    name = (found.group(1) or found.group(2)).strip(" .").casefold()
-    known = _UNITS.get(name) or _UNITS.get(name.removesuffix("s"))
-    return known and f"{known}^{found.group(3) or 1}"
+    phrase = (found.group(1) or found.group(2)).strip(" .").casefold()
+    power = found.group(3) or "1"
+    if prefix := _POWER_WORD.match(phrase):
+        power, phrase = ("2" if prefix.group().startswith("sq") else "3"), phrase[prefix.end() :]
+    known = _known(phrase) or (None if re.search(r"\bper\b|/", phrase) else _known(phrase.split()[0] if phrase else ""))
+    return known and f"{known}^{power}"
+
+
+def _known(name: str) -> str | None:
+    return _UNITS.get(name) or _UNITS.get(name.removesuffix("s"))
 
 
 def without_units(text: str, *, is_number: bool) -> str:
@@ -163,7 +176,7 @@ def _quantities(text: str) -> list[tuple[Fraction, str]]:
             return []
         dollar, number, upright, letters = quantity.groups()
         name = (upright or letters).strip(".").casefold()
-        known = "dollar" if dollar else _UNITS.get(name) or _UNITS.get(name.removesuffix("s"))
+        known = "dollar" if dollar else _known(name)
         if known not in _MEASURES:
             return []
         digits = re.findall(r"\d+(?:\.\d+)?", number)

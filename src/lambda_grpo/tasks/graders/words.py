@@ -11,8 +11,8 @@ from lambda_grpo.tasks.graders.writing import as_text
 
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _SUBJECT = re.compile(
-    r"^(?:(?:therefore|thus|so|hence|then|yes|no)\b,?\s*)?"
-    r"(?:(?:the|this|that|these|those|our|its|a|an)\s+(?:[a-z]+\s+){0,2}?[a-z]+\s*(?:[a-z]\s*(?:\([a-z]\))?\s*)?|it\s+|they\s+|"
+    r"^(?:(?:therefore|thus|so|hence|then|yes)\b,?\s*)?"
+    r"(?:(?:the|this|that|these|those|our|its|a|an)\s+(?:[a-z]+\s+){0,2}?[a-z]+\s*(?:[a-z]\s*(?:\([a-z]\))?\s*)?|it\s+|they\s+|there\s+|"
     r"[a-z](?:\([a-z]\))?\s+)?(?:is|are|was|were|will\s+be|must\s+be)\s+(?:therefore\s+|thus\s+|indeed\s+)?(?=[a-z])",
     re.IGNORECASE,
 )
@@ -25,7 +25,7 @@ _SAME = (
     (re.compile(r"\bcan't\b|\bcannot\b"), "can not"),
     (re.compile(r"\bconvergent\b|\bconverge\b"), "converges"),
     (re.compile(r"\bdivergent\b|\bdiverge\b"), "diverges"),
-    (re.compile(r"\b(no) (real )?solutions?(?: exist)?\b|\bempty set\b|\\emptyset|^none$"), "no solution"),
+    (re.compile(r"\b(no) (real )?solutions?(?: exist)?\b|\bempty set\b|\\emptyset|\\\{\s*\\\}|^none$"), "no solution"),
     (re.compile(r"\b(?:the set of )?(?:all )(?:of the )?reals?(?: numbers?)?\b"), "all reals"),
     (re.compile(r"\bclockwise\b"), "clockwise"),
 )  # fmt: skip
@@ -33,7 +33,7 @@ _NUMERALS = "①②③④⑤⑥⑦⑧⑨⑩"
 _LABEL = re.compile(rf"[A-H]|[IVX]{{1,4}}|[{_NUMERALS}]")
 _SEPARATOR = re.compile(r"\s*(?:[,;]|\band\b|\bor\b|&|\\&)\s*(?:\band\b\s*|\bor\b\s*)?", re.IGNORECASE)
 _CLOCK = re.compile(
-    r"(\d{1,2})\s*(?::\s*(\d\d))?(?:\s*:\s*00)?\s*(?:\\text\{)?\s*([ap])?\.?\s*(?:m\b)?[\s.]*\}?\.?", re.IGNORECASE
+    r"(\d{1,2})\s*(?::\s*(\d\d))?(?:\s*:\s*00)?\s*(?:\\text\{)?\s*(?:([ap])\.?\s*m\b)?[\s.]*\}?\.?", re.IGNORECASE
 )
 _CHOICE = re.compile(r"\(\s*([A-H])\s*\)\s*[:.,]?\s*|([A-H])\s*(?:[.:)](?=\s|$|\\)\s*|$)")
 
@@ -88,18 +88,23 @@ def labels(text: str) -> list[str] | None:
 
 
 def same_labels(ours: str, theirs: str) -> bool | None:
-    """Whether two answers list the same labels; None where not both are such lists, or both are written together: "ACD"
+    """Whether two answers list the same labels, in order where the reference isn't sorted; None where not both are such lists, or both are written together: "ACD"
     may be an angle."""
     a, b = labels(ours), labels(theirs)
     if a is None or b is None or all(re.fullmatch(r"[A-Z]{2,}", as_text(text)) for text in (ours, theirs)):
         return None
-    return sorted(a) == sorted(b)
+    return a == b if b != sorted(b, key=_place) else sorted(a) == sorted(b)
+
+
+def _place(label: str) -> tuple[int, str]:
+    roman = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X")
+    return (roman.index(label), "") if label in roman else (0, label)
 
 
 def clock(text: str) -> tuple[int, int, str | None] | None:
     """The hour, minute, and "a" or "p", of a tidy answer that is a time of day."""
     found = _CLOCK.fullmatch(text.strip())
-    if not found or (found.group(2) is None and not re.search(r"[ap]\.?\s*m\b", text, re.IGNORECASE)):
+    if not found or (found.group(2) is None and found.group(3) is None):
         return None
     half = found.group(3)
     return int(found.group(1)), int(found.group(2) or 0), half.lower() if half else None

@@ -42,8 +42,24 @@ _BUILDER = re.compile(r"\\\{\s*([A-Za-z])\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?(?:
 _FRENCH = re.compile(r"\]\s*([^\[\](),]+),([^\[\](),]+?)\s*([\]\[])|\[\s*([^\[\](),]+),([^\[\](),]+?)\s*\[")
 _FUNCTION = re.compile(
     r"(?<![A-Za-z\\])(?:np\.|math\.)?(sqrt|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|sec|csc|cot|ln|log|exp)"
-    r"(?=\s*[(\d{^_]|\s+[a-z\\](?![a-z]))|(?<![A-Za-z\\])(?:np\.|math\.)?(pi|theta)(?![A-Za-z])"
+    r"(?=\s*[(\d{^_]|\s+[a-z\\](?![a-z]))|(?<![A-Za-z\\])(?:np\.|math\.)?(pi|theta|infinity)(?![A-Za-z])"
 )
+_RELATIONS = tuple(
+    (re.compile(rf"(?<=[a-z0-9}}])\s*(?:\\text\{{)?\s*(?:is|must\s+be)\s+{words}\s*\}}?(?=\s*[-\d\\])"), sign)
+    for words, sign in (
+        ("(?:greater|more|larger)\\s+than\\s+or\\s+equal\\s+to", r" \\ge "),
+        ("(?:less|smaller)\\s+than\\s+or\\s+equal\\s+to", r" \\le "),
+        ("(?:strictly\\s+)?(?:greater|more|larger)\\s+than", " > "),
+        ("(?:strictly\\s+)?(?:less|smaller)\\s+than", " < "),
+        ("at\\s+least", r" \\ge "),
+        ("at\\s+most", r" \\le "),
+        ("not(?:\\s+equal\\s+to)?", r" \\ne "),
+    )
+)
+_COMBINATIONS = re.compile(
+    r"(?:\{\})?_\{(\d+)\}\s*C_\{(\d+)\}|(?:\{\})?\^\{(\d+)\}\s*C_\{(\d+)\}|(?<![A-Za-z])C\((\d+),\s*(\d+)\)"
+)
+_DENIAL = re.compile(r"\b(?:not|no|never|than|least|most|if|wrong|incorrect)\b|n't")
 _BARE = re.compile(r"\\(?:text)\s*\{\s*([A-Za-z])\s*\}")
 
 
@@ -59,7 +75,7 @@ def plain(answer: str, *, is_number: bool = False) -> str:
     if is_number:
         if negative := _SIGN_WORD.match(text):
             sign, text = "-", text[negative.end() :].removesuffix("}" if "\\text{" in negative.group() else "")
-        text = from_words(text)
+        text = from_words(_without_prose(text))
     text = _PERCENT.sub("%", with_digits(_with_commands(text)))
     if _TRIGONOMETRIC.search(text):  # inside a function degrees aren't a unit
         text = re.sub(rf"(\d+(?:\.\d+)?)\s*(?:{DEGREES})", r"{(\\frac{\1 \\pi}{180})}", text)
@@ -69,6 +85,18 @@ def plain(answer: str, *, is_number: bool = False) -> str:
     text = with_digits(without_units(text, is_number=is_number).rstrip(" .,;"))
     text = _BARE.sub(r" \1", text).strip().rstrip(" .,;")
     return sign + both_signs(text)
+
+
+def _without_prose(text: str) -> str:
+    r"""A phrase about one number from that number on: `\text{Janet makes } 18 \text{ per day}`, "five (5)"."""
+    if repeated := re.fullmatch(r"[A-Za-z -]+\(\s*(\d[\d.,]*)\s*\)", text):
+        return repeated.group(1)
+    text = re.sub(r"(?<=\d)\s*\((?:\s*\\text\{)?\s*(?:or\b|\d+\s+[a-z]{3,})[^()]*\)$", "", text)
+    phrase = re.match(r"(?:\\text\{)?\s*[A-Z]?[a-z]+(?:\s+[A-Za-z']+)*\s+(?:is|are|makes|has|have|costs?|earns?|gets?|needs?|pays?|equals)\s*\}?"
+                      r"\s*(?:\\text\{\s*)?(?=(?:\\?\$)?\s*-?\d)", text)  # fmt: skip
+    if phrase and not _DENIAL.search(phrase.group()) and len(re.findall(r"\d[\d.,]*", text)) == 1:
+        return text[phrase.end() :]
+    return text
 
 
 def _without_frame(text: str) -> str:
@@ -97,12 +125,21 @@ def _with_commands(text: str) -> str:
     text = re.sub(r"\s*\*\*\s*", "^", text)
     text = re.sub(r"(?<=[\w)}])\s*\*\s*(?=[\w(\\{])", r" \\cdot ", text)
     text = text.replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ").replace("+/-", r"\pm ")
-    text = _FUNCTION.sub(lambda match: "\\" + (match.group(1) or match.group(2)) + " ", text)
+    text = re.sub(r"(?<![A-Za-z\\])negative\s+infinity\b", r"-\\infty", text)
+    text = _relations(_FUNCTION.sub(lambda match: "\\" + (match.group(1) or match.group(2)) + " ", text).replace(r"\infinity", r"\infty"))
+    text = _COMBINATIONS.sub(lambda match: rf"\binom{{{match[1] or match[3] or match[5]}}}{{{match[2] or match[4] or match[6]}}}", text)
     for root in reversed(list(re.finditer(r"\\sqrt\s*\(", text))):
         end = _closing_parenthesis(text, root.end() - 1)
         if end is not None:
             text = rf"{text[: root.start()]}\sqrt{{{text[root.end() : end]}}}{text[end + 1 :]}"
     return re.sub(r"\\sqrt\s+(?=\{)", r"\\sqrt", text)
+
+
+def _relations(text: str) -> str:
+    """Relations in words as signs: "x is greater than 5"."""
+    for words, sign in _RELATIONS:
+        text = words.sub(sign, text)
+    return text
 
 
 def _closing_parenthesis(text: str, start: int) -> int | None:
