@@ -25,6 +25,7 @@ _CORRECTING = re.compile(
     r"approximately|about)\b|=|≈|\\approx|[.!?:]\s|\n\s*\n",
     re.IGNORECASE,
 )
+_DENIED = re.compile(r"(?:\bnot|\bnever|\brather\s+than|\binstead\s+of|n't(?:\s+be)?)\s*[$({\\\[]*\Z")
 _LABEL = re.compile(r"\n\s*\**\(?(?:[a-h]|[ivx]+|\d)[.)]|\bpart\s*\(?[a-h\d]", re.IGNORECASE)
 FARTHEST = 2000  # characters that are looked at before a box for another one
 LONGEST = 80  # characters between boxes of one sentence
@@ -50,7 +51,7 @@ def boxes(text: str) -> list[Box]:
         closed = text[mark.end() : mark.end() + 1] == "{" and text[end - 1 : end] == "}"
         inside = [box for box in found if box.start < end and closed]
         found = [box for box in found if box not in inside]
-        if content:
+        if content and not _DENIED.search(text, max(0, mark.start() - 40), mark.start()):
             found.append(Box(BOX.sub("", content) if inside else content, mark.start(), end, closed))
     return found[::-1]
 

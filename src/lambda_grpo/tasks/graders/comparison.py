@@ -24,6 +24,7 @@ from lambda_grpo.tasks.graders.units import in_unit_of, unit
 from lambda_grpo.tasks.graders.words import choice, clock, labels, same_clock, same_labels, same_words
 from lambda_grpo.tasks.graders.writing import DEGREES, as_text, is_number, is_words, modulus, plain
 
+_OF_SETS = re.compile(r"<|>|\\(?:le|ge|ne|cup|in|mathbb|infty|setminus)(?![a-z])|\breals?\b")
 CLOSE = 0.01  # relative: how far the two sides of an approximation may be apart
 _SPACED = re.compile(r"\d, \d{3}(?!\d)")  # two numbers, and not one with a separator of thousands
 _BASE = re.compile(r"\(?(\w+?)\)?_\{([^{}]*)\}")
@@ -38,7 +39,7 @@ def same_answer(answer: str, reference: str) -> bool:
     ours, theirs = tidy(answer), tidy(reference)
     if not ours or not theirs:
         return False
-    if as_text(ours) == as_text(theirs) and bool(_SPACED.search(ours)) == bool(_SPACED.search(theirs)):
+    if _same_signs(ours, theirs):
         return True
     if (r"\ldots" in ours) != (r"\ldots" in theirs) and not re.search(r"\.\d{2,}\s*\\ldots", ours + " " + theirs):
         return False
@@ -52,7 +53,11 @@ def same_text(answer: str, reference: str) -> bool:
     ours, theirs = tidy(answer), tidy(reference)
     if not ours or not theirs:
         return False
-    return as_text(ours) == as_text(theirs) or (is_words(theirs) and same_words(ours, theirs))
+    return _same_signs(ours, theirs) or (is_words(theirs) and same_words(ours, theirs))
+
+
+def _same_signs(ours: str, theirs: str) -> bool:
+    return as_text(ours) == as_text(theirs) and bool(_SPACED.search(ours)) == bool(_SPACED.search(theirs))
 
 
 def normal_form(answer: str) -> str:
@@ -69,7 +74,9 @@ def normal_form(answer: str) -> str:
 
 def _statements(text: str) -> list[str]:
     """The ways in which a tidy answer says the same thing: an exact and a rounded number, an inequality and its
-    interval."""
+    interval, a share."""
+    if share := re.fullmatch(r"(\d+)\s*(?:\\text\{)?\s*(?:in|out\s+of)\s*\}?\s*(\d+)", text):
+        return [text, rf"\frac{{{share.group(1)}}}{{{share.group(2)}}}"]
     for pattern in (r"\s*\\approx\s*", r"\s*=\s*", r"\s*:\s*"):
         sides = re.split(pattern, text)
         if len(sides) == 2 and all(sides):
@@ -91,6 +98,8 @@ def _are_close(left: str, right: str) -> bool:
 
 
 def _same(ours: str, theirs: str) -> bool:
+    if _same_signs(ours, theirs):
+        return True
     if (letter := choice(theirs)) is not None and not letter[1]:
         answered = choice(ours)
         if answered is not None:
@@ -107,10 +116,10 @@ def _same(ours: str, theirs: str) -> bool:
         return listed
     if clock(theirs):
         return same_clock(ours, theirs)
-    if (is_words(theirs) or theirs == r"\emptyset") and real_set(theirs) is None:
+    if theirs == r"\emptyset" or (is_words(theirs) and real_set(theirs) is None):
         if same_words(ours, theirs):
             return True
-        if is_words(ours) or len(as_text(theirs)) > 3:
+        if is_words(ours) or (is_words(theirs) and len(as_text(theirs)) > 3):
             return False
     units = {unit(ours), unit(theirs)} - {None}
     if len(units) > 1 and not _convertible(ours, theirs):
@@ -144,7 +153,7 @@ def _same_formula(ours: str, theirs: str) -> bool:
     ours, theirs = plain(ours, is_number=number), plain(theirs, is_number=number)
     if not ours or not theirs:
         return False
-    if as_text(ours) == as_text(theirs):
+    if _same_signs(ours, theirs):
         return True
     if is_words(ours) and not real_set(ours):
         return False
@@ -156,8 +165,10 @@ def _same_formula(ours: str, theirs: str) -> bool:
         pairs.append((ours.rstrip("%\\ "), theirs.rstrip("%\\ ")))
     left, right = left_sides.split(ours), left_sides.split(theirs)
     if left and right and left_sides.same_name(left[0], right[0]):
-        pairs.append((left[1], right[1]))
-    elif (left is None or right is None) and not _is_list_of_one(left or right, ours, theirs):
+        pairs = [(left[1], right[1])]
+    elif _is_list_of_one(left or right, ours, theirs):
+        return False
+    elif left is None or right is None:
         pairs.append((left_sides.without(ours) or ours, left_sides.without(theirs) or theirs))
     return any(_same_mathematics(*pair) for pair in dict.fromkeys(pairs)) or _same_parts(ours, theirs)
 
@@ -185,6 +196,8 @@ def _same_named(ours: str, theirs: str) -> bool | None:
 def _same_parts(ours: str, theirs: str) -> bool:
     """Whether two lists without brackets have the same parts, in any order."""
     a, b = items(ours), items(theirs)
+    if len(a) > 1 and len(b) == 1 and re.search(r"\bor\b", ours):  # "12 or a dozen"
+        return all(_same(part, theirs) for part in a)
     if not 1 < len(a) == len(b) <= 8 or any(bracket(text) for text in (ours, theirs)):
         return False
     left = list(b)
@@ -216,7 +229,7 @@ def _same_mathematics(ours: str, theirs: str) -> bool:
     if kind is not None and other is not None and kind != other:
         return False
     try:
-        if same_set(ours, theirs):
+        if _OF_SETS.search(ours + theirs) and same_set(ours, theirs):
             return True
         for left, right in _constants(ours, theirs):
             a, b = read(left), read(right)
@@ -231,10 +244,10 @@ def _same_mathematics(ours: str, theirs: str) -> bool:
 
 def _constants(ours: str, theirs: str) -> list[tuple[str, str]]:
     """The pair, and where both have constants of integration, the pairs with ours named as theirs are, in any order."""
-    pairs = [(ours, theirs)]
+    renamed: list[tuple[str, str]] = []
     own, wanted = ({found.group() for found in _CONSTANT.finditer(text)} for text in (ours, theirs))
     if 0 < len(own) == len(wanted) <= 3 and re.search(r"e\s*\^|\\(?:exp|sin|cos|ln|log)|\+\s*[cCkK]\b", theirs):
         for named in itertools.permutations(sorted(wanted)):
             names = dict(zip(sorted(own), named, strict=True))
-            pairs.append((_CONSTANT.sub(lambda found, names=names: f" {names[found.group()]} ", ours), theirs))
-    return list(dict.fromkeys(pairs))
+            renamed.append((_CONSTANT.sub(lambda found, names=names: f" {names[found.group()]} ", ours), theirs))
+    return list(dict.fromkeys(renamed)) or [(ours, theirs)]

@@ -20,7 +20,7 @@ LINE = 100  # of a line that is nothing but an answer
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*")
 _LEADING = re.compile(
     r"(?:(?:therefore|thus|simply|just|likely|probably|exactly|indeed|clearly|still|again|that|obviously|then|now|"
-    r"equal\s+to|given\s+by|as\s+follows:?|(?:the\s+)?(?:option|choice))\b[\s,:]*)+",
+    r"equal\s+to|the\s+number|(?:written|expressed|given|computed|calculated)\s+(?:as|to\s+be)|found\s+to\s+be|given\s+by|as\s+follows:?|(?:the\s+)?(?:option|choice))\b[\s,:]*)+",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(
@@ -34,15 +34,16 @@ FORMULA = re.compile(
     re.DOTALL,
 )
 NUMBER = re.compile(
-    r"(?<![\w.{}^\\])[-+−]?(?:\\?\$|[€£₹])?\s?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
+    r"(?<![A-Za-z0-9_.{}^\\])[-+−]?(?:\\?\$|[€£₹])?\s?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
     r"(?:(?:\s+\d+)?\s*/\s*\d+)?(?:\s*\\?%)?"
 )
 _TEXT_COMMAND = re.compile(r"\\(?:text\w*|mathrm|mbox|operatorname)\s*\{[^{}]*\}")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}|[\u4e00-\u9fff]")
 _COMMA = re.compile(r"\s*(?:[,;，]|[,;]?\s*(?:and|or|和|或)(?![A-Za-z]))\s*")
+_NEXT_TURN = re.compile(r"(?:<\|im_start\|>|<\|start_header_id\|>|<\|)\s*user\b")
 _SPECIAL = re.compile(r"<\|[\w|]{1,40}?\|>|</?s>")
 _BOLD = re.compile(r"(?<![\w*])\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?![\w*])")
-_NEXT_PROBLEM = re.compile(r"\n\s*[*#]*\s*(?:Question|Problem|Exercise|Q|Human|User|Instruction)\s*\d*\s*[:.]")
+_NEXT_PROBLEM = re.compile(r"\n\s*[*#]*\s*(?:Question|Problem|Exercise|Q|Human|User|Instruction)\s*\d*\s*[:.]|\n\s*#+\s*(?:Question|Problem)\b")
 _REMARK = re.compile(
     r"(?:[\s*_]*(?:(?:this|that|which)\s+(?:completes|concludes|finishes|ends|proves)\b|we\s+(?:are|'re)\s+done|q\.?\s*e\.?\s*d\b|"
     r"I\s+hope|hope\s+(?:this|that)|let\s+me\s+know|feel\s+free|if\s+you\s+(?:have|need|want)|thank|note\s*:|remark\s*:|"
@@ -59,6 +60,7 @@ _FIRST_LINE = re.compile(r"\**([-+]?\\?\$?\d[\d.,/]*(?:\s*[a-z%]+)?)\**\.?\n\s*\
 _ASSIGNED = re.compile(
     r"((?<![A-Za-z\\])\$?([a-z])(?:_\w)?\s*=\s*[^\s=,$]+\$?(?:\s*(?:,|or|and|,\s*or|,\s*and)\s*\$?[a-z](?:_\w)?\s*=\s*[^\s=,$]+\$?)+)\.?\s*$"
 )
+_TOTAL = re.compile(r"\b(\d{1,9})\s+[a-z]+(?:\s+[a-z]+){0,4}:\s+([^.]*)\.?$")
 _COMPLEMENT = re.compile(r"\b(?:is|are|equals|was|were|becomes)\b(?:\s+(?:therefore|thus|then|indeed|exactly))?[\s:]*")
 _CHOSEN = re.compile(
     r"\b(?:option|choice|statement|answer)?\s*\(?\b([A-H])\b\)?(?:[.)])?[*_]*\s+(?:is|would\s+be|must\s+be)\s+(?:the\s+)?(?:correct|right|true|best)",
@@ -81,7 +83,7 @@ def final_answer(completion: str) -> str | None:
 
 def readings(completion: str) -> list[Reading]:
     """The answer that a completion gives, and further ways to read it, the likeliest first."""
-    completion = _SPECIAL.sub(" ", completion)
+    completion = _SPECIAL.sub(" ", _NEXT_TURN.split(completion, maxsplit=1)[0] or completion)
     if "<answer>" in completion:
         completion = completion.rsplit("<answer>", 1)[1].split("</answer>", 1)[0]
     completion = _first_problem(completion)
@@ -236,10 +238,16 @@ def _unmarked(tail: str) -> list[Reading]:
     if listed := _ASSIGNED.search(tail):
         return [Reading(listed.group(1)), *words]
     last_line = tail.rsplit("\n", 1)[-1].strip()
-    block = FORMULA.search(tail[-1000:]) if tail.endswith(("$$", "\\]", "$$.", "\\].")) else None
-    if block is None and last_line and len(last_line) <= LINE and not has_words(last_line) and _BALANCED(last_line):
+    block = tail.endswith(("$$", "\\]", "$$.", "\\].", "```")) or re.search(r"\\end\{[a-z*]+\}\W*$", tail)
+    if not block and last_line and len(last_line) <= LINE and not has_words(last_line):
         return [Reading(last_line), *words]
     sentence = re.split(r"(?<=[.!?])\s+|\n", tail)[-1] if tail else ""
+    if re.search(r"\b(?:if|when|suppose)\b.*\bthen$", sentence, re.IGNORECASE):  # cut off in the middle
+        tail = tail[: -len(sentence)].strip()
+    if (total := _TOTAL.search(sentence)) and _adds_up(total):
+        return [Reading(total.group(1)), *words]
+    if letter := re.search(r"\(([A-H])\)\W*$", sentence):
+        return [Reading(letter.group(1)), *words]
     if bold := _bold(sentence):
         return [Reading(bold), *words]
     if chosen := list(_CHOSEN.finditer(sentence)):
@@ -250,8 +258,9 @@ def _unmarked(tail: str) -> list[Reading]:
     return [Reading(found), *words] if found else words
 
 
-def _BALANCED(line: str) -> bool:
-    return line not in ("$$", "\\]", "```")
+def _adds_up(total: re.Match[str]) -> bool:
+    parts = [int(part) for part in re.findall(r"\b\d{1,9}\b", total.group(2))]
+    return len(parts) > 1 and sum(parts) == int(total.group(1))
 
 
 def _words(tail: str) -> list[Reading]:
@@ -308,7 +317,12 @@ def _last_formula_or_number(text: str) -> str | None:
 
 
 def content(formula: re.Match[str]) -> str:
-    return next(group for group in formula.groups() if group is not None).strip()
+    """What a formula holds; of a derivation in several rows, its last row."""
+    found = next(group for group in formula.groups() if group is not None).strip()
+    if re.match(r"\\begin\{(?:align|equation)", found) and "\\boxed" not in found:
+        rows = [row for row in re.split(r"\\\\|\\end\{[a-z]+\*?\}\s*$", found) if row.strip(" &\n")]
+        found = re.sub(r"\\begin\{[a-z]+\*?\}|&", "", rows[-1]).strip()
+    return found
 
 
 def has_words(text: str) -> bool:

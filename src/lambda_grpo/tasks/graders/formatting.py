@@ -79,7 +79,7 @@ _COMMANDS = {
         r"\\(?:lvert|rvert|vert)(?![A-Za-z])": "|", r"\\(?:dots|dotsc|cdots|dotsb)(?![A-Za-z])": r"\\ldots ",
         r"\\(?:bullet|ast)(?![A-Za-z])": r"\\cdot ", r"\\div(?![A-Za-z])": "/", r"\\colon(?![A-Za-z])": ":",
         r"\\degree(?:s)?(?![A-Za-z])": r"^\\circ", r"\\backslash(?![A-Za-z])": r"\\setminus ",
-        r"\\(?:lor|vee)(?![A-Za-z])": r"\\text{ or }", r"\\(?:land|wedge)(?![A-Za-z])": r"\\text{ and }",
+        r"\\bigcup(?![A-Za-z])": r"\\cup ", r"\\(?:lor|vee)(?![A-Za-z])": r"\\text{ or }", r"\\(?:land|wedge)(?![A-Za-z])": r"\\text{ and }",
         r"\\text\s*\{\s*(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|lg|exp|gcd)\s*\}":
             r"\\\1 ",
         r"\\text\s*\{\s*arc(cot|sec|csc)\s*\}": r"\\\1^{-1} ", r"\\text\s*\{\s*infinity\s*\}": r"\\infty ",
@@ -88,7 +88,9 @@ _COMMANDS = {
             r"\\Rightarrow ",
     }.items()
 }  # fmt: skip
-_SUBSCRIPT = re.compile(r"_\s*(?:\{\s*(?:\\text\s*\{\s*)?([A-Za-z0-9]+)\s*\}?\s*\}|([A-Za-z0-9])(?![A-Za-z0-9]))")
+_SUBSCRIPT = re.compile(
+    r"_\s*(?:\{\s*\\text\s*\{\s*([A-Za-z0-9]+)\s*\}\s*\}|(?:\\text\s*)?\{\s*([A-Za-z0-9]+)\s*\}|([A-Za-z0-9])(?![0-9]))"
+)
 _GREEK_SUBSCRIPT = re.compile(r"_\s*\{?\s*\\(odot|oplus|circ|ast|star|perp|parallel|infty)(?![A-Za-z])\s*\}?")
 _ROOT_SIGN = re.compile(r"([∛∜]|(?<!\\)√)\s*(?:\{([^{}]*)\}|\(([^()]*)\)|(\w+))")
 _DOLLARS = re.compile(r"(?<!\\)\$+|(?<!\\)\\[()\[\]]")
@@ -103,6 +105,8 @@ def tidy(answer: str) -> str:
     text = re.sub(r"\\!", "", re.sub(r"(?<=\d)(?:,|\{,\})?\s*\\!\s*(?=\d{3}(?!\d))", ",", text))
     if not re.search(r"[(\[]", text):
         text = re.sub(r"(?<=\d)(?:,|\{,\})\s*\\[,;: ]\s*(?=\d{3}(?!\d))", ",", text)
+    text = re.sub(r"<<[^<>]*>>", "", text)
+    text = re.sub(r"(?<=\d)_(?=\d{3}(?!\d))", "", text)
     text = re.sub(r"(?<=\d)(?:\.\.\.|\\dots)(?=\D*$)", r"\\ldots ", text)
     text = re.sub(r"\\?\$", lambda match: r"\$" if match.group().startswith("\\") else "$", text)
     text = _DOLLARS.sub("", text)
@@ -123,7 +127,7 @@ def tidy(answer: str) -> str:
     text = _SECOND_DERIVATIVE.sub(r"\1''", _DERIVATIVE.sub(r"\1'", text))
     text = _FLUXION.sub(lambda match: match.group(2) + ("''" if match.group(1) else "'"), text)
     text = _GREEK_SUBSCRIPT.sub(r"_{\1}", text)
-    text = _SUBSCRIPT.sub(lambda match: f"_{{{match.group(1) or match.group(2)}}}", text)
+    text = _SUBSCRIPT.sub(lambda match: f"_{{{next(filter(None, match.groups()))}}}", text)
     return _outer(re.sub(r"\s+", " ", text))
 
 

@@ -32,10 +32,10 @@ def equal(ours: Basic | MatrixBase, theirs: Basic | MatrixBase) -> bool:
         return False
     if isinstance(ours, sympy.Symbol) and isinstance(theirs, sympy.Symbol):
         return bool(ours.name == theirs.name)
+    if isinstance(ours, Eq) and isinstance(theirs, Eq):
+        return _same_equations(ours, theirs)
     if verify(theirs, ours, allow_set_relation_comp=True, timeout_seconds=None):
         return _agree_in_size(ours, theirs)
-    if isinstance(ours, Eq) and isinstance(theirs, Eq):
-        return _is_multiple(ours, theirs) or (ours.lhs == theirs.lhs and _same_values(ours.rhs, theirs.rhs))
     return _same_entries(ours, theirs) or _same_values(ours, theirs)
 
 
@@ -53,7 +53,7 @@ def value(expression: Basic | MatrixBase) -> Expr | None:
 def _same_values(ours: Basic | MatrixBase, theirs: Basic | MatrixBase) -> bool:
     """Whether they have the same values: exact numbers, and expressions with roots, logarithms or complex powers where
     all variables are positive."""
-    if not (isinstance(ours, Expr) and isinstance(theirs, Expr)):
+    if not (isinstance(ours, Expr) and isinstance(theirs, Expr)) or (ours.is_Atom and theirs.is_Atom):
         return False
     ours, theirs = (_by_name(one) for one in (ours, theirs))
     if ours.has(sympy.Float) or theirs.has(sympy.Float):
@@ -112,6 +112,17 @@ def _holds(expression: Basic | MatrixBase) -> bool:
         return True
     equations = [node for node in preorder_traversal(expression) if isinstance(node, Eq)]
     return all(_agree(value(one.lhs), value(one.rhs)) for one in equations)
+
+
+def _same_equations(ours: Eq, theirs: Eq) -> bool:
+    """Whether they have the same sides or the same solutions: math-verify says so of all that it can't solve."""
+    if ours.lhs == theirs.lhs and isinstance(ours.lhs, (sympy.Symbol, sympy.core.function.AppliedUndef)):
+        return equal(ours.rhs, theirs.rhs)
+    if _is_multiple(ours, theirs):
+        return True
+    if not verify(theirs, ours, allow_set_relation_comp=True, timeout_seconds=None):
+        return False
+    return _agree_in_size(ours, theirs) and (ours == theirs or bool(sympy.solve(theirs)))
 
 
 def _is_multiple(ours: Eq, theirs: Eq) -> bool:

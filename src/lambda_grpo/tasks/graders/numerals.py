@@ -69,6 +69,9 @@ def with_digits(text: str) -> str:
     text = _EXPONENT.sub(lambda match: f"^{{{match.group(1) or match.group(2)}}}", text)
     text = _REPEATING.sub(_repeating, text)
     text = _DOTTED.sub(lambda match: _fraction(match.group(1), match.group(2), match.group(3)), text)
+    text = re.sub(
+        r"_\{([a-z]{3,})\}", lambda match: f"_{{{_ONES.get(match.group(1), match.group(1))}}}", text
+    )
     text = _CUT_OFF.sub(r"\1", text)
     text = _AND_A_PART.sub(
         lambda match: rf"\frac{{{int(match.group(1)) * _PARTS[match.group(2)] + 1}}}{{{_PARTS[match.group(2)]}}}", text

@@ -49,6 +49,8 @@ def read(text: str) -> Basic | MatrixBase | None:
         return None
     marked = re.sub(r"([A-Za-z])('+)", lambda match: f"{match[1]}_{{{'p' * len(match[2])}}}", text)  # x' isn't x
     marked = _CAPITAL_GREEK.sub(r"\\\1_{capital}", marked)  # nor is \Theta \theta
+    marked = re.sub(r"(?<![A-Za-z\\])I_\{(\w+)\}", r"\\iota_{\1capital}", marked)  # nor I_p the imaginary unit
+    marked = re.sub(r"\\gamma(?![A-Za-z_])", r"\\nu_{gamma}", marked)  # a variable, and not Euler's constant
     latex = normalize_latex(marked, _NORMALIZATION)
     for attempt in dict.fromkeys((latex, get_last_eq(latex))):
         try:

@@ -17,7 +17,7 @@ _CUE = re.compile(
     r"^[\s*_>#-]*(?:final\s+)?(?:solution|result)s?\s*(?:set\s*)?:)",
     re.IGNORECASE | re.MULTILINE,
 )
-_SKIPPED = re.compile(r"[\s:：*_]*(?:(?:>|#+)\s+)?")
+_SKIPPED = re.compile(r"(?::?-\s)?[\s:：*_]*(?:(?:>|#+)\s+)?")
 _NEGATED = re.compile(
     r"(?:isn't|aren't|wasn't|can(?:'|no)t|cannot|couldn't|won't|wouldn't|shouldn't|mustn't|\bnot\b|\bnever\b|n’t)", re.IGNORECASE
 )
@@ -40,6 +40,7 @@ _CORRECTION = re.compile(
     re.IGNORECASE,
 )
 _NOT_BUT = re.compile(r"not\s+[^,.]{1,30}?,?\s+but\s+(?:rather\s+)?", re.IGNORECASE)
+_CHOSEN = re.compile(r"(?i:option|choice|answer|statement)\s*[(\[]?([A-H])[)\]]?\s")
 _BEGINNING = re.compile(r"[.!?]\s|\n")
 _BLOCK = re.compile(
     r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|```\w*\n(.+?)\n?```|(\\begin\{(equation|align|gather)\*?\}.+?\\end\{\5\*?\})", re.DOTALL
@@ -93,6 +94,8 @@ def _statement(text: str, cue: re.Match[str]) -> Statement | None:
     if corrections := list(_CORRECTION.finditer(line)):
         line = line[corrections[-1].end() :]
         asked = False
+    if (letter := _CHOSEN.search(said)) and re.match(r"(?:the\s+)?(?:correct|right|best|true)\b", line):
+        line = letter.group(1)
     valid = not (asked or _NEGATED.search(said) or _SUPPOSED.search(before) or _NO_ANSWER.match(line.strip("*_ ")))
     finish = start + sentence_end.end() if sentence_end and block is None else end
     return Statement(line, rest, begun, finish, valid, block is not None)

@@ -76,7 +76,7 @@ _FORMAL_UNIT = re.compile(
 # In plain letters: a known unit, or a word; of a number alone, as "5 xy" and "2 theta" are products.
 _GREEK = "theta|alpha|beta|lambda|gamma|delta|sigma|omega|sqrt|cdot|infinity"
 _SHORT = (
-    "cups?|eggs?|days?|men|yen|mi|m|K|N|W|J|C|F|V|A|L|Hz|eV|in|sq|cu|of|per|a|an|each|red|new|old|big|at|on|pie|pies|cat"
+    "cups?|eggs?|days?|men|yen|mi|m|K|N|W|J|Hz|eV|in|sq|cu|of|per|a|an|each|red|new|old|big|at|on|pie|pies|cat"
     "|cats|dog|dogs|car|cars|box|bag|bags|pen|pens|toy|toys|hat|hats|cow|cows|hen|hens|kids?|boys?|USD|EUR|rad|deg|gal"
     "|qt|pt|ways?|all|the|by|for|ants?|bees?|buses|bus|jar|jars|can|cans|cm|mm|km|oz|lb|tbsp|tsp|hr|min|sec|ml|mL|kg|ft"
 )

@@ -47,11 +47,11 @@ def judge(completion: str, reference: str) -> Verdict:
 def _judge(completion: str, reference: str) -> Verdict:
     found = readings(completion)
     reference = reference_answer(reference)
-    for reading in found:
-        if len(reading.answer) <= (MAX_TEXT if reading.as_text else MAX_LENGTH):
-            same = same_text if reading.as_text else same_answer
-            if same(reading.answer, reference):
-                return Verdict(True, reading.answer)
+    for same in (same_text, same_answer):  # what is cheap to see first: a formula may take seconds to compare
+        for reading in found:
+            if len(reading.answer) <= MAX_TEXT and (same is same_text or not reading.as_text):
+                if same(reading.answer, reference):
+                    return Verdict(True, reading.answer)
     answer = next((reading.answer for reading in found if not reading.as_text), None)
     if answer is None or len(answer) > MAX_LENGTH:
         return Verdict(False)

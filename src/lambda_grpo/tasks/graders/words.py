@@ -35,7 +35,7 @@ _SEPARATOR = re.compile(r"\s*(?:[,;]|\band\b|\bor\b|&|\\&)\s*(?:\band\b\s*|\bor\
 _CLOCK = re.compile(
     r"(\d{1,2})\s*(?::\s*(\d\d))?(?:\s*:\s*00)?\s*(?:\\text\{)?\s*(?:([ap])\.?\s*m\b)?[\s.]*\}?\.?", re.IGNORECASE
 )
-_CHOICE = re.compile(r"\(\s*([A-H])\s*\)\s*[:.,]?\s*|([A-H])\s*(?:[.:)](?=\s|$|\\)\s*|$)")
+_CHOICE = re.compile(r"[(\[]\s*([A-H])\s*[)\]]\s*[:.,]?\s*|([A-H])\s*(?:[.:)](?=\s|$|\\)\s*|$)")
 
 
 def said(text: str) -> str:

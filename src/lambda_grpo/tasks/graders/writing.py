@@ -104,6 +104,7 @@ def _without_frame(text: str) -> str:
     whole = re.fullmatch(r"\\text\s*\{([^{}]*\d[^{}]*)\}", text)
     text = whole.group(1).strip() if whole else text
     text = _ABOUT.sub("", _LABEL.sub("", text))
+    text = re.sub(r"\s*(?:\\text\{\s*\(\s*or\b\s*\}|\(\s*or\b)[^()]*\)$", "", text)
     text = re.sub(r"^#\s*(?=\d)", "", text)
     text = _CONDITION.sub("", text).strip()
     if re.fullmatch(r"\[[^\[\]]*=[^\[\]]*\]", text):  # a solution in brackets: [x=1, y=2]
@@ -153,6 +154,9 @@ def _closing_parenthesis(text: str, start: int) -> int | None:
 
 def both_signs(text: str) -> str:
     r"""`a \pm b` as `a + b, a - b`, where there is one ± in a single answer."""
+    parts = text.split(", ")
+    if len(parts) > 1 and not re.search(r"[({\[][^)}\]]*,|^[(\[]|\\\{", text):
+        return ", ".join(both_signs(part) for part in parts)
     if len(re.findall(r"\\(?:pm|mp)(?![a-z])", text)) != 1 or "," in text:
         return text
     upper, lower = ("+", "-") if r"\pm" in text else ("-", "+")
