@@ -13,19 +13,20 @@ MARKS = 50  # at most so many are looked at, from the end
 
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[ \t]*")
 _BETWEEN = re.compile(
-    r"(?:[\s$,;&，、.*]|\\[()\[\],;: ]|\\q?quad|\\text\{[^{}]*\}|\\(?:left|right|newline|\\)|(?:and|or|as|well|also|along|with|plus|"
-    r"either|respectively|together|或|和)(?![A-Za-z])|[()])*"
+    r"(?:[\s$,;&，、.*]|\\[()\[\],;: ]|\\q?quad|\\text\{[^{}]*\}|\\(?:left|right|newline|\\)|"
+    r"(?:and|or|as|well|also|along|with|plus|either|respectively|together|或|和)(?![A-Za-z])|[()])*"
     r"(?:(?:(?<![A-Za-z])[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?'*\s*(?:\([a-z]\)\s*)?(?:=|:)\s*|\\(?:Rightarrow|implies)\s*)?[\s$({]*"
 )
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _JOINING = re.compile(r",|;|\band\b|\bor\b|&|\bwhile\b|\bwhereas\b|或|和", re.IGNORECASE)
 _CORRECTING = re.compile(
-    r"\b(?:no|not|wait|actually|instead|rather|correct\w*|so|thus|therefore|hence|which|that is|i\.e|simplif\w*|equal\w*|"
-    r"mistake|wrong|check\w*|final\w*|answer|then|means|gives?|because|since|alternatively|hmm|let|verify|but|where|if|when|for|"
+    r"\b(?:no|not|wait|actually|instead|rather|correct\w*|so|thus|therefore|hence|which|that is|i\.e|simplif\w*|"
+    r"equal\w*|mistake|wrong|check\w*|final\w*|answer|then|means|gives?|because|since|alternatively|hmm|let|verify|but|where|if|when|for|"
     r"approximately|about)\b|=|≈|\\approx|[.!?:]\s|\n\s*\n",
     re.IGNORECASE,
 )
 _DENIED = re.compile(r"(?:\bnot|\bnever|\brather\s+than|\binstead\s+of|n't(?:\s+be)?)\s*[$({\\\[]*\Z")
+_NAME_BEFORE = re.compile(r"((?:(?<![A-Za-z\\])[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?)\s*(?:=|:)\s*[$({\s\\]*$")
 _LABEL = re.compile(r"\n\s*\**\(?(?:[a-h]|[ivx]+|\d)[.)]|\bpart\s*\(?[a-h\d]", re.IGNORECASE)
 FARTHEST = 2000  # characters that are looked at before a box for another one
 LONGEST = 80  # characters between boxes of one sentence
@@ -70,8 +71,7 @@ def joined(text: str, together: list[Box]) -> str:
     """Several boxes as one answer, with the names that stand before them: "x = 1, y = 2"."""
     if len({box.content for box in together}) == 1:
         return together[0].content
-    names = [re.search(r"((?:(?<![A-Za-z\\])[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?)\s*(?:=|:)\s*[$({\s\\]*$", text[max(0, box.start - 30) : box.start])
-             for box in together]  # fmt: skip
+    names = [_NAME_BEFORE.search(text[max(0, box.start - 30) : box.start]) for box in together]
     contents = [box.content for box in together]
     if all(names) and not any("=" in content for content in contents):
         contents = [f"{name.group(1)} = {content}" for name, content in zip(names, contents, strict=True) if name]
@@ -110,5 +110,6 @@ def boxed(text: str, start: int) -> tuple[str, int]:
 
 
 def rest_of_line(text: str, start: int) -> str:
+    """The line from `start` on, without a dollar sign that closes what began before it."""
     line = text[start:].split("\n", 1)[0].strip()
     return line.rstrip("$").strip() if line.count("$") % 2 else line

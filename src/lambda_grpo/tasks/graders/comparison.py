@@ -1,9 +1,9 @@
 r"""Whether two answers are the same: as words, as values with names, as text, or as mathematics.
 
 Both are brought to one way of writing (`writing.plain`). Then, in this order: choices, times of day and words are
-compared as such, as math-verify would read them as products of letters; units have to agree where both are known; values
-with names are compared by name; and the rest is the same as text, or as `mathematics.equal` says. Brackets have to be of
-one kind, a number's base is part of it, and an approximation counts where both of its sides agree.
+compared as such, as math-verify would read them as products of letters; units have to agree where both are known;
+values with names are compared by name; and the rest is the same as text, or as `mathematics.equal` says. Brackets have
+to be of one kind, a number's base is part of it, and an approximation counts where both of its sides agree.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lambda_grpo.tasks.graders.lists import bracket, in_order, items, several
 from lambda_grpo.tasks.graders.mathematics import equal, value
 from lambda_grpo.tasks.graders.reading import MAX_LENGTH, read
 from lambda_grpo.tasks.graders.units import in_unit_of, unit
-from lambda_grpo.tasks.graders.words import choice, clock, labels, same_clock, same_labels, same_words
+from lambda_grpo.tasks.graders.words import choice, clock, same_clock, same_labels, same_words
 from lambda_grpo.tasks.graders.writing import DEGREES, as_text, is_number, is_words, modulus, plain
 
 _OF_SETS = re.compile(r"<|>|\\(?:le|ge|ne|cup|in|mathbb|infty|setminus)(?![a-z])|\breals?\b")
@@ -73,8 +73,7 @@ def normal_form(answer: str) -> str:
 
 
 def _statements(text: str) -> list[str]:
-    """The ways in which a tidy answer says the same thing: an exact and a rounded number, an inequality and its
-    interval, a share."""
+    """The ways in which a tidy answer says one thing: an exact and a rounded number, an inequality and its set."""
     if share := re.fullmatch(r"(\d+)\s*(?:\\text\{)?\s*(?:in|out\s+of)\s*\}?\s*(\d+)", text):
         return [text, rf"\frac{{{share.group(1)}}}{{{share.group(2)}}}"]
     for pattern in (r"\s*\\approx\s*", r"\s*=\s*", r"\s*:\s*"):
@@ -211,10 +210,8 @@ def _same_parts(ours: str, theirs: str) -> bool:
 
 def _same_part(ours: str, theirs: str) -> bool:
     words = [re.sub(r"\\text|[^A-Za-z]", "", text).casefold().removesuffix("s") for text in (ours, theirs)]
-    if all(re.match(r"\d", text) for text in (ours, theirs)) and all(len(word) > 2 for word in words):
-        if words[0] != words[1]:
-            return False
-    return _same(ours, theirs)
+    are_counts = all(re.match(r"\d", text) for text in (ours, theirs)) and all(len(word) > 2 for word in words)
+    return _same(ours, theirs) and (not are_counts or words[0] == words[1])
 
 
 def _same_mathematics(ours: str, theirs: str) -> bool:
@@ -249,5 +246,9 @@ def _constants(ours: str, theirs: str) -> list[tuple[str, str]]:
     if 0 < len(own) == len(wanted) <= 3 and re.search(r"e\s*\^|\\(?:exp|sin|cos|ln|log)|\+\s*[cCkK]\b", theirs):
         for named in itertools.permutations(sorted(wanted)):
             names = dict(zip(sorted(own), named, strict=True))
-            renamed.append((_CONSTANT.sub(lambda found, names=names: f" {names[found.group()]} ", ours), theirs))
+            renamed.append((_renamed(ours, names), theirs))
     return list(dict.fromkeys(renamed)) or [(ours, theirs)]
+
+
+def _renamed(text: str, names: dict[str, str]) -> str:
+    return _CONSTANT.sub(lambda found: f" {names[found.group()]} ", text)

@@ -79,11 +79,13 @@ _COMMANDS = {
         r"\\(?:lvert|rvert|vert)(?![A-Za-z])": "|", r"\\(?:dots|dotsc|cdots|dotsb)(?![A-Za-z])": r"\\ldots ",
         r"\\(?:bullet|ast)(?![A-Za-z])": r"\\cdot ", r"\\div(?![A-Za-z])": "/", r"\\colon(?![A-Za-z])": ":",
         r"\\degree(?:s)?(?![A-Za-z])": r"^\\circ", r"\\backslash(?![A-Za-z])": r"\\setminus ",
-        r"\\bigcup(?![A-Za-z])": r"\\cup ", r"\\(?:lor|vee)(?![A-Za-z])": r"\\text{ or }", r"\\(?:land|wedge)(?![A-Za-z])": r"\\text{ and }",
+        r"\\bigcup(?![A-Za-z])": r"\\cup ", r"\\(?:lor|vee)(?![A-Za-z])": r"\\text{ or }",
+        r"\\(?:land|wedge)(?![A-Za-z])": r"\\text{ and }",
         r"\\text\s*\{\s*(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|lg|exp|gcd)\s*\}":
             r"\\\1 ",
         r"\\text\s*\{\s*arc(cot|sec|csc)\s*\}": r"\\\1^{-1} ", r"\\text\s*\{\s*infinity\s*\}": r"\\infty ",
-        r"\\[dt]binom(?![A-Za-z])": r"\\binom", r"\\lg(?![A-Za-z])": r"\\log_{10}", r"\\mathopen|\\mathclose|\\mathrel|\\mathbin": "",
+        r"\\[dt]binom(?![A-Za-z])": r"\\binom", r"\\lg(?![A-Za-z])": r"\\log_{10}",
+        r"\\mathopen|\\mathclose|\\mathrel|\\mathbin": "",
         r"\\(?:longrightarrow|rightarrow)(?![A-Za-z])": r"\\to ", r"\\(?:implies|Longrightarrow)(?![A-Za-z])":
             r"\\Rightarrow ",
     }.items()
@@ -100,7 +102,7 @@ _PLAIN_FUNCTIONS = re.compile(
 
 
 def tidy(answer: str) -> str:
-    """The answer without its typography. Text stays inside of `\\text{}`."""
+    r"""The answer without its typography. Text stays inside of `\text{}`."""
     text = _DECORATION.sub(" ", _signs(answer))
     text = re.sub(r"\\!", "", re.sub(r"(?<=\d)(?:,|\{,\})?\s*\\!\s*(?=\d{3}(?!\d))", ",", text))
     if not re.search(r"[(\[]", text):
@@ -157,9 +159,9 @@ def _rows(match: re.Match[str]) -> str:
     """The rows of an environment that only arranges formulas; others, as a matrix or cases with conditions, stay."""
     name, content = match.group(1), match.group(2)
     rows = [row.strip() for row in re.split(r"\\\\(?:\s*\[[^\]]*\])?", content) if row.strip()]
-    if name in ("cases", "array"):
-        if not all(re.fullmatch(r"[A-Za-z](?:_\{?\w\}?)?\s*&?\s*=[^&]*", row) for row in rows) or not rows:
-            return match.group()
+    is_system = bool(rows) and all(re.fullmatch(r"[A-Za-z](?:_\{?\w\}?)?\s*&?\s*=[^&]*", row) for row in rows)
+    if name in ("cases", "array") and not is_system:
+        return match.group()
     joined = ""
     for row in rows:
         row = row.replace("&", " ").strip().rstrip(",")

@@ -19,7 +19,9 @@ _ALL = re.compile(
     r"(?:values?(?:\s+of\s+[a-z])?|[a-z])?\s*\}?|(?:[a-z]\s*\\in\s*)?\\mathbb\s*\{?\s*R\s*\}?",
     re.IGNORECASE,
 )
-_EXCEPT = re.compile(r"\s*(?:\\text\{)?\s*,?\s*(?:except|excluding|other\s+than|but\s+not)\s*(?:for\s+|when\s+)?\}?\s*", re.IGNORECASE)
+_EXCEPT = re.compile(
+    r"\s*(?:\\text\{)?\s*,?\s*(?:except|excluding|other\s+than|but\s+not)\s*(?:for\s+|when\s+)?\}?\s*", re.IGNORECASE
+)
 _FLIPPED = {"<": ">", ">": "<", "le": "ge", "ge": "le", "=": "=", "ne": "ne"}
 
 

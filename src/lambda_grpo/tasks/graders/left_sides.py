@@ -17,7 +17,7 @@ _WORDS = re.compile(r"(?:\\text\{)?[A-Za-z][A-Za-z ]+\}?\s*(?:=|:)\s*([^=]+)")
 
 
 def split(text: str) -> tuple[tuple[str, str, str], str] | None:
-    """The name before the first equals sign of a plain answer, as (letters, primes, arguments), and what it is equal to."""
+    """The name before an equals sign, as letters, primes and arguments, and what follows; None without a name."""
     found = _LEFT.fullmatch(text)
     if not found:
         return None
@@ -26,6 +26,7 @@ def split(text: str) -> tuple[tuple[str, str, str], str] | None:
 
 
 def same_name(ours: tuple[str, str, str], theirs: tuple[str, str, str]) -> bool:
+    """Whether two names stand for the same thing."""
     (name, primes, arguments), (other, other_primes, other_arguments) = ours, theirs
     if primes != other_primes:
         return False

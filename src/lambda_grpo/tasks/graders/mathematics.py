@@ -13,7 +13,6 @@ exercises on them assume (√a·√b is √(ab), but √(x²) isn't x).
 
 from __future__ import annotations
 
-import itertools
 import random
 
 import sympy
@@ -51,16 +50,14 @@ def value(expression: Basic | MatrixBase) -> Expr | None:
 
 
 def _same_values(ours: Basic | MatrixBase, theirs: Basic | MatrixBase) -> bool:
-    """Whether they have the same values: exact numbers, and expressions with roots, logarithms or complex powers where
-    all variables are positive."""
+    """Whether exact numbers, or expressions of positive variables with roots or logarithms, are equal."""
     if not (isinstance(ours, Expr) and isinstance(theirs, Expr)) or (ours.is_Atom and theirs.is_Atom):
         return False
     ours, theirs = (_by_name(one) for one in (ours, theirs))
     if ours.has(sympy.Float) or theirs.has(sympy.Float):
         return False
-    if not (_has_roots(ours) and _has_roots(theirs)) and not (_has_logarithms(ours) and _has_logarithms(theirs)):
-        if not (ours.is_number and theirs.is_number) and not (ours.has(sympy.I) and theirs.has(sympy.I)):
-            return False
+    if not any(has(ours) and has(theirs) for has in (_has_roots, _has_logarithms, _is_complex, _is_number)):
+        return False
     symbols = sorted(ours.free_symbols | theirs.free_symbols, key=str)
     if ours.free_symbols != theirs.free_symbols or ours.has(sympy.core.function.AppliedUndef):
         return False
@@ -93,6 +90,14 @@ def _has_roots(expression: Expr) -> bool:
 
 def _has_logarithms(expression: Expr) -> bool:
     return bool(expression.has(sympy.log))
+
+
+def _is_complex(expression: Expr) -> bool:
+    return bool(expression.has(sympy.I))
+
+
+def _is_number(expression: Expr) -> bool:
+    return bool(expression.is_number)
 
 
 def _same_entries(ours: Basic | MatrixBase, theirs: Basic | MatrixBase) -> bool:

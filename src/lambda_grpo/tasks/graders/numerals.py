@@ -12,8 +12,11 @@ MULTIPLIERS = {
     "dozen": "12", "hundred": "10^{2}", "thousand": "10^{3}", "million": "10^{6}", "billion": "10^{9}",
     "trillion": "10^{12}", "crore": "10^{7}", "lakh": "10^{5}",
 }  # fmt: skip
-_MULTIPLIER = re.compile(rf"(?<=[\d}}])\s*(\\text\{{)?[\s-]*({'|'.join(MULTIPLIERS)})s?\b(?!\s+and\b)\s*", re.IGNORECASE)
+_MULTIPLIER = re.compile(
+    rf"(?<=[\d}}])\s*(\\text\{{)?[\s-]*({'|'.join(MULTIPLIERS)})s?\b(?!\s+and\b)\s*", re.IGNORECASE
+)
 _LETTER_MULTIPLIER = re.compile(r"((?:\\\$)?\s*\d+(?:\.\d+)?)([kKMB])")
+_LETTERS = {"k": 3, "K": 3, "M": 6, "B": 9}
 _EXPLICIT = re.compile(r"(?<=\d)(?:\{,\}|\\text\{,\}|,\{\}|\{\\,\})\s*(?=\d{3}(?!\d))")
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _SPACED = re.compile(r"([-+]?\s*(?:\\\$\s*)?)(\d{1,3}(?: \d{3})+)(\.\d+)?(?!\d)(.*)")
@@ -28,24 +31,25 @@ _SCIENTIFIC = re.compile(
 _TIMES_TEN = re.compile(r"(?<=[\d}])\s*(?:x|X|\*|\\cdot|\\times)\s*(?=10\s*\^)")
 _EXPONENT = re.compile(r"\^\s*([-+]?\d+)(?![\d}])|\^\s*\(\s*([-+]?\d+(?:/\d+)?)\s*\)")
 _MIXED = re.compile(r"(-?\d+)\s*(?:\s|\\text\{\s*and\s*\}|and\s)\s*(\d+)\s*/\s*(\d+)(?![\d.])")
-_MIXED_LATEX = re.compile(r"(?<![\d.^_{])(-?\d+)\s*(?:\\text\{\s*and\s*\})?\s*\\frac\s*(?:\{\s*(\d+)\s*\}|\s(\d)|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))")
+_MIXED_LATEX = re.compile(
+    r"(?<![\d.^_{])(-?\d+)\s*(?:\\text\{\s*and\s*\})?\s*\\frac\s*(?:\{\s*(\d+)\s*\}|\s(\d)|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))"
+)
 _STACKED = re.compile(r"(?:\{\})?\^\{?(\d+)\}?\s*/\s*_\{?(\d+)\}?")
-_REPEATING = re.compile(r"(-?\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?\s*(\d+)\s*\}?(?:(\d)?\\dot\s*\{?\s*(\d)\s*\}?)?(?!\d)")
+_REPEATING = re.compile(
+    r"(-?\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?\s*(\d+)\s*\}?(?:(\d)?\\dot\s*\{?\s*(\d)\s*\}?)?(?!\d)"
+)
 _AND_A_PART = re.compile(r"(-?\d+)\s+and\s+(?:a|an|one)[\s-]+(half|third|quarter|fourth|fifth|sixth|eighth|tenth)\b")
 _CUT_OFF = re.compile(r"(\d\.\d{2,})\s*\\ldots\s*$")
 _DOTTED = re.compile(r"(-?\d*)\.(\d*?)(\d{1,3})\3{2,}\s*(?:\\ldots|\.\.\.)$")
 
 _ONES = {
-    word: number
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen".split()
-    )
-}
+    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+    "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
+    "seventeen": 17, "eighteen": 18, "nineteen": 19,
+}  # fmt: skip
 _TENS = {
-    word: 10 * number
-    for number, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
-}
+    "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
+}  # fmt: skip
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _PARTS = {
     "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
@@ -63,15 +67,13 @@ def with_digits(text: str) -> str:
         text = spaced.group(1) + spaced.group(2).replace(" ", "") + (spaced.group(3) or "") + spaced.group(4)
     text = re.sub(r"(?<=\d)\s*\\text\{\s*([eE][-+]?)\s*\}\s*(?=[-+\d{])", r"\1", text)
     if short := _LETTER_MULTIPLIER.fullmatch(text):
-        text = rf"{short.group(1)} \times 10^{{{dict(k=3, K=3, M=6, B=9)[short.group(2)]}}}"
+        text = rf"{short.group(1)} \times 10^{{{_LETTERS[short.group(2)]}}}"
     text = _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text)
     text = _TIMES_TEN.sub(r" \\times ", text)
     text = _EXPONENT.sub(lambda match: f"^{{{match.group(1) or match.group(2)}}}", text)
     text = _REPEATING.sub(_repeating, text)
     text = _DOTTED.sub(lambda match: _fraction(match.group(1), match.group(2), match.group(3)), text)
-    text = re.sub(
-        r"_\{([a-z]{3,})\}", lambda match: f"_{{{_ONES.get(match.group(1), match.group(1))}}}", text
-    )
+    text = re.sub(r"_\{([a-z]{3,})\}", lambda match: f"_{{{_ONES.get(match.group(1), match.group(1))}}}", text)
     text = _CUT_OFF.sub(r"\1", text)
     text = _AND_A_PART.sub(
         lambda match: rf"\frac{{{int(match.group(1)) * _PARTS[match.group(2)] + 1}}}{{{_PARTS[match.group(2)]}}}", text
@@ -91,7 +93,7 @@ def _multiplied(match: re.Match[str]) -> str:
 def from_words(text: str) -> str:
     """A text that begins with a number in words, with that number in digits: "thirty-six eggs" is "36 eggs"."""
     text = re.sub(r"^\\text\{([^{}]*)\}", r"\1", text)
-    tokens = []
+    tokens: list[re.Match[str]] = []
     for word in re.finditer(r"([A-Za-z]+)(?:[\s-]+|$)", text):
         if word.start() != (tokens[-1].end() if tokens else 0):
             break

@@ -1,6 +1,7 @@
 r"""What a completion says its answer is: "the answer is 5", "Answer: 5", a heading "Final Answer", a line "A: 5".
 
-A statement that is denied ("the answer isn't 5"), asked ("is the answer 5?") or supposed ("if the answer is 5") is none.
+A statement that is denied ("the answer isn't 5"), asked ("is the answer 5?") or supposed ("if the answer is 5") is
+none.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ _CUE = re.compile(
 )
 _SKIPPED = re.compile(r"(?::?-\s)?[\s:：*_]*(?:(?:>|#+)\s+)?")
 _NEGATED = re.compile(
-    r"(?:isn't|aren't|wasn't|can(?:'|no)t|cannot|couldn't|won't|wouldn't|shouldn't|mustn't|\bnot\b|\bnever\b|n’t)", re.IGNORECASE
+    r"(?:isn't|aren't|wasn't|can(?:'|no)t|cannot|couldn't|won't|wouldn't|shouldn't|mustn't|\bnot\b|\bnever\b|n’t)",
+    re.IGNORECASE,
 )
 _SUPPOSED = re.compile(
     r"\b(?:suppos\w+|assum\w+|imagine|pretend|whether|let's\s+say|say\s+that|might\s+(?:\w+\s+)?(?:think|guess|say|expect|believe)"
@@ -43,7 +45,8 @@ _NOT_BUT = re.compile(r"not\s+[^,.]{1,30}?,?\s+but\s+(?:rather\s+)?", re.IGNOREC
 _CHOSEN = re.compile(r"(?i:option|choice|answer|statement)\s*[(\[]?([A-H])[)\]]?\s")
 _BEGINNING = re.compile(r"[.!?]\s|\n")
 _BLOCK = re.compile(
-    r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|```\w*\n(.+?)\n?```|(\\begin\{(equation|align|gather)\*?\}.+?\\end\{\5\*?\})", re.DOTALL
+    r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|```\w*\n(.+?)\n?```|(\\begin\{(equation|align|gather)\*?\}.+?\\end\{\5\*?\})",
+    re.DOTALL,
 )
 _ITEM = re.compile(r"[ \t]*(?:[-*•+]|\(?\d{1,2}[.)])[ \t]+([^\n]+)(?:\n+|$)")
 _FOLLOWS = re.compile(r"\s*(?:,|and|or|\.)?\s*")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from itertools import pairwise
 
 # Name, what it measures, how much of it, and how it is written
 _TABLE = (
@@ -97,9 +98,12 @@ _CURRENCY = re.compile(
     r"\\text\{\s*\\?\$\s*\}|\\?\$|[€£₹¥₩¢]|\b(?:USD|EUR|GBP|INR|Rs)\b\.?\s*(?=\d)|\\text\{\s*(?:USD|EUR|Rs\.?)\s*\}\s*(?=\d)"
 )
 _NAMED_UNIT = re.compile(
-    r"(?:\\text\s*\{\s*([A-Za-z./ ]+)\}|(?:(?<=[\d}])|(?<=[\d})i]\s))([A-Za-z./ ]+))(?:\s*\^\s*\{?\s*(-?\d)\s*\}?)?[\s.]*$"
+    r"(?:\\text\s*\{\s*([A-Za-z./ ]+)\}|(?:(?<=[\d}])|(?<=[\d})i]\s))([A-Za-z./ ]+))"
+    r"(?:\s*\^\s*\{?\s*(-?\d)\s*\}?)?[\s.]*$"
 )
-_TEMPERATURE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?\s*(?:\\text\s*\{\s*([CF])\s*\}|([CF])\b)|degrees\s+([CF])", re.IGNORECASE)
+_TEMPERATURE = re.compile(
+    r"\^\s*\{?\s*\\circ\s*\}?\s*(?:\\text\s*\{\s*([CF])\s*\}|([CF])\b)|degrees\s+([CF])", re.IGNORECASE
+)
 _POWER_WORD = re.compile(r"(?:square|cubic|sq|cu)\.?\s+")
 _QUANTITY = re.compile(
     r"\s*(\\\$)?\s*(\d+(?:\.\d+)?|\\frac\{\d+\}\{\d+\})\s*(?:\\text\s*\{\s*([A-Za-z.]+)\s*\}|([A-Za-z]+\.?|¢))\s*"
@@ -143,9 +147,11 @@ def without_units(text: str, *, is_number: bool) -> str:
 
 
 def in_unit_of(answer: str, reference: str) -> str:
-    """A quantity of several units, as "5 hours and 30 minutes", as a number of one of them: of the reference's, where
-    that has one of the same kind, else of the largest. Any other answer as it is. So are cents where dollars are asked
-    for."""
+    """A quantity of several units, as "5 hours and 30 minutes", as a number of one of them.
+
+    It is the reference's, where that has one of the same kind, else the largest. Dollars become cents where those are
+    asked for. Any other answer is returned as it is.
+    """
     parts = _quantities(answer)
     wanted = (unit(reference) or "").removesuffix("^1")
     several = _quantities(reference)
@@ -184,5 +190,5 @@ def _quantities(text: str) -> list[tuple[Fraction, str]]:
         joint = _JOINT.match(text, quantity.end())
         end = joint.end() if joint else quantity.end()
     measures = [_MEASURES[name] for _, name in found]
-    falling = all(a[1] > b[1] for a, b in zip(measures, measures[1:], strict=False))
+    falling = all(a[1] > b[1] for a, b in pairwise(measures))
     return found if falling and len({measured for measured, _ in measures}) == 1 else []

@@ -49,9 +49,9 @@ def _judge(completion: str, reference: str) -> Verdict:
     reference = reference_answer(reference)
     for same in (same_text, same_answer):  # what is cheap to see first: a formula may take seconds to compare
         for reading in found:
-            if len(reading.answer) <= MAX_TEXT and (same is same_text or not reading.as_text):
-                if same(reading.answer, reference):
-                    return Verdict(True, reading.answer)
+            counts = len(reading.answer) <= MAX_TEXT and (same is same_text or not reading.as_text)
+            if counts and same(reading.answer, reference):
+                return Verdict(True, reading.answer)
     answer = next((reading.answer for reading in found if not reading.as_text), None)
     if answer is None or len(answer) > MAX_LENGTH:
         return Verdict(False)

@@ -16,7 +16,9 @@ _SUBJECT = re.compile(
     r"[a-z](?:\([a-z]\))?\s+)?(?:is|are|was|were|will\s+be|must\s+be)\s+(?:therefore\s+|thus\s+|indeed\s+)?(?=[a-z])",
     re.IGNORECASE,
 )
-_BARE_SUBJECT = re.compile(r"^(?:therefore,?\s+|thus,?\s+|so,?\s+|hence,?\s+)?(?:the|this|that)\s+[a-z]+\s+(?=[a-z])", re.IGNORECASE)
+_BARE_SUBJECT = re.compile(
+    r"^(?:therefore,?\s+|thus,?\s+|so,?\s+|hence,?\s+)?(?:the|this|that)\s+[a-z]+\s+(?=[a-z])", re.IGNORECASE
+)
 _ARTICLES = re.compile(r"\b(?:the|an?|only|exactly|is|are)\b\s*", re.IGNORECASE)
 _SAME = (
     (re.compile(r"\bdne\b"), "does not exist"),
@@ -88,8 +90,10 @@ def labels(text: str) -> list[str] | None:
 
 
 def same_labels(ours: str, theirs: str) -> bool | None:
-    """Whether two answers list the same labels, in order where the reference isn't sorted; None where not both are such lists, or both are written together: "ACD"
-    may be an angle."""
+    """Whether two answers list the same labels, in order where the reference isn't sorted.
+
+    None where not both are such lists, or both are written together: "ACD" may be an angle.
+    """
     a, b = labels(ours), labels(theirs)
     if a is None or b is None or all(re.fullmatch(r"[A-Z]{2,}", as_text(text)) for text in (ours, theirs)):
         return None
@@ -111,13 +115,16 @@ def clock(text: str) -> tuple[int, int, str | None] | None:
 
 
 def same_clock(ours: str, theirs: str) -> bool:
+    """Whether two tidy answers are the same time of day, before or after noon where both say so."""
     a, b = clock(ours), clock(theirs)
     return a is not None and b is not None and a[:2] == b[:2] and (a[2] == b[2] or None in (a[2], b[2]))
 
 
 def choice(answer: str) -> tuple[str, str] | None:
     """The letter of a multiple choice, and what it stands for as far as that is said: "(B) 12" is B, 12."""
-    text = re.sub(r"^(?:option|choice|answer|选)\s*", "", _TEXT.sub(r"\1", answer).strip().strip("*"), flags=re.IGNORECASE)
+    text = re.sub(
+        r"^(?:option|choice|answer|选)\s*", "", _TEXT.sub(r"\1", answer).strip().strip("*"), flags=re.IGNORECASE
+    )
     found = _CHOICE.match(text.strip())
     if not found or len(set(re.findall(r"\(([A-H])\)", text))) > 1:
         return None

@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 import re
 
-from lambda_grpo.tasks.graders.formatting import closing, tidy
+from lambda_grpo.tasks.graders.formatting import tidy
 from lambda_grpo.tasks.graders.numerals import from_words, with_digits
 from lambda_grpo.tasks.graders.units import without_units
 
-_PERCENT = re.compile(r"\s*\bper\s?cent(?:age)?\b|\s*\\text\{\s*per\s?cents?\s*\}|\s*\\%|(?<=[\d}])\s*\\text\{\s*%\s*\}")
+_PERCENT = re.compile(
+    r"\s*\bper\s?cent(?:age)?\b|\s*\\text\{\s*per\s?cents?\s*\}|\s*\\%|(?<=[\d}])\s*\\text\{\s*%\s*\}"
+)
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 DEGREES = r"(?:\^\s*(?:\{\s*\\circ\s*\}|\\circ)|(?<=\d)\s*degrees?\b)(?:\s*(?:\\text\s*\{\s*[CF]\s*\}|[CF]\b))?"
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
@@ -59,6 +61,10 @@ _RELATIONS = tuple(
 _COMBINATIONS = re.compile(
     r"(?:\{\})?_\{(\d+)\}\s*C_\{(\d+)\}|(?:\{\})?\^\{(\d+)\}\s*C_\{(\d+)\}|(?<![A-Za-z])C\((\d+),\s*(\d+)\)"
 )
+_CLAUSE = re.compile(
+    r"(?:\\text\{)?\s*[A-Z]?[a-z]+(?:\s+[A-Za-z']+)*\s+(?:is|are|makes|has|have|costs?|earns?|gets?|needs?|pays?|equals)"
+    r"\s*\}?\s*(?:\\text\{\s*)?(?=(?:\\?\$)?\s*-?\d)"
+)
 _DENIAL = re.compile(r"\b(?:not|no|never|than|least|most|if|wrong|incorrect)\b|n't")
 _BARE = re.compile(r"\\(?:text)\s*\{\s*([A-Za-z])\s*\}")
 
@@ -92,8 +98,7 @@ def _without_prose(text: str) -> str:
     if repeated := re.fullmatch(r"[A-Za-z -]+\(\s*(\d[\d.,]*)\s*\)", text):
         return repeated.group(1)
     text = re.sub(r"(?<=\d)\s*\((?:\s*\\text\{)?\s*(?:or\b|\d+\s+[a-z]{3,})[^()]*\)$", "", text)
-    phrase = re.match(r"(?:\\text\{)?\s*[A-Z]?[a-z]+(?:\s+[A-Za-z']+)*\s+(?:is|are|makes|has|have|costs?|earns?|gets?|needs?|pays?|equals)\s*\}?"
-                      r"\s*(?:\\text\{\s*)?(?=(?:\\?\$)?\s*-?\d)", text)  # fmt: skip
+    phrase = _CLAUSE.match(text)
     if phrase and not _DENIAL.search(phrase.group()) and len(re.findall(r"\d[\d.,]*", text)) == 1:
         return text[phrase.end() :]
     return text
@@ -127,8 +132,14 @@ def _with_commands(text: str) -> str:
     text = re.sub(r"(?<=[\w)}])\s*\*\s*(?=[\w(\\{])", r" \\cdot ", text)
     text = text.replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ").replace("+/-", r"\pm ")
     text = re.sub(r"(?<![A-Za-z\\])negative\s+infinity\b", r"-\\infty", text)
-    text = _relations(_FUNCTION.sub(lambda match: "\\" + (match.group(1) or match.group(2)) + " ", text).replace(r"\infinity", r"\infty"))
-    text = _COMBINATIONS.sub(lambda match: rf"\binom{{{match[1] or match[3] or match[5]}}}{{{match[2] or match[4] or match[6]}}}", text)
+    text = _relations(
+        _FUNCTION.sub(lambda match: "\\" + (match.group(1) or match.group(2)) + " ", text).replace(
+            r"\infinity", r"\infty"
+        )
+    )
+    text = _COMBINATIONS.sub(
+        lambda match: rf"\binom{{{match[1] or match[3] or match[5]}}}{{{match[2] or match[4] or match[6]}}}", text
+    )
     for root in reversed(list(re.finditer(r"\\sqrt\s*\(", text))):
         end = _closing_parenthesis(text, root.end() - 1)
         if end is not None:
@@ -183,13 +194,12 @@ def is_number(answer: str) -> bool:
     """Whether an answer has no variables: digits, constants and functions of them, and perhaps a unit."""
     text = plain(answer, is_number=True)
     text = re.sub(r"\\[A-Za-z]+", "", _TEXT.sub("", text))
-    return re.search(r"\d|\\pi", text) is not None and re.search(r"[A-Za-z]", re.sub(r"\d[eE][-+]?\d", "", text)) is None
+    return (
+        re.search(r"\d|\\pi", text) is not None and re.search(r"[A-Za-z]", re.sub(r"\d[eE][-+]?\d", "", text)) is None
+    )
 
 
 def modulus(answer: str) -> str | None:
     r"""What a `\pmod{}` names."""
     found = re.search(r"\\(?:pmod|bmod|mod)\s*\{?\s*(\w+)", answer)
     return found.group(1) if found else None
-
-
-__all__ = ["as_text", "closing", "is_number", "is_words", "modulus", "plain", "tidy"]
