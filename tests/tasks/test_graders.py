@@ -18,10 +18,11 @@ from lambda_grpo.tasks.graders.extraction import final_answer
 from lambda_grpo.tasks.graders.pool import Pool
 from lambda_grpo.tasks.graders.verdict import judge
 from tests.tasks.answers import CASES as KINDS
+from tests.tasks.answers_by_kind import CASES_BY_KIND
 from tests.tasks.hostile import HOSTILE
 from tests.tasks.more_answers import MORE_CASES
 
-CASES = {**KINDS, **MORE_CASES}
+CASES = {**KINDS, **MORE_CASES, **CASES_BY_KIND}
 
 
 @pytest.mark.parametrize("kind", CASES)

@@ -32,7 +32,7 @@ _SUPPOSED = re.compile(
 )
 _NO_ANSWER = re.compile(
     r"\s*(?:at\s+(?:least|most)\b|more\s+than\b|less\s+than\b|greater\s+than\b|fewer\s+than\b|larger\s+than\b|smaller\s+than\b|"
-    r"bounded\b|between\b|divisible\b|a\s+(?:multiple|divisor|factor)\b|never\b|not\b(?!\s+[a-z]+\s*[.!]?\s*$)|wrong\b|incorrect\b|"
+    r"bounded\b|between\b|divisible\b|a\s+(?:multiple|divisor|factor)\b|never\b|not\b(?=[^.]*\d)|wrong\b|incorrect\b|"
     r"correct\b|right\b|close\s+to\b|unlikely\b|clearly\s+not\b|off\s+by\b|somewhere\b|(?:an?\s+)?(?:upper|lower)\s+bound\b)",
     re.IGNORECASE,
 )
