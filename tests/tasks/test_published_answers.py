@@ -56,5 +56,7 @@ def test_real_completions_of_gsm8k_have_their_authors_verdicts(model):
     completions = [row[model]["solution"] for row in cases]
     grades = grade_math(completions, [row["ground_truth"] for row in cases], batch_seconds=600)
     expected = [row[model]["is_correct"] for row in cases]
-    differing = [text for text, grade, right in zip(completions, grades, expected, strict=True) if grade.correct != right]
+    differing = [
+        text for text, grade, right in zip(completions, grades, expected, strict=True) if grade.correct != right
+    ]
     assert differing == []

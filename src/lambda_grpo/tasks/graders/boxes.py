@@ -13,7 +13,7 @@ MARKS = 50  # at most so many are looked at, from the end
 
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[ \t]*")
 _BETWEEN = re.compile(
-    r"(?:[\s$,;&，、.*]|\\[()\[\],;: ]|\\q?quad|\\text\{[^{}]*\}|\\(?:left|right|newline|\\)|"
+    r"(?:[\s$,;&，、.*]|\n\s*-\s|\\[()\[\],;: ]|\\q?quad|\\text\{[^{}]*\}|\\(?:left|right|newline|\\)|"
     r"(?:and|or|as|well|also|along|with|plus|either|respectively|together|或|和)(?![A-Za-z])|[()])*"
     r"(?:(?:(?<![A-Za-z])[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?'*\s*(?:\([a-z]\)\s*)?(?:=|:)\s*|\\(?:Rightarrow|implies)\s*)?[\s$({]*"
 )

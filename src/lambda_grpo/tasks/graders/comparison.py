@@ -27,11 +27,13 @@ from lambda_grpo.tasks.graders.writing import DEGREES, as_text, is_number, is_wo
 _OF_SETS = re.compile(r"<|>|\\(?:le|ge|ne|cup|in|mathbb|infty|setminus)(?![a-z])|\breals?\b")
 CLOSE = 0.01  # relative: how far the two sides of an approximation may be apart
 _SPACED = re.compile(r"\d, \d{3}(?!\d)")  # two numbers, and not one with a separator of thousands
+_NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?(?:\s*/\s*\d+)?")
+_DENIAL = re.compile(r"\b(?:not?|never|than|least|most)\b|n't|[=<>]")
 _BASE = re.compile(r"\(?(\w+?)\)?_\{([^{}]*)\}")
-_TRANSPOSED = re.compile(r"(?<=\))\s*\^\s*\{?\s*(?:T|\\top|\\text\{T\}|')\s*\}?$")
+_TRANSPOSED = re.compile(r"(?<=[)\]])\s*\^\s*\{?\s*(?:T|\\top|\\text\{T\}|')\s*\}?$")
 _SIZES = re.compile(r"\d+(?:\s*\\times\s*(?!10\^)\d+)+")
 _TIMES = re.compile(r"\s*(?:\\times|(?<=[\d\s}])[x×](?=[\s\d])|\\text\{\s*(?:x|by)\s*\}|(?<=\s)by(?=\s))\s*")
-_CONSTANT = re.compile(r"(?<![A-Za-z\\])[cCkK](?:_\{\d\})?(?![A-DF-Za-df-z_(])")
+_CONSTANT = re.compile(r"(?<![A-Za-z\\])[ABCcKk](?:_\{\d\})?(?![A-DF-Za-df-z_(])")
 
 
 def same_answer(answer: str, reference: str) -> bool:
@@ -45,7 +47,7 @@ def same_answer(answer: str, reference: str) -> bool:
         return False
     if len(ours) > MAX_LENGTH or len(theirs) > MAX_LENGTH:
         return False
-    return any(_same(a, b) for b in _statements(theirs) for a in _statements(ours))
+    return any(_same(a, b) for b in [*_statements(theirs), *_of_prose(theirs)] for a in _statements(ours))
 
 
 def same_text(answer: str, reference: str) -> bool:
@@ -76,6 +78,8 @@ def _statements(text: str) -> list[str]:
     """The ways in which a tidy answer says one thing: an exact and a rounded number, an inequality and its set."""
     if share := re.fullmatch(r"(\d+)\s*(?:\\text\{)?\s*(?:in|out\s+of)\s*\}?\s*(\d+)", text):
         return [text, rf"\frac{{{share.group(1)}}}{{{share.group(2)}}}"]
+    if ratio := re.fullmatch(r"(\d+)\s*(?:\\text\{)?\s*to\s*\}?\s*(\d+)", text):
+        return [text, f"{ratio.group(1)}:{ratio.group(2)}"]
     for pattern in (r"\s*\\approx\s*", r"\s*=\s*", r"\s*:\s*"):
         sides = re.split(pattern, text)
         if len(sides) == 2 and all(sides):
@@ -85,6 +89,15 @@ def _statements(text: str) -> list[str]:
             elif re.match(r"[(\[{\\]", sides[1]) and real_set(plain(sides[1])) and real_set(plain(sides[0])):
                 return sides
     return [text]
+
+
+def _of_prose(text: str) -> list[str]:
+    """The number in a reference that is a sentence about one: "The mode is 1/3"."""
+    numbers = list(_NUMBER.finditer(text))
+    words = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text)
+    if len(numbers) != 1 or len(words) < 3 or _DENIAL.search(text) or not re.match(r"[A-Z]", text):
+        return []
+    return [text[numbers[0].start() :], numbers[0].group()]
 
 
 def _are_close(left: str, right: str) -> bool:
@@ -221,7 +234,7 @@ def _same_mathematics(ours: str, theirs: str) -> bool:
     if base and other_base:
         return base.groups() == other_base.groups()
     if "matrix}" in theirs or "array}" in theirs:
-        ours = _TRANSPOSED.sub("", ours)
+        ours = re.sub(r"^\[([^\[\]]*,[^\[\]]*)\]$", r"(\1)", _TRANSPOSED.sub("", ours))
     kind, other = bracket(ours), bracket(theirs)
     if kind is not None and other is not None and kind != other:
         return False

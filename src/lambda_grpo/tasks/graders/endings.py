@@ -33,6 +33,7 @@ _ASSIGNED = re.compile(
 _TOTAL = re.compile(r"\b(\d{1,9})\s+[a-z]+(?:\s+[a-z]+){0,4}:\s+([^.]*)\.?$")
 _COMPLEMENT = re.compile(r"\b(?:is|are|equals|was|were|becomes)\b(?:\s+(?:therefore|thus|then|indeed|exactly))?[\s:]*")
 _CHOSEN = re.compile(
+    r"\b(?:choose|chose|select|pick|picked)\s+(?:option\s+|answer\s+)?[(\[]?([A-H])\b|"
     r"\b(?:option|choice|statement|answer)?\s*\(?\b([A-H])\b\)?(?:[.)])?[*_]*\s+(?:is|would\s+be|must\s+be)\s+(?:the\s+)?(?:correct|right|true|best)",
 )
 
@@ -57,7 +58,7 @@ def ending(tail: str) -> list[Reading]:
         return [Reading(of_line(first.group(1))), *words]
     if listed := _ASSIGNED.search(tail):
         return [Reading(listed.group(1)), *words]
-    last_line = tail.rsplit("\n", 1)[-1].strip()
+    last_line = re.sub(r"^>\s+", "", tail.rsplit("\n", 1)[-1].strip())
     block = tail.endswith(("$$", "\\]", "$$.", "\\].", "```")) or re.search(r"\\end\{[a-z*]+\}\W*$", tail)
     if not block and last_line and len(last_line) <= LINE and not has_words(last_line):
         return [Reading(last_line), *words]
@@ -71,7 +72,7 @@ def ending(tail: str) -> list[Reading]:
     if bold := _bold(sentence):
         return [Reading(bold), *words]
     if chosen := list(_CHOSEN.finditer(sentence)):
-        return [Reading(chosen[-1].group(1)), *words]
+        return [Reading(chosen[-1].group(1) or chosen[-1].group(2)), *words]
     found = _last_formula_or_number(tail)
     if found is None and (last_line == tail or last_line.startswith("####")) and len(last_line) <= LINE:
         found = last_line.removeprefix("####").strip() or None

@@ -36,7 +36,8 @@ def readings(completion: str) -> list[Reading]:
     completion = _SPECIAL.sub(" ", _NEXT_TURN.split(completion, maxsplit=1)[0] or completion)
     if "<answer>" in completion:
         completion = completion.rsplit("<answer>", 1)[1].split("</answer>", 1)[0]
-    completion = _first_problem(completion)
+    _, closed, after = completion.rpartition("</think>")
+    completion = _first_problem(after if closed and re.search(r"\w", after) else completion)
     if (marked := _marked(completion)) is not None:
         return marked
     tail = completion[-TAIL:].strip()

@@ -90,6 +90,7 @@ _COMMANDS = {
             r"\\Rightarrow ",
     }.items()
 }  # fmt: skip
+_UNIT_FRACTION = re.compile(r"\\frac\s*\{\s*\\text\{([^{}\d]*)\}\s*\}\s*\{\s*\\text\{([^{}\d]*)\}\s*\}")
 _SUBSCRIPT = re.compile(
     r"_\s*(?:\{\s*\\text\s*\{\s*([A-Za-z0-9]+)\s*\}\s*\}|(?:\\text\s*)?\{\s*([A-Za-z0-9]+)\s*\}|([A-Za-z0-9])(?![0-9]))"
 )
@@ -103,7 +104,8 @@ _PLAIN_FUNCTIONS = re.compile(
 
 def tidy(answer: str) -> str:
     r"""The answer without its typography. Text stays inside of `\text{}`."""
-    text = _DECORATION.sub(" ", _signs(answer))
+    text = _DECORATION.sub(" ", _signs(answer).replace("{:}", ":"))
+    text = re.sub(r"(?<!\\)\\\s*$", "", text)
     text = re.sub(r"\\!", "", re.sub(r"(?<=\d)(?:,|\{,\})?\s*\\!\s*(?=\d{3}(?!\d))", ",", text))
     if not re.search(r"[(\[]", text):
         text = re.sub(r"(?<=\d)(?:,|\{,\})\s*\\[,;: ]\s*(?=\d{3}(?!\d))", ",", text)
@@ -130,6 +132,7 @@ def tidy(answer: str) -> str:
     text = _FLUXION.sub(lambda match: match.group(2) + ("''" if match.group(1) else "'"), text)
     text = _GREEK_SUBSCRIPT.sub(r"_{\1}", text)
     text = _SUBSCRIPT.sub(lambda match: f"_{{{next(filter(None, match.groups()))}}}", text)
+    text = _UNIT_FRACTION.sub(r"\\text{ \1/\2}", text)
     return _outer(re.sub(r"\s+", " ", text))
 
 
@@ -160,7 +163,7 @@ def _rows(match: re.Match[str]) -> str:
     name, content = match.group(1), match.group(2)
     rows = [row.strip() for row in re.split(r"\\\\(?:\s*\[[^\]]*\])?", content) if row.strip()]
     is_system = bool(rows) and all(re.fullmatch(r"[A-Za-z](?:_\{?\w\}?)?\s*&?\s*=[^&]*", row) for row in rows)
-    if name in ("cases", "array") and not is_system:
+    if name in ("cases", "array") and not is_system and (len(rows) > 1 or "&" in content):
         return match.group()
     joined = ""
     for row in rows:
@@ -204,7 +207,7 @@ def _outer(text: str) -> str:
     while text != before:
         before = text
         text = text.strip().strip("*`").rstrip(" .,;:").strip()
-        text = re.sub(r"^(?:\\Rightarrow|\\therefore|\\to|=>|->|>|=|#+)\s*", "", text)
+        text = re.sub(r"^(?:\\Rightarrow|\\therefore|\\to|=>|->|=|#+)\s*", "", text)
         if text.startswith("{") and closing(text, 0) == len(text) - 1:
             text = text[1:-1]
         if text.startswith(r"\{") and r"\}" not in text:  # of a system of equations

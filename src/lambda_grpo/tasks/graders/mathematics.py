@@ -102,13 +102,23 @@ def _is_number(expression: Expr) -> bool:
 
 def _same_entries(ours: Basic | MatrixBase, theirs: Basic | MatrixBase) -> bool:
     """Whether one is a column or row, and the other one lists its entries in order."""
-    for vector, listed in ((ours, theirs), (theirs, ours)):
+    for vector, listed in ((_vector(ours), theirs), (_vector(theirs), ours)):
         if isinstance(vector, MatrixBase) and 1 in vector.shape and not isinstance(listed, MatrixBase):
             if isinstance(listed, sympy.Interval) and listed.left_open and listed.right_open:
                 listed = sympy.Tuple(listed.start, listed.end)
             if isinstance(listed, sympy.Tuple) and len(listed) == len(vector) > 1:
                 return all(equal(a, b) for a, b in zip(vector, listed, strict=True))
     return False
+
+
+def _vector(expression: Basic | MatrixBase) -> Basic | MatrixBase:
+    """A sum of multiples of the unit vectors i, j and k as a column; anything else as it is."""
+    if not isinstance(expression, Expr) or "j" not in {symbol.name for symbol in expression.free_symbols}:
+        return expression
+    basis = [symbol for name in "ijk" for symbol in expression.free_symbols if symbol.name == name]
+    entries = [expression.doit().expand().coeff(symbol) for symbol in basis]
+    rest = expression - sum(entry * symbol for entry, symbol in zip(entries, basis, strict=True))
+    return sympy.Matrix(entries) if sympy.expand(rest.doit()) == 0 else expression
 
 
 def _holds(expression: Basic | MatrixBase) -> bool:

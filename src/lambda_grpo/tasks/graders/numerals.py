@@ -57,6 +57,12 @@ _PARTS = {
 }  # fmt: skip
 
 
+_ORDINALS = {
+    "first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9,
+    "tenth": 10, "eleventh": 11, "twelfth": 12, "thirteenth": 13, "fifteenth": 15, "twentieth": 20,
+}  # fmt: skip
+
+
 def with_digits(text: str) -> str:
     """The numbers in a tidy answer, as the parser reads them."""
     text = _EXPLICIT.sub("", text)
@@ -93,6 +99,8 @@ def _multiplied(match: re.Match[str]) -> str:
 def from_words(text: str) -> str:
     """A text that begins with a number in words, with that number in digits: "thirty-six eggs" is "36 eggs"."""
     text = re.sub(r"^\\text\{([^{}]*)\}", r"\1", text)
+    if (ordinal := re.sub(r"^the\s+", "", text.lower())) in _ORDINALS:
+        return str(_ORDINALS[ordinal])
     tokens: list[re.Match[str]] = []
     for word in re.finditer(r"([A-Za-z]+)(?:[\s-]+|$)", text):
         if word.start() != (tokens[-1].end() if tokens else 0):

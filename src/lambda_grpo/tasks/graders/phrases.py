@@ -69,7 +69,7 @@ def _quantity(rest: str) -> str:
         between = rest[numbers[0].end() : following]
         subordinate = re.match(
             r"\s+[A-Za-z]{2,}[A-Za-z\s'-]*?(?:,\s*(?:or|i\.e\.?,?|that\s+is,?|so|and\s+(?:so|then))\s|\s+(?:after|before|from|when|if|while|in|at|on|with|for|"
-            r"during|between|among|under|until|than|given|using|including|left|out\s+of|of|who|so|per|every|each|by|to)\b|[=(])",
+            r"during|between|among|under|until|given|using|including|left|out\s+of|of|who|so|per|every|each|by|to)\b|[=(])",
             between,
         )
         if len(numbers) > 1 and subordinate and not re.match(r"\s+(?:to|in|by|out|over|of)\b", between):

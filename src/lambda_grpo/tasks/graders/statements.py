@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 _NOUN = r"(?:answer|option|choice|correct\s+statement)s?"
 _CUE = re.compile(
-    rf"(?:\b{_NOUN}\b[^\n.:=?]{{0,40}}?(?:\b(?:is|are|be|equals)\b(?!n't)|[:=])|(?:答案|故选)\s*(?:选|应?[是为])?|答\s*[:：]|\banswer\s+[-–—]\s+|"
+    rf"(?:\b{_NOUN}\b[^\n.:=?]{{0,40}}?(?:\b(?:is|are|be|was|were|equals)(?:n't|n’t)?\b|[:=])|(?:答案|故选)\s*(?:选|应?[是为])?|答\s*[:：]|\banswer\s+[-–—]\s+|"
     r"^[\s*_>#]*(?:the\s+)?(?:final\s+)?(?:answer|result)s?\s*[*_]*\s*$|"
     r"(?:^|[.?]\s)[\s*_>]*(?:A|Ans)[*_]*\s*[:=]|^[\s*_>]*Ans\.|"
     r"\b(?:the|our|all|only)\s+(?:\w+\s+)?(?:solution|root|result)s?\s+(?:\w+\s+)?(?:is|are)\b|"
@@ -41,6 +41,7 @@ _CORRECTION = re.compile(
     r"(?:(?:it(?:'s|\s+is)|that(?:'s|\s+is)|the\s+answer\s+is|I\s+mean(?:t)?|make\s+that|it\s+should\s+be)\b\s*)*(?=[-+$\\(]*\d|[$\\])",
     re.IGNORECASE,
 )
+_TURN = re.compile(r",?\s+(?:but|so|hence|thus|therefore)\b")
 _NOT_BUT = re.compile(r"not\s+[^,.]{1,30}?,?\s+but\s+(?:rather\s+)?", re.IGNORECASE)
 _CHOSEN = re.compile(r"(?i:option|choice|answer|statement)\s*[(\[]?([A-H])[)\]]?\s")
 _BEGINNING = re.compile(r"[.!?]\s|\n")
@@ -101,6 +102,8 @@ def _statement(text: str, cue: re.Match[str]) -> Statement | None:
         line = letter.group(1)
     valid = not (asked or _NEGATED.search(said) or _SUPPOSED.search(before) or _NO_ANSWER.match(line.strip("*_ ")))
     finish = start + sentence_end.end() if sentence_end and block is None else end
+    if not valid and (turn := _TURN.search(text, start, finish)):  # "isn't 5 but 6"
+        finish = turn.start()
     return Statement(line, rest, begun, finish, valid, block is not None)
 
 

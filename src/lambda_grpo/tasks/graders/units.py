@@ -67,7 +67,7 @@ _INNER = r"[A-Za-z\s~./·^%'’()°-]|\{-?\d\}|(?<=\^)-?\d|\\cdot|\\times|\\circ
 # imaginary unit.
 _UPRIGHT = (
     rf"\\text\{{(?!\s*(?:[ied]\s*[}}^]|{_NO_UNIT}))(?![^{{}}]*{_NUMBER_WORD})"
-    rf"(?:[\s~]+[A-Za-z(]|[A-Za-z(][A-Za-z./^%-]|\^\\circ|\\mu)(?:{_INNER})*\}}"
+    rf"(?:[\s~]+[A-Za-z(]|[A-Za-z(][A-Za-z./^%-]|[A-Za-z](?:\s*\\cdot|\s)\s*[A-Za-z]|\^\\circ|\\mu)(?:{_INNER})*\}}"
 )
 _ONE_LETTER = r"(?:(?<=\s)|\\mu\s*)\\text\{\s*[mgshLlJNWVAKF]\s*\}"
 _FORMAL_UNIT = re.compile(
@@ -92,7 +92,7 @@ _LONG_UNIT = re.compile(
     rf"(?<=[\w)}}])\s+(?:(?:cubic|square|sq\.?|cu\.?)\s+)?(?:{_LONG})s?(?:\s+per\s+[a-z]+)?$", re.IGNORECASE
 )
 _IN_PARENTHESES = re.compile(
-    r"(?<=[\w)}%])\s*\(\s*(?:\\text\{)?\s*(?!and\b|or\b|[A-Za-z]\b(?:\s*\)|,))[A-Za-z][A-Za-z\s.,/'-]*\}?\s*\)$"
+    r"(?<=[\d)}%])\s+\(\s*(?:\\text\{)?\s*(?!and\b|or\b|[A-Za-z]\b(?:\s*\)|,))[A-Za-z][A-Za-z\s.,/'-]*\}?\s*\)$"
 )
 _CURRENCY = re.compile(
     r"\\text\{\s*\\?\$\s*\}|\\?\$|[€£₹¥₩¢]|\b(?:USD|EUR|GBP|INR|Rs)\b\.?\s*(?=\d)|\\text\{\s*(?:USD|EUR|Rs\.?)\s*\}\s*(?=\d)"

@@ -29,7 +29,7 @@ _SAME = (
     (re.compile(r"\bdivergent\b|\bdiverge\b"), "diverges"),
     (re.compile(r"\b(no) (real )?solutions?(?: exist)?\b|\bempty set\b|\\emptyset|\\\{\s*\\\}|^none$"), "no solution"),
     (re.compile(r"\b(?:the set of )?(?:all )(?:of the )?reals?(?: numbers?)?\b"), "all reals"),
-    (re.compile(r"\bclockwise\b"), "clockwise"),
+    (re.compile(r"\bnot defined\b"), "undefined"),
 )  # fmt: skip
 _NUMERALS = "①②③④⑤⑥⑦⑧⑨⑩"
 _LABEL = re.compile(rf"[A-H]|[IVX]{{1,4}}|[{_NUMERALS}]")
@@ -110,8 +110,10 @@ def clock(text: str) -> tuple[int, int, str | None] | None:
     found = _CLOCK.fullmatch(text.strip())
     if not found or (found.group(2) is None and found.group(3) is None):
         return None
-    half = found.group(3)
-    return int(found.group(1)), int(found.group(2) or 0), half.lower() if half else None
+    hour, half = int(found.group(1)), found.group(3)
+    if hour > 12 and half is None:
+        hour, half = hour - 12, "p"
+    return hour, int(found.group(2) or 0), half.lower() if half else None
 
 
 def same_clock(ours: str, theirs: str) -> bool:

@@ -65,6 +65,7 @@ _CLAUSE = re.compile(
     r"(?:\\text\{)?\s*[A-Z]?[a-z]+(?:\s+[A-Za-z']+)*\s+(?:is|are|makes|has|have|costs?|earns?|gets?|needs?|pays?|equals)"
     r"\s*\}?\s*(?:\\text\{\s*)?(?=(?:\\?\$)?\s*-?\d)"
 )
+_CIS = re.compile(r"\\text\{\s*cis\s*\}\s*(?:\(([^()]*)\)|([^()+]+))$")
 _DENIAL = re.compile(r"\b(?:not|no|never|than|least|most|if|wrong|incorrect)\b|n't")
 _BARE = re.compile(r"\\(?:text)\s*\{\s*([A-Za-z])\s*\}")
 
@@ -82,6 +83,7 @@ def plain(answer: str, *, is_number: bool = False) -> str:
         if negative := _SIGN_WORD.match(text):
             sign, text = "-", text[negative.end() :].removesuffix("}" if "\\text{" in negative.group() else "")
         text = from_words(_without_prose(text))
+    text = _CIS.sub(lambda match: rf"(\cos({match[1] or match[2]})+i\sin({match[1] or match[2]}))", text)
     text = _PERCENT.sub("%", with_digits(_with_commands(text)))
     if _TRIGONOMETRIC.search(text):  # inside a function degrees aren't a unit
         text = re.sub(rf"(\d+(?:\.\d+)?)\s*(?:{DEGREES})", r"{(\\frac{\1 \\pi}{180})}", text)
@@ -95,8 +97,9 @@ def plain(answer: str, *, is_number: bool = False) -> str:
 
 def _without_prose(text: str) -> str:
     r"""A phrase about one number from that number on: `\text{Janet makes } 18 \text{ per day}`, "five (5)"."""
-    if repeated := re.fullmatch(r"[A-Za-z -]+\(\s*(\d[\d.,]*)\s*\)", text):
+    if repeated := re.fullmatch(r"[A-Za-z -]{2,}\(\s*(\d[\d.,]*)\s*\)", text):
         return repeated.group(1)
+    text = re.sub(r"^(?:\\text\{)?the\s+(?:number\s+)?(?=\d)", "", text)
     text = re.sub(r"(?<=\d)\s*\((?:\s*\\text\{)?\s*(?:or\b|\d+\s+[a-z]{3,})[^()]*\)$", "", text)
     phrase = _CLAUSE.match(text)
     if phrase and not _DENIAL.search(phrase.group()) and len(re.findall(r"\d[\d.,]*", text)) == 1:
@@ -130,6 +133,7 @@ def _with_commands(text: str) -> str:
     """Functions, powers and products of a plain text as commands: sqrt(13), x**2, 2*x, <=."""
     text = re.sub(r"\s*\*\*\s*", "^", text)
     text = re.sub(r"(?<=[\w)}])\s*\*\s*(?=[\w(\\{])", r" \\cdot ", text)
+    text = re.sub(r"^\{?\s*(\w+)\s*\\choose\s*(\w+)\s*\}?$|\{\s*(\w+)\s*\\choose\s*(\w+)\s*\}", _chosen, text)
     text = text.replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ").replace("+/-", r"\pm ")
     text = re.sub(r"(?<![A-Za-z\\])negative\s+infinity\b", r"-\\infty", text)
     text = _relations(
@@ -145,6 +149,11 @@ def _with_commands(text: str) -> str:
         if end is not None:
             text = rf"{text[: root.start()]}\sqrt{{{text[root.end() : end]}}}{text[end + 1 :]}"
     return re.sub(r"\\sqrt\s+(?=\{)", r"\\sqrt", text)
+
+
+def _chosen(match: re.Match[str]) -> str:
+    above, below = (group for group in match.groups() if group)
+    return rf"\binom{{{above}}}{{{below}}}"
 
 
 def _relations(text: str) -> str:
