@@ -11,7 +11,8 @@ CASES_BY_KIND = {
         (r"$\boxed{\frac{1}{\sqrt{n}}}$", r"\sqrt{\frac{1}{n}}", True),
         (r"$\boxed{11111111100}$", r"11,\! 111,\! 111,\! 100", True),
         (
-            "There are 10 objects in the picture. In detail:\n1. Cylinders (1)\n2. Spheres (5)\n3. Cubes (4): 2 of them are red.",
+            "There are 10 objects in the picture. In detail:\n1. Cylinders (1)\n2. Spheres (5)\n"
+            "3. Cubes (4): 2 of them are red.",
             "10",
             True,
         ),
@@ -81,8 +82,10 @@ CASES_BY_KIND = {
         (r"$\boxed{(9,4)}$", "$m=4, n=9$", False),
         (r"$\boxed{(5,-2)}$", "$x=-2$, $y=5$", False),
         (
-            r"$\boxed{n_{\gamma}(\nu) = \frac{2 \pi A R_{\odot}^2}{d_{\odot}^2} \left( \frac{\nu^2}{c^2} \right) e^{ \frac{-h \nu}{k_B T_s}}}$",
-            r"\boxed{n_{\gamma}(\nu)=A \frac{R_{\odot}^{2}}{d_{\odot}^{2}} \frac{2 \pi}{c^{2}} \nu^{2} e^{\frac{-h \nu}{ k_{\mathrm{B}} T_{\mathrm{s}}}}}",
+            r"$\boxed{n_{\gamma}(\nu) = \frac{2 \pi A R_{\odot}^2}{d_{\odot}^2} "
+            r"\left( \frac{\nu^2}{c^2} \right) e^{ \frac{-h \nu}{k_B T_s}}}$",
+            r"\boxed{n_{\gamma}(\nu)=A \frac{R_{\odot}^{2}}{d_{\odot}^{2}} "
+            r"\frac{2 \pi}{c^{2}} \nu^{2} e^{\frac{-h \nu}{ k_{\mathrm{B}} T_{\mathrm{s}}}}}",
             True,
         ),
         ("答案选 B", "B", True),
@@ -623,7 +626,8 @@ CASES_BY_KIND = {
         ("It would increase by 52 feet.", "52", True),
         ("So the answer is 12 cubic meters.", "12", True),
         (
-            "Hence the final answer is:\n\n$$\\boxed{\\frac{25000}{49} \\text{ meters}, \\frac{1000}{49} \\text{ seconds}}$$",
+            "Hence the final answer is:\n\n$$\\boxed{\\frac{25000}{49} \\text{ meters}, "
+            "\\frac{1000}{49} \\text{ seconds}}$$",
             "25000/49 meters, 1000/49 seconds",
             True,
         ),

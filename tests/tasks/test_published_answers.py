@@ -24,12 +24,6 @@ def rows(name):
     return [json.loads(line) for line in text.split("\n") if line]
 
 
-def wrong(completions, answers, expected):
-    grades = grade_math(completions, answers, batch_seconds=600)
-    return [case for case, grade in zip(zip(completions, answers, strict=True), grades, strict=True)
-            if grade.correct != expected[case]]  # fmt: skip
-
-
 @pytest.mark.parametrize("name", BENCHMARKS)
 @pytest.mark.parametrize("form", [r"Thus we get $\boxed{{{}}}$.", "The answer is {}."])
 def test_every_reference_is_right_when_it_is_given_back(name, form):
