@@ -580,7 +580,7 @@ MORE_CASES = {
         (r"\boxed{10}<|endoftext|>", "10", True),
         (r"\boxed{12} \text{ cm}", "12", True),
         (r"\boxed{12}\%", "12", True),
-        (r"\boxed{3}, \boxed{4}", "4", True),
+        (r"\boxed{3}, \boxed{4}", "4", False),  # a box never counts alone where others belong to it
         (r"\boxed{3} or \boxed{4} or \boxed{5}", "3,4,5", True),
         (r"\boxed{(1,2)}, \boxed{(3,4)}", "(1,2),(3,4)", True),
         (r"\boxed{1}, \boxed{2}", "(1,2)", True),

@@ -18,16 +18,17 @@ from lambda_grpo.tasks.graders.extraction import final_answer
 from lambda_grpo.tasks.graders.pool import Pool
 from lambda_grpo.tasks.graders.verdict import judge
 from tests.tasks.answers import CASES as KINDS
+from tests.tasks.answers_by_kind import CASES_BY_KIND
 from tests.tasks.hostile import HOSTILE
 from tests.tasks.more_answers import MORE_CASES
 
-CASES = {**KINDS, **MORE_CASES}
+CASES = {**KINDS, **MORE_CASES, **CASES_BY_KIND}
 
 
 @pytest.mark.parametrize("kind", CASES)
 def test_verdicts(kind):
     completions, answers, _ = zip(*CASES[kind], strict=True)
-    grades = grade_math(completions, answers)
+    grades = grade_math(completions, answers, batch_seconds=600)
     wrong = [case for case, grade in zip(CASES[kind], grades, strict=True) if grade.correct != case[2]]
     assert wrong == []
     assert not any(grade.timed_out for grade in grades)

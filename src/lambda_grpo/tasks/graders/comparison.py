@@ -1,73 +1,65 @@
-r"""Whether two answers are the same: as text, or as math-verify reads and compares them.
+r"""Whether two answers are the same: as words, as values with names, as text, or as mathematics.
 
-math-verify (0.9) alone says "same" of some that aren't, so it is asked under these conditions:
-
-- words are compared as words: it reads them as products of letters, where "tea" is "eat";
-- capital and small letters differ: by default it reads mg/M as mg/m;
-- brackets have to be of one kind: it takes {1, 2} for (1, 2);
-- numbers have to agree in relation to their size: it rounds to six decimals, where all small numbers are 0;
-- an equation of numbers has to hold: it takes 5 = 6 for 6;
-- units are taken off by `writing.plain`: it takes the letter in "5t" for one. Known ones have to agree;
-- an answer that is too long, too deep or too large isn't read at all: it can only cost time.
+Both are brought to one way of writing (`writing.plain`). Then, in this order: choices, times of day and words are
+compared as such, as math-verify would read them as products of letters; units have to agree where both are known;
+values with names are compared by name; and the rest is the same as text, or as `mathematics.equal` says. Brackets have
+to be of one kind, a number's base is part of it, and an approximation counts where both of its sides agree.
 """
 
 from __future__ import annotations
 
-import functools
-import logging
-import math
+import itertools
 import re
 
 import sympy
-from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
-from latex2sympy2_extended.latex2sympy2 import ConversionConfig
-from math_verify import verify
-from math_verify.grader import should_treat_as_complex
-from math_verify.parser import get_last_eq
-from sympy import Basic, Eq, Expr, MatrixBase, Pow, factorial, preorder_traversal
+from sympy import MatrixBase
 
-from lambda_grpo.tasks.graders.writing import as_text, choice, is_number, is_words, modulus, plain, unit
+from lambda_grpo.tasks.graders import left_sides
+from lambda_grpo.tasks.graders.formatting import tidy
+from lambda_grpo.tasks.graders.inequalities import real_set, same_set
+from lambda_grpo.tasks.graders.lists import bracket, in_order, items, several
+from lambda_grpo.tasks.graders.mathematics import equal, value
+from lambda_grpo.tasks.graders.reading import MAX_LENGTH, read
+from lambda_grpo.tasks.graders.units import in_unit_of, unit
+from lambda_grpo.tasks.graders.words import choice, clock, same_clock, same_labels, same_words
+from lambda_grpo.tasks.graders.writing import DEGREES, as_text, is_number, is_words, modulus, plain
 
-MAX_LENGTH = 1000  # characters of an answer
-MAX_DEPTH = 20  # of its braces and brackets
-MAX_DIGITS = 100  # of a number
-MAX_NODES = 400  # of its expression
-MAX_EXPONENT = 10_000
-MAX_BITS = 10_000  # of a whole number
-MAX_SUM_EXPONENT, MAX_TERMS = 100, 2000  # a power of a sum, which has to be multiplied out
-RELATIVE = sympy.Float(1e-5)
-
-# Its word on limits of time is said once per process, and isn't needed: the pool has them.
-for _name in ("math_verify.parser", "math_verify.grader"):
-    logging.getLogger(_name).setLevel(logging.ERROR)
-
-_NORMALIZATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
-_CONVERSION = ConversionConfig(lowercase_symbols=False)
-_DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-_CAPITAL_GREEK = re.compile(r"\\(Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega)(?![A-Za-z_(])")
-_SUBSCRIPT = re.compile(r"\d_\{?([^{}]*)\}?$")
+_OF_SETS = re.compile(r"<|>|\\(?:le|ge|ne|cup|in|mathbb|infty|setminus)(?![a-z])|\breals?\b")
+CLOSE = 0.01  # relative: how far the two sides of an approximation may be apart
+_SPACED = re.compile(r"\d, \d{3}(?!\d)")  # two numbers, and not one with a separator of thousands
+_NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?(?:\s*/\s*\d+)?")
+_DENIAL = re.compile(r"\b(?:not?|never|than|least|most)\b|n't|[=<>]")
+_BASE = re.compile(r"\(?(\w+?)\)?_\{([^{}]*)\}")
+_TRANSPOSED = re.compile(r"(?<=[)\]])\s*\^\s*\{?\s*(?:T|\\top|\\text\{T\}|')\s*\}?$")
+_SIZES = re.compile(r"\d+(?:\s*\\times\s*(?!10\^)\d+)+")
+_TIMES = re.compile(r"\s*(?:\\times|(?<=[\d\s}])[x×](?=[\s\d])|\\text\{\s*(?:x|by)\s*\}|(?<=\s)by(?=\s))\s*")
+_CONSTANT = re.compile(r"(?<![A-Za-z\\])[ABCcKk](?:_\{\d\})?(?![A-DF-Za-df-z_(])")
 
 
 def same_answer(answer: str, reference: str) -> bool:
     """Whether `answer` says what `reference` says. May take long: call it under a limit of time."""
-    ours, theirs = (plain(text, is_number=is_number(reference)) for text in (answer, reference))
+    ours, theirs = tidy(answer), tidy(reference)
     if not ours or not theirs:
         return False
-    if len({unit(answer), unit(reference)} - {None}) > 1 or len({modulus(answer), modulus(reference)} - {None}) > 1:
-        return False
-    if (letter := choice(reference)) is not None and len(theirs) <= len(r"\textbf{(A)}"):
-        return choice(answer) == letter
-    if as_text(ours) == as_text(theirs):
+    if _same_signs(ours, theirs):
         return True
-    if is_words(theirs) and (is_words(ours) or len(as_text(theirs)) > 3):
-        return as_text(ours).casefold() == as_text(theirs).casefold()
-    if is_words(ours) or re.fullmatch(r"\d{1,2}:\d\d", theirs):  # a clock's time is no ratio
+    if (r"\ldots" in ours) != (r"\ldots" in theirs) and not re.search(r"\.\d{2,}\s*\\ldots", ours + " " + theirs):
         return False
-    pairs = [(ours, theirs)]
-    if ours.endswith("%") != theirs.endswith("%"):  # 50 % is 50 where percents are asked for, and 0.5
-        pairs.append((ours.rstrip("%\\ "), theirs.rstrip("%\\ ")))
-    return any(_same_mathematics(*pair) for pair in pairs)
+    if len(ours) > MAX_LENGTH or len(theirs) > MAX_LENGTH:
+        return False
+    return any(_same(a, b) for b in [*_statements(theirs), *_of_prose(theirs)] for a in _statements(ours))
+
+
+def same_text(answer: str, reference: str) -> bool:
+    """Whether both are the same words or signs."""
+    ours, theirs = tidy(answer), tidy(reference)
+    if not ours or not theirs:
+        return False
+    return _same_signs(ours, theirs) or (is_words(theirs) and same_words(ours, theirs))
+
+
+def _same_signs(ours: str, theirs: str) -> bool:
+    return as_text(ours) == as_text(theirs) and bool(_SPACED.search(ours)) == bool(_SPACED.search(theirs))
 
 
 def normal_form(answer: str) -> str:
@@ -75,170 +67,201 @@ def normal_form(answer: str) -> str:
     text = plain(answer, is_number=True)
     if is_words(text):
         return as_text(text).casefold()
-    read = _read(text)
-    if read is None:
+    found = read(text)
+    if found is None:
         return as_text(text)
-    value = _value(read)
-    return str(read) if value is None else str(sympy.N(value, 9).simplify())
+    number = value(found)
+    return str(found) if number is None else str(sympy.N(number, 9).simplify())
+
+
+def _statements(text: str) -> list[str]:
+    """The ways in which a tidy answer says one thing: an exact and a rounded number, an inequality and its set."""
+    if share := re.fullmatch(r"(\d+)\s*(?:\\text\{)?\s*(?:in|out\s+of)\s*\}?\s*(\d+)", text):
+        return [text, rf"\frac{{{share.group(1)}}}{{{share.group(2)}}}"]
+    if ratio := re.fullmatch(r"(\d+)\s*(?:\\text\{)?\s*to\s*\}?\s*(\d+)", text):
+        return [text, f"{ratio.group(1)}:{ratio.group(2)}"]
+    for pattern in (r"\s*\\approx\s*", r"\s*=\s*", r"\s*:\s*"):
+        sides = re.split(pattern, text)
+        if len(sides) == 2 and all(sides):
+            if "approx" in pattern or "=" in pattern:
+                if _are_close(*sides):
+                    return [text, *sides]
+            elif re.match(r"[(\[{\\]", sides[1]) and real_set(plain(sides[1])) and real_set(plain(sides[0])):
+                return sides
+    return [text]
+
+
+def _of_prose(text: str) -> list[str]:
+    """The number in a reference that is a sentence about one: "The mode is 1/3"."""
+    numbers = list(_NUMBER.finditer(text))
+    words = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text)
+    if len(numbers) != 1 or len(words) < 3 or _DENIAL.search(text) or not re.match(r"[A-Z]", text):
+        return []
+    return [text[numbers[0].start() :], numbers[0].group()]
+
+
+def _are_close(left: str, right: str) -> bool:
+    if not (is_number(left) and is_number(right)):
+        return False
+    numbers = [value(found) for side in (left, right) if (found := read(plain(side, is_number=True))) is not None]
+    if len(numbers) < 2 or numbers[0] is None or numbers[1] is None:
+        return False
+    return bool(abs(numbers[0] - numbers[1]) <= CLOSE * abs(numbers[1]))
+
+
+def _same(ours: str, theirs: str) -> bool:
+    if _same_signs(ours, theirs):
+        return True
+    if (letter := choice(theirs)) is not None and not letter[1]:
+        answered = choice(ours)
+        if answered is not None:
+            return answered[0] == letter[0]
+        if not re.fullmatch(r"[A-Z]", as_text(ours)):
+            return False
+    answered = choice(ours)
+    if answered is not None and answered[1]:
+        if letter is not None:
+            return answered[0] == letter[0]
+        if _same(answered[1], theirs):
+            return True
+    if (listed := same_labels(ours, theirs)) is not None:
+        return listed
+    if clock(theirs):
+        return same_clock(ours, theirs)
+    if theirs == r"\emptyset" or (is_words(theirs) and real_set(theirs) is None):
+        if same_words(ours, theirs):
+            return True
+        if is_words(ours) or (is_words(theirs) and len(as_text(theirs)) > 3):
+            return False
+    units = {unit(ours), unit(theirs)} - {None}
+    if len(units) > 1 and not _convertible(ours, theirs):
+        return False
+    if len({modulus(ours), modulus(theirs)} - {None}) > 1:
+        return False
+    if (sizes := _same_sizes(ours, theirs)) is not None:
+        return sizes
+    return _same_formula(in_unit_of(ours, theirs), in_unit_of(theirs, theirs))
+
+
+def _same_sizes(ours: str, theirs: str) -> bool | None:
+    r"""Whether lists of sizes as "3 \\times 2" or "20 ft by 35 ft" are the same, factor by factor; None of all else."""
+    sizes = []
+    for text in (ours, theirs):
+        factors = [[plain(factor, is_number=True) for factor in _TIMES.split(part)] for part in items(text)]
+        if not factors or not all(len(one) > 1 and all(map(str.isdecimal, one)) for one in factors):
+            return None
+        sizes.append(factors)
+    return sizes[0] == sizes[1]
+
+
+def _convertible(ours: str, theirs: str) -> bool:
+    return in_unit_of(ours, theirs) != ours or in_unit_of(theirs, theirs) != theirs
+
+
+def _same_formula(ours: str, theirs: str) -> bool:
+    number = is_number(theirs)
+    if r"\circ" in ours and r"\pi" in theirs and r"\circ" not in theirs:
+        ours = re.sub(rf"(\d+(?:\.\d+)?)\s*(?:{DEGREES})", r"{(\\frac{\1 \\pi}{180})}", ours)
+    ours, theirs = plain(ours, is_number=number), plain(theirs, is_number=number)
+    if not ours or not theirs:
+        return False
+    if _same_signs(ours, theirs):
+        return True
+    if is_words(ours) and not real_set(ours):
+        return False
+    named = _same_named(ours, theirs)
+    if named is not None:
+        return named
+    pairs = [(ours, theirs)]
+    if ours.endswith("%") or theirs.endswith("%"):  # 50 % is 50 where percents are asked for, and 0.5
+        pairs.append((ours.rstrip("%\\ "), theirs.rstrip("%\\ ")))
+    left, right = left_sides.split(ours), left_sides.split(theirs)
+    if left and right and left_sides.same_name(left[0], right[0]):
+        pairs = [(left[1], right[1])]
+    elif _is_list_of_one(left or right, ours, theirs):
+        return False
+    elif left is None or right is None:
+        pairs.append((left_sides.without(ours) or ours, left_sides.without(theirs) or theirs))
+    return any(_same_mathematics(*pair) for pair in dict.fromkeys(pairs)) or _same_parts(ours, theirs)
+
+
+def _is_list_of_one(left: tuple[tuple[str, str, str], str] | None, ours: str, theirs: str) -> bool:
+    """Whether one answer lists values of one variable and the other one is a point: x = 1, 2 isn't (1, 2)."""
+    return left is not None and len(items(left[1])) > 1 and "()" in (bracket(ours), bracket(theirs))
+
+
+def _same_named(ours: str, theirs: str) -> bool | None:
+    """Whether values with names are the same; None where neither answer has them."""
+    a, b = several(ours), several(theirs)
+    if a is None or b is None or (a.names is None and b.names is None) or len(a.values) != len(b.values):
+        return None
+    if a.names is not None and b.names is not None:
+        if set(a.names) != set(b.names):
+            return False
+        theirs_by_name = dict(zip(b.names, b.values, strict=True))
+        return all(_same(value_, theirs_by_name[name]) for name, value_ in zip(a.names, a.values, strict=True))
+    if "{" in a.brackets + b.brackets:
+        return None
+    return all(_same(x, y) for x, y in zip(in_order(a), in_order(b), strict=True))
+
+
+def _same_parts(ours: str, theirs: str) -> bool:
+    """Whether two lists without brackets have the same parts, in any order."""
+    a, b = items(ours), items(theirs)
+    if len(a) > 1 and len(b) == 1 and re.search(r"\bor\b", ours):  # "12 or a dozen"
+        return all(_same(part, theirs) for part in a)
+    if not 1 < len(a) == len(b) <= 8 or any(bracket(text) for text in (ours, theirs)):
+        return False
+    left = list(b)
+    for part in a:
+        found = next((other for other in left if _same_part(part, other)), None)
+        if found is None:
+            return False
+        left.remove(found)
+    return True
+
+
+def _same_part(ours: str, theirs: str) -> bool:
+    words = [re.sub(r"\\text|[^A-Za-z]", "", text).casefold().removesuffix("s") for text in (ours, theirs)]
+    are_counts = all(re.match(r"\d", text) for text in (ours, theirs)) and all(len(word) > 2 for word in words)
+    return _same(ours, theirs) and (not are_counts or words[0] == words[1])
 
 
 def _same_mathematics(ours: str, theirs: str) -> bool:
-    subscript = _SUBSCRIPT.search(ours)
-    if subscript and subscript.group(1) not in [match.group(1) for match in _SUBSCRIPT.finditer(theirs)]:
-        return False  # a number's base is part of it, where it is said: 10_2 isn't 10
-    kind, other = _bracket(ours), _bracket(theirs)
+    base, other_base = _BASE.fullmatch(ours), _BASE.fullmatch(theirs)
+    if base and not other_base:  # a number's base is part of it, where it is said: 10_2 isn't 10
+        return base.group(1) == theirs and base.group(2) == "2" and re.fullmatch(r"[01]{4,}", theirs) is not None
+    if base and other_base:
+        return base.groups() == other_base.groups()
+    if "matrix}" in theirs or "array}" in theirs:
+        ours = re.sub(r"^\[([^\[\]]*,[^\[\]]*)\]$", r"(\1)", _TRANSPOSED.sub("", ours))
+    kind, other = bracket(ours), bracket(theirs)
     if kind is not None and other is not None and kind != other:
         return False
-    left, right = _read(ours), _read(theirs)
-    if left is None or right is None:
-        return False
     try:
-        return _equal(left, right)
+        if _OF_SETS.search(ours + theirs) and same_set(ours, theirs):
+            return True
+        for left, right in _constants(ours, theirs):
+            a, b = read(left), read(right)
+            if a is not None and b is not None and equal(a, b):
+                return not (isinstance(a, MatrixBase) and isinstance(b, MatrixBase) and a.shape != b.shape)
     except MemoryError:
         raise
     except Exception:  # as in math-verify: SymPy raises many things on what makes no sense, and that isn't the answer
         return False
-
-
-def _equal(ours: Basic | MatrixBase, theirs: Basic | MatrixBase) -> bool:
-    if not _holds(ours):
-        return False
-    if isinstance(ours, sympy.Symbol) and isinstance(theirs, sympy.Symbol):
-        return bool(ours.name == theirs.name)  # math-verify takes S_n for s_n
-    if verify(theirs, ours, allow_set_relation_comp=True, timeout_seconds=None):
-        return _agree_in_size(ours, theirs)
-    return isinstance(ours, Eq) and isinstance(theirs, Eq) and _is_multiple(ours, theirs)
-
-
-@functools.lru_cache(maxsize=1024)
-def _read(text: str) -> Basic | MatrixBase | None:
-    """As math-verify parses it; None where it can't, or where it had better not."""
-    if _DECIMAL.fullmatch(text) and len(text) < MAX_DIGITS:  # as the parser makes it, without the parser
-        return sympy.Float(text) if "." in text else sympy.Integer(int(text))
-    if len(text) > MAX_LENGTH or _depth(text) > MAX_DEPTH or _CONTROL.search(text):
-        return None
-    marked = re.sub(r"([A-Za-z])('+)", lambda match: f"{match[1]}_{{{'p' * len(match[2])}}}", text)  # x' isn't x
-    marked = _CAPITAL_GREEK.sub(r"\\\1_{capital}", marked)  # nor is \Theta \theta
-    latex = normalize_latex(marked, _NORMALIZATION)
-    for attempt in dict.fromkeys((latex, get_last_eq(latex))):
-        try:
-            read = latex2sympy(
-                attempt,
-                is_real=not should_treat_as_complex(attempt),
-                convert_degrees=False,
-                normalization_config=None,
-                conversion_config=_CONVERSION,
-            )
-        except MemoryError:
-            raise
-        except Exception:  # ANTLR's errors are of this class itself, and SymPy raises many things
-            continue
-        return None if _is_heavy(read) else read
-    return None
-
-
-def _depth(text: str) -> int:
-    depth = deepest = 0
-    for sign in text:
-        depth += (sign in "{([") - (sign in "})]")
-        deepest = max(deepest, depth)
-    return deepest
-
-
-def _is_heavy(expression: Basic | MatrixBase) -> bool:
-    """Whether it takes long to compare, however it is done."""
-    parts = list(expression) if isinstance(expression, MatrixBase) else [expression]
-    for count, node in enumerate(inner for part in parts for inner in preorder_traversal(part)):
-        if count > MAX_NODES:
-            return True
-        if isinstance(node, (Pow, sympy.exp)) and _size(node.exp) > _largest_exponent(node.base):
-            return True
-        if isinstance(node, sympy.Integer) and node.p.bit_length() > MAX_BITS:
-            return True
-        if isinstance(node, (factorial, sympy.binomial)) and _size(node.args[0]) > MAX_EXPONENT:
-            return True
     return False
 
 
-def _largest_exponent(base: Basic) -> float:
-    """Up to which a power of it is quick to compare. A sum is multiplied out for that."""
-    if not isinstance(base, sympy.Add):
-        return MAX_EXPONENT if base.is_number else float("inf")
-    terms = len(base.args)
-    return next((n - 1 for n in range(MAX_SUM_EXPONENT) if math.comb(n + terms - 1, n) > MAX_TERMS), MAX_SUM_EXPONENT)
+def _constants(ours: str, theirs: str) -> list[tuple[str, str]]:
+    """The pair, and where both have constants of integration, the pairs with ours named as theirs are, in any order."""
+    renamed: list[tuple[str, str]] = []
+    own, wanted = ({found.group() for found in _CONSTANT.finditer(text)} for text in (ours, theirs))
+    if 0 < len(own) == len(wanted) <= 3 and re.search(r"e\s*\^|\\(?:exp|sin|cos|ln|log)|\+\s*[cCkK]\b", theirs):
+        for named in itertools.permutations(sorted(wanted)):
+            names = dict(zip(sorted(own), named, strict=True))
+            renamed.append((_renamed(ours, names), theirs))
+    return list(dict.fromkeys(renamed)) or [(ours, theirs)]
 
 
-def _size(expression: Basic) -> float:
-    """|expression|, or an upper bound where it is a power; infinity if it is above 10^300, 0 for symbols."""
-    if not expression.is_number:
-        return 0.0
-    if isinstance(expression, (Pow, sympy.exp)):
-        base, exponent = _size(expression.base), _size(expression.exp)
-        try:
-            return max(1.0, base) ** exponent
-        except OverflowError:
-            return float("inf")
-    if expression.args and not expression.is_Atom:
-        sizes = [_size(argument) for argument in expression.args]
-        if isinstance(expression, sympy.Mul):
-            return math.prod(max(1.0, size) for size in sizes)
-        return sum(sizes) if isinstance(expression, sympy.Add) else max(sizes)
-    try:
-        return abs(float(expression))
-    except (OverflowError, TypeError, ValueError):
-        return float("inf")
-
-
-def _bracket(text: str) -> str | None:
-    r"""The brackets around a list, as in "[)" for [1, 2); None for anything else."""
-    text = text.replace(r"\{", "{").replace(r"\}", "}").strip()
-    if len(text) < 3 or text[0] not in "([{" or text[-1] not in ")]}" or "," not in text:
-        return None
-    depth = 0
-    for i, sign in enumerate(text):
-        depth += (sign in "([{") - (sign in ")]}")
-        if depth == 0 and i < len(text) - 1:
-            return None  # a union, or a list of several
-    return text[0] + text[-1]
-
-
-def _holds(expression: Basic | MatrixBase) -> bool:
-    """Whether the equations of numbers that it has are true."""
-    if isinstance(expression, MatrixBase):
-        return True
-    equations = [node for node in preorder_traversal(expression) if isinstance(node, Eq)]
-    return all(_agree(_value(one.lhs), _value(one.rhs)) for one in equations)
-
-
-def _is_multiple(ours: Eq, theirs: Eq) -> bool:
-    """Whether one equation is the other one times a number: 2x = 4 says x = 2."""
-    left, right = ours.lhs - ours.rhs, theirs.lhs - theirs.rhs
-    if not left.free_symbols or left.free_symbols != right.free_symbols:
-        return False
-    ratio = sympy.simplify(left / right)
-    return bool(ratio.is_number and ratio.is_finite and not ratio.is_zero)
-
-
-def _agree_in_size(ours: Basic | MatrixBase, theirs: Basic | MatrixBase) -> bool:
-    """Whether two numbers, perhaps at the right of an equation, differ by little in relation to their size."""
-    if isinstance(ours, Eq) and isinstance(theirs, Eq) and ours.lhs != theirs.lhs:
-        return True
-    return _agree(*(_value(one.rhs if isinstance(one, Eq) else one) for one in (ours, theirs)))
-
-
-def _agree(a: Expr | None, b: Expr | None) -> bool:
-    if a is None or b is None:
-        return True
-    difference, largest = abs(a - b), sympy.Max(abs(a), abs(b))
-    return bool(difference <= RELATIVE * largest) if difference.is_comparable and largest.is_comparable else True
-
-
-def _value(expression: Basic | MatrixBase) -> Expr | None:
-    """What a number is worth; None of all else, and of what SymPy can't evaluate: it raises many things there."""
-    if not (isinstance(expression, Expr) and expression.is_number):
-        return None
-    try:
-        value = expression.doit().evalf()
-    except (ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError):
-        return None
-    return value if value.is_number and value.is_finite else None
+def _renamed(text: str, names: dict[str, str]) -> str:
+    return _CONSTANT.sub(lambda found: f" {names[found.group()]} ", text)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from multiprocessing import current_process
 
-from lambda_grpo.tasks.graders.comparison import MAX_LENGTH, normal_form, same_answer
-from lambda_grpo.tasks.graders.extraction import final_answer, joined_boxes, reference_answer
+from lambda_grpo.tasks.graders.comparison import normal_form, same_answer, same_text
+from lambda_grpo.tasks.graders.extraction import readings, reference_answer
+from lambda_grpo.tasks.graders.reading import MAX_LENGTH
+
+MAX_TEXT = 5000  # characters of an answer that is compared as text alone
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,16 @@ def judge(completion: str, reference: str) -> Verdict:
 
 
 def _judge(completion: str, reference: str) -> Verdict:
-    answer = final_answer(completion)
+    found = readings(completion)
+    reference = reference_answer(reference)
+    for same in (same_text, same_answer):  # what is cheap to see first: a formula may take seconds to compare
+        for reading in found:
+            counts = len(reading.answer) <= MAX_TEXT and (same is same_text or not reading.as_text)
+            if counts and same(reading.answer, reference):
+                return Verdict(True, reading.answer)
+    answer = next((reading.answer for reading in found if not reading.as_text), None)
     if answer is None or len(answer) > MAX_LENGTH:
         return Verdict(False)
-    reference = reference_answer(reference)
-    if same_answer(answer, reference):
-        return Verdict(True, answer)
-    together = joined_boxes(completion)
-    if together is not None and same_answer(together, reference):
-        return Verdict(True, together)
     return Verdict(False, answer, normal_form(answer))
 
 

@@ -1,139 +1,182 @@
-r"""An answer without what carries no meaning: the many ways in which one answer is written become one.
+r"""The many ways in which one answer is written become one: of formulas here, of words in `words`.
 
-Layout (`\left`, `\,`, `\dfrac`), delimiters, currency, thousands separators, units and their powers, degrees, mixed
-numbers, ± written out.
+`plain` puts together what the parts do: typography (`formatting`), numbers (`numerals`), units (`units`), and here what
+stands around an answer: labels, "about", conditions, moduli.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 
-_SIGNS = str.maketrans(
-    {"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "∞": r"\infty ", "π": r"\pi ", "θ": r"\theta ",
-     "²": "^2", "³": "^3", "≤": r"\le ", "≥": r"\ge ", "∪": r"\cup ", "∈": r"\in ", "±": r"\pm ", "°": r"^\circ ",
-     "’": "'", "′": "'", "。": "", "，": ",", "（": "(", "）": ")", "\u00a0": " ", "\u200b": "", "\u2062": ""}
-)  # fmt: skip
-_SPACES = re.compile(r"(?<!\\)\\[,;: ]|~|\\q?quad")
-_LAYOUT = re.compile(
-    r"\\left(?![a-z])|\\right(?![a-z])|\\displaystyle|\\limits|\\[bB]ig[lr]?(?![a-z])|(?<=\\\\)\[\d+(?:pt|em|ex)\]"
+from lambda_grpo.tasks.graders.formatting import tidy
+from lambda_grpo.tasks.graders.numerals import from_words, with_digits
+from lambda_grpo.tasks.graders.units import without_units
+
+_PERCENT = re.compile(
+    r"\s*\bper\s?cent(?:age)?\b|\s*\\text\{\s*per\s?cents?\s*\}|\s*\\%|(?<=[\d}])\s*\\text\{\s*%\s*\}"
 )
-_DELIMITERS = re.compile(r"^(?:\$\$?|\\\(|\\\[)|(?:\$\$?|\\\)|\\\])$")
-_CURRENCY = re.compile(r"\\?\$|[€£]")
-_PERCENT = re.compile(r"\s*\bpercent(?:age)?\b|\s*\\text\{\s*percent\s*\}")
-_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mathbf|mathit|mbox|operatorname|rm)\s*\{([^{}]*)\}")
-_SQRT = re.compile(r"(?<!\\)√\s*(?:\{([^{}]*)\}|\(([^()]*)\)|(\w+))")
-_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:(?:,|\{,\}| )\d{3})+(?:\.\d+)?")
-_SCIENTIFIC = re.compile(r"([-+]?(?:\d+(?:\.\d+)?|\.\d+))[eE]([-+]?\d+)")
-_MIXED = re.compile(r"(-?\d+)\s+(\d+)\s*/\s*(\d+)")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
-_DEGREES = r"(?:\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degree)(?:\s*\\(?:text|mathrm)\s*\{\s*[CF]\s*\})?"
-_SAME_COMMANDS = {
-    r"\\[dtc]frac": r"\\frac", r"\\varnothing": r"\\emptyset", r"\\varphi": r"\\phi", r"\+\\infty": r"\\infty",
-    r"\\leqslant|\\leq(?![a-z])": r"\\le", r"\\geqslant|\\geq(?![a-z])": r"\\ge",
-    r"\\text\{\s*infinity\s*\}": r"\\infty", r"\\langle": "(",
-    r"\\rangle": ")", r"\\lbrace": r"\\{", r"\\rbrace": r"\\}",
-}  # fmt: skip
-_MULTIPLIERS = {
-    "dozen": "12", "hundred": "10^{2}", "thousand": "10^{3}", "million": "10^{6}", "billion": "10^{9}",
-    "trillion": "10^{12}",
-}  # fmt: skip
-_MULTIPLIER = re.compile(rf"(?<=\d)\s*(?:\\text\s*\{{\s*)?({'|'.join(_MULTIPLIERS)})\b")
-_ANSWER_IS = re.compile(
-    r"^(?:\\text\s*\{\s*)?(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\s*:?\s*\}?\s*(?=[-\d\\$])", re.IGNORECASE
+DEGREES = r"(?:\^\s*(?:\{\s*\\circ\s*\}|\\circ)|(?<=\d)\s*degrees?\b)(?:\s*(?:\\text\s*\{\s*[CF]\s*\}|[CF]\b))?"
+_TEXT = re.compile(r"\\text\{([^{}]*)\}")
+_ABOUT = re.compile(
+    r"^(?:(?:\\text\{)?\s*(?:approximately|approx\.?|about|roughly|around|nearly|almost|exactly|precisely|only|just|simply|"
+    r"a\s+total\s+of|an\s+average\s+of|equal\s+to|equals|namely|option|choice|answer)\b\s*[:.]?\s*(?:of\s+)?\}?\s*|"
+    r"\\approx\s*|\\sim\s*)+",
+    re.IGNORECASE,
 )
-_CONDITION = re.compile(r",?\s*(?:\\text\{\s*(?:where|for)?\s*\}\s*)?\(?\s*[kn]\s*\\in\s*\\mathbb\s*\{?[ZN]\}?\s*\)?$")
+_LABEL = re.compile(
+    r"^(?:\\text\s*\{\s*)?(?:(?:the|our|my)\s+)?(?:final\s+|correct\s+|general\s+)?"
+    r"(?:answer|solution|result|ans)(?:s|\s+set)?(?:\s+(?:is|are)\b\s*:?|\s*[:=])\s*\}?\s*",
+    re.IGNORECASE,
+)
+_SIGN_WORD = re.compile(r"^(?:\\text\{)?\s*(?:negative|minus)\b\s*\}?\s*(?=[\d\\.$A-Za-z])", re.IGNORECASE)
+_CONDITION = re.compile(
+    r",?\s*(?:\\text\{\s*,?\s*(?:where|for|with)?\s*\}\s*|where\s+|for\s+|with\s+)?\(?\s*[A-Za-z]\s*\\in\s*"
+    r"\\(?:mathbb|text)\s*\{?[ZNR]\}?\s*\)?$"
+    r"|,?\s*(?:\\text\{\s*)?(?:,\s*)?(?:for|where)\s+(?:all|any|every|each|some)\s+(?:(?:real|positive|integer|whole|natural)\s+)*"
+    r"(?:numbers?\s+|integers?\s+|values?\s+of\s+|reals?\s+)?\}?\s*[A-Za-z]?\}?$"
+    r"|,?\s*\(?\s*(?:\\text\{\s*)?(?:where\s+|for\s+)?\}?\s*[A-Za-z]\s*(?:\\text\{\s*)?\s*(?:is|are)\s+(?:an?\s+)?(?:any\s+|arbitrary\s+)?"
+    r"(?:real\s+number|integer|arbitrary(?:\s+constant)?|constant|real)s?\s*\}?\s*\)?$"
+)
 _MODULUS = re.compile(r"\\equiv\s*([^\\]+?)\s*(?:\\pmod|\\bmod|\\mod)\b.*$|\s*\\pmod\s*(?:\{[^{}]*\}|\d)$")
-_BUILDER = re.compile(r"\\\{\s*([A-Za-z])\s*(?:\\mid|\||:|\\colon)\s*(.*)\\\}$")
-
-# Units that are told apart, by what they are called
-_UNITS = {
-    name: unit
-    for unit, names in {
-        "mm": "mm millimeter millimetre", "cm": "cm centimeter centimetre", "m": "m meter metre",
-        "km": "km kilometer kilometre", "in": "in inch inche", "ft": "ft foot feet", "mile": "mile mi", "yd": "yd yard",
-        "g": "g gram", "kg": "kg kilogram", "lb": "lb pound", "oz": "oz ounce", "s": "s sec second",
-        "min": "min minute", "h": "h hr hour", "day": "day", "week": "week", "month": "month",
-        "year": "year yr", "mph": "mph",
-        "km/h": "km/h kmh kph", "m/s": "m/s", "ml": "ml milliliter millilitre", "l": "l liter litre", "cent": "cent",
-        "dollar": "dollar", "am": "am a.m", "pm": "pm p.m", "even": "even", "odd": "odd",
-    }.items()
-    for name in names.split()
-}  # fmt: skip
-_NAMED_UNIT = re.compile(
-    r"(?:\\(?:text|mathrm)\s*\{\s*([A-Za-z./ ]+)\}|(?<=[\d\s])([A-Za-z./]+))(?:\s*\^\s*\{?\s*(-?\d)\s*\}?)?[\s.$]*$"
+_BUILDER = re.compile(r"\\\{\s*([A-Za-z])\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?(?:\\mid|\||:|\\colon)\s*(.*)\\\}$")
+_FRENCH = re.compile(r"\]\s*([^\[\](),]+),([^\[\](),]+?)\s*([\]\[])|\[\s*([^\[\](),]+),([^\[\](),]+?)\s*\[")
+_FUNCTION = re.compile(
+    r"(?<![A-Za-z\\])(?:np\.|math\.)?(sqrt|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|sec|csc|cot|ln|log|exp)"
+    r"(?=\s*[(\d{^_]|\s+[a-z\\](?![a-z]))|(?<![A-Za-z\\])(?:np\.|math\.)?(pi|theta|infinity)(?![A-Za-z])"
 )
-# Words that say something of the number before them
-_NO_UNIT = (
-    r"times|minus|plus|(?:less|more)\s+than\s+[a-z]\b|squared|cubed|factorial|over|root|choose|divided|power|undefined|"
-    r"infinit|negative|positive|or\b|and\b|half|halves|thirds?|quarters?|"
-    r"(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand|million)ths?\b"
+_RELATIONS = tuple(
+    (re.compile(rf"(?<=[a-z0-9}}])\s*(?:\\text\{{)?\s*(?:is|must\s+be)\s+{words}\s*\}}?(?=\s*[-\d\\])"), sign)
+    for words, sign in (
+        ("(?:greater|more|larger)\\s+than\\s+or\\s+equal\\s+to", r" \\ge "),
+        ("(?:less|smaller)\\s+than\\s+or\\s+equal\\s+to", r" \\le "),
+        ("(?:strictly\\s+)?(?:greater|more|larger)\\s+than", " > "),
+        ("(?:strictly\\s+)?(?:less|smaller)\\s+than", " < "),
+        ("at\\s+least", r" \\ge "),
+        ("at\\s+most", r" \\le "),
+        ("not(?:\\s+equal\\s+to)?", r" \\ne "),
+    )
 )
-_POWER = r"(?:\s*\^\s*(?:-?\d|\{\s*-?\d+\s*\}))?"
-# In \text{} or \mathrm{}: letters after a space, or two and more; a single letter right after a number is a variable,
-# or the imaginary unit.
-_UPRIGHT = (
-    rf"\\(?:text\w*|mathrm|mbox|rm)\s*\{{(?!\s*(?:[ied]\s*[}}^]|{_NO_UNIT}))"
-    r"(?:[\s~]+[A-Za-z]|[A-Za-z][A-Za-z./^])(?:[A-Za-z\s~./·^-]|\{-?\d\}|(?<=\^)-?\d)*\}"
+_COMBINATIONS = re.compile(
+    r"(?:\{\})?_\{(\d+)\}\s*C_\{(\d+)\}|(?:\{\})?\^\{(\d+)\}\s*C_\{(\d+)\}|(?<![A-Za-z])C\((\d+),\s*(\d+)\)"
 )
-_ONE_LETTER = r"(?:(?<=\s)|\\mu\s*)\\(?:text|mathrm)\s*\{[mgshLlJNWVAKF]\}"
-_FORMAL_UNIT = re.compile(
-    rf"(?<=[\d)}}%])\s*(?:{_UPRIGHT}|{_ONE_LETTER}|\\(?:AA|Omega)\b){_POWER}"
-    rf"(?:\s*(?:/|\\cdot)?\s*\\(?:text|mathrm)\s*\{{[^{{}}\d]*\}}{_POWER})*\s*\.?$"
+_CLAUSE = re.compile(
+    r"(?:\\text\{)?\s*[A-Z]?[a-z]+(?:\s+[A-Za-z']+)*\s+(?:is|are|makes|has|have|costs?|earns?|gets?|needs?|pays?|equals)"
+    r"\s*\}?\s*(?:\\text\{\s*)?(?=(?:\\?\$)?\s*-?\d)"
 )
-# In plain letters: a known unit, or a word; of a number alone, as "5 xy" and "2 theta" are products.
-_PLAIN_UNIT = re.compile(
-    r"(?<=[\d)}])(?:\s*(?:[ckm]m|kg|m[lL]|ft|lbs?|oz|mph|hrs?|mins?|secs?|(?:k?m|mi|ft)/(?:h|s|hr|min))|"
-    rf"\s+(?!{_NO_UNIT}|theta|alpha|beta|lambda|gamma|delta|sigma|omega)"
-    r"(?:[A-Za-z]{4,}|cups?|eggs?|days?|men|yen|mi|m|K|N|W|J)\b[A-Za-z./ ]*)"
-    rf"{_POWER}\s*\.?$|(?<=\d)\s*[\u4e00-\u9fff]+$"
-)
+_CIS = re.compile(r"\\text\{\s*cis\s*\}\s*(?:\(([^()]*)\)|([^()+]+))$")
+_DENIAL = re.compile(r"\b(?:not|no|never|than|least|most|if|wrong|incorrect)\b|n't")
+_BARE = re.compile(r"\\(?:text)\s*\{\s*([A-Za-z])\s*\}")
 
 
+@functools.lru_cache(maxsize=4096)
 def plain(answer: str, *, is_number: bool = False) -> str:
     """The one way of writing it.
 
     Args:
         is_number: whether the reference is one, without variables: then words and letters behind a number are units.
     """
-    text = re.sub(r"\s+", " ", _SPACES.sub(" ", answer.translate(_SIGNS).replace(r"\!", "")))
-    text = _LAYOUT.sub("", text).strip().rstrip(" .,;")
-    text = _DELIMITERS.sub("", text).strip().strip("*").rstrip(" .,;")
-    text = _CURRENCY.sub("", text).replace(r"\%", "%")
-    text = _PERCENT.sub("%", text)
-    for pattern, replacement in _SAME_COMMANDS.items():
-        text = re.sub(pattern, replacement, text)
+    text = _without_frame(tidy(answer))
+    sign = ""
+    if is_number:
+        if negative := _SIGN_WORD.match(text):
+            sign, text = "-", text[negative.end() :].removesuffix("}" if "\\text{" in negative.group() else "")
+        text = from_words(_without_prose(text))
+    text = _CIS.sub(lambda match: rf"(\cos({match[1] or match[2]})+i\sin({match[1] or match[2]}))", text)
+    text = _PERCENT.sub("%", with_digits(_with_commands(text)))
     if _TRIGONOMETRIC.search(text):  # inside a function degrees aren't a unit
-        text = re.sub(rf"(\d+(?:\.\d+)?)\s*(?:{_DEGREES})", r"{(\\frac{\1 \\pi}{180})}", text)
-    text = re.sub(_DEGREES, "", text)
-    text = _SQRT.sub(lambda match: rf"\sqrt{{{''.join(filter(None, match.groups()))}}}", text)
-    text = _without_frame(text).strip()
-    text = _MULTIPLIER.sub(lambda match: rf" \times {_MULTIPLIERS[match.group(1)]} \text{{ ", text, count=1)
-    text = re.sub(r" \\text\{ \s*(?:\}|$)", "", text)
+        text = re.sub(rf"(\d+(?:\.\d+)?)\s*(?:{DEGREES})", r"{(\\frac{\1 \\pi}{180})}", text)
+    text = re.sub(DEGREES, "", text)
     if text.count("{") > text.count("}"):
         text += "}" * (text.count("{") - text.count("}"))
-    text = _FORMAL_UNIT.sub("", text)
-    if is_number:
-        text = _PLAIN_UNIT.sub("", text)
-    text = re.sub(r"\\(?:mathrm|text|rm)\s*\{\s*([A-Za-z])\s*\}", r" \1", text).strip().rstrip(" .,;")
-    if _THOUSANDS.fullmatch(text):
-        text = re.sub(r"\{,\}|[, ]", "", text)
-    text = re.sub(r"(?<=\d)\s*x\s*(?=10\s*\^)", r"\\times ", text)
-    text = _MIXED.sub(r"\1\\frac{\2}{\3}", text) if _MIXED.fullmatch(text) else text
-    return both_signs(_SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text) if _SCIENTIFIC.fullmatch(text) else text)
+    text = with_digits(without_units(text, is_number=is_number).rstrip(" .,;"))
+    text = _BARE.sub(r" \1", text).strip().rstrip(" .,;")
+    return sign + both_signs(text)
+
+
+def _without_prose(text: str) -> str:
+    r"""A phrase about one number from that number on: `\text{Janet makes } 18 \text{ per day}`, "five (5)"."""
+    if repeated := re.fullmatch(r"[A-Za-z -]{2,}\(\s*(\d[\d.,]*)\s*\)", text):
+        return repeated.group(1)
+    text = re.sub(r"^(?:\\text\{)?the\s+(?:number\s+)?(?=\d)", "", text)
+    text = re.sub(r"(?<=\d)\s*\((?:\s*\\text\{)?\s*(?:or\b|\d+\s+[a-z]{3,})[^()]*\)$", "", text)
+    phrase = _CLAUSE.match(text)
+    if phrase and not _DENIAL.search(phrase.group()) and len(re.findall(r"\d[\d.,]*", text)) == 1:
+        return text[phrase.end() :]
+    return text
 
 
 def _without_frame(text: str) -> str:
     r"""Without words around an answer: a `\text{}` that holds all of it, "Answer:", conditions, the set {x | …}."""
-    whole = re.fullmatch(r"\\(?:text\w*|mathrm|mbox)\s*\{([^{}]*\d[^{}]*)\}", text)
-    text = _ANSWER_IS.sub("", whole.group(1) if whole else text)
-    text = _CONDITION.sub("", text)
+    whole = re.fullmatch(r"\\text\s*\{([^{}]*\d[^{}]*)\}", text)
+    text = whole.group(1).strip() if whole else text
+    text = _ABOUT.sub("", _LABEL.sub("", text))
+    text = re.sub(r"\s*(?:\\text\{\s*\(\s*or\b\s*\}|\(\s*or\b)[^()]*\)$", "", text)
+    text = re.sub(r"^#\s*(?=\d)", "", text)
+    text = _CONDITION.sub("", text).strip()
+    if re.fullmatch(r"\[[^\[\]]*=[^\[\]]*\]", text):  # a solution in brackets: [x=1, y=2]
+        text = text[1:-1]
+    text = _FRENCH.sub(_interval, text)
     text = _MODULUS.sub(lambda match: "= " + match.group(1) if match.group(1) else "", text)
     builder = _BUILDER.fullmatch(text)
-    return builder.group(2) if builder else text
+    return (builder.group(2) if builder else text).strip()
+
+
+def _interval(match: re.Match[str]) -> str:
+    if match.group(1) is None:
+        return f"[{match.group(4)},{match.group(5)})"
+    return f"({match.group(1)},{match.group(2)}{')' if match.group(3) == '[' else ']'}"
+
+
+def _with_commands(text: str) -> str:
+    """Functions, powers and products of a plain text as commands: sqrt(13), x**2, 2*x, <=."""
+    text = re.sub(r"\s*\*\*\s*", "^", text)
+    text = re.sub(r"(?<=[\w)}])\s*\*\s*(?=[\w(\\{])", r" \\cdot ", text)
+    text = re.sub(r"^\{?\s*(\w+)\s*\\choose\s*(\w+)\s*\}?$|\{\s*(\w+)\s*\\choose\s*(\w+)\s*\}", _chosen, text)
+    text = text.replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ").replace("+/-", r"\pm ")
+    text = re.sub(r"(?<![A-Za-z\\])negative\s+infinity\b", r"-\\infty", text)
+    text = _relations(
+        _FUNCTION.sub(lambda match: "\\" + (match.group(1) or match.group(2)) + " ", text).replace(
+            r"\infinity", r"\infty"
+        )
+    )
+    text = _COMBINATIONS.sub(
+        lambda match: rf"\binom{{{match[1] or match[3] or match[5]}}}{{{match[2] or match[4] or match[6]}}}", text
+    )
+    for root in reversed(list(re.finditer(r"\\sqrt\s*\(", text))):
+        end = _closing_parenthesis(text, root.end() - 1)
+        if end is not None:
+            text = rf"{text[: root.start()]}\sqrt{{{text[root.end() : end]}}}{text[end + 1 :]}"
+    return re.sub(r"\\sqrt\s+(?=\{)", r"\\sqrt", text)
+
+
+def _chosen(match: re.Match[str]) -> str:
+    above, below = (group for group in match.groups() if group)
+    return rf"\binom{{{above}}}{{{below}}}"
+
+
+def _relations(text: str) -> str:
+    """Relations in words as signs: "x is greater than 5"."""
+    for words, sign in _RELATIONS:
+        text = words.sub(sign, text)
+    return text
+
+
+def _closing_parenthesis(text: str, start: int) -> int | None:
+    depth = 0
+    for i in range(start, len(text)):
+        depth += (text[i] == "(") - (text[i] == ")")
+        if depth == 0:
+            return i
+    return None
 
 
 def both_signs(text: str) -> str:
     r"""`a \pm b` as `a + b, a - b`, where there is one ± in a single answer."""
+    parts = text.split(", ")
+    if len(parts) > 1 and not re.search(r"[({\[][^)}\]]*,|^[(\[]|\\\{", text):
+        return ", ".join(both_signs(part) for part in parts)
     if len(re.findall(r"\\(?:pm|mp)(?![a-z])", text)) != 1 or "," in text:
         return text
     upper, lower = ("+", "-") if r"\pm" in text else ("-", "+")
@@ -144,40 +187,25 @@ def both_signs(text: str) -> str:
 def as_text(answer: str) -> str:
     """For comparison letter by letter: without spaces, but those between digits."""
     text = re.sub(r"[\"`]+|(?<!\d) | (?!\d)", "", re.sub(r"\s+", " ", _TEXT.sub(r"\1", answer)))
+    text = text.rstrip(".")
     return text.strip("()") if re.fullmatch(r"\([A-Za-z]\)", text) else text
 
 
 def is_words(answer: str) -> bool:
-    """Whether an answer is text: a name, yes or no, several words; not a product of letters."""
-    if re.fullmatch(r"\\(?:text\w*|mathrm|mbox)\s*\{[^{}]*[A-Za-z]{2}[^{}]*\}", answer.strip()):
+    """Whether a tidy answer is text: a name, yes or no, several words; not a product of letters."""
+    if re.fullmatch(r"\\text\s*\{[^{}]*[A-Za-z]{2}[^{}]*\}", answer.strip()):
         return True
     text = _TEXT.sub(r"\1", answer).strip()
-    return bool(re.fullmatch(r"[A-Za-z]+(?:[ '-][A-Za-z]+)*\.?", text) and re.search(r"[A-Za-z]{3}", text))
+    return bool(re.fullmatch(r"[A-Za-z]+(?:(?:[ '-]|, )[A-Za-z]+)*\.?", text) and re.search(r"[A-Za-z]{3}", text))
 
 
 def is_number(answer: str) -> bool:
     """Whether an answer has no variables: digits, constants and functions of them, and perhaps a unit."""
-    text = re.sub(r"\\[A-Za-z]+", "", _TEXT.sub("", plain(answer, is_number=True)))
-    return re.search(r"\d", text) is not None and re.search(r"[A-Za-z]", re.sub(r"\d[eE][-+]?\d", "", text)) is None
-
-
-def choice(answer: str) -> str | None:
-    """The letter of a multiple choice, with or without what it stands for: "(B) 12"."""
-    text = _TEXT.sub(r"\1", _SPACES.sub(" ", answer)).strip().strip("$*").strip()
-    found = re.match(r"\(([A-H])\)|([A-H])(?:[.:)]\s|\s*[.)]?$)", text)
-    if not found or len(set(re.findall(r"\(([A-H])\)", text))) > 1:
-        return None
-    return found.group(1) or found.group(2)
-
-
-def unit(answer: str) -> str | None:
-    """The unit behind an answer with its power, as far as it is a known one."""
-    found = _NAMED_UNIT.search(answer)
-    if not found:
-        return None
-    name = (found.group(1) or found.group(2)).strip(" .").casefold()
-    known = _UNITS.get(name) or _UNITS.get(name.removesuffix("s"))
-    return known and f"{known}^{found.group(3) or 1}"
+    text = plain(answer, is_number=True)
+    text = re.sub(r"\\[A-Za-z]+", "", _TEXT.sub("", text))
+    return (
+        re.search(r"\d|\\pi", text) is not None and re.search(r"[A-Za-z]", re.sub(r"\d[eE][-+]?\d", "", text)) is None
+    )
 
 
 def modulus(answer: str) -> str | None:

@@ -1,0 +1,104 @@
+r"""Answers of several parts: lists of numbers, values with names, points.
+
+"x = 1, y = 2" is (1, 2) and never 2, 1: values with names are compared by name, and with a list without names by their
+order, which is the alphabet's where all names are single letters.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_NAME = r"(?:\\(?:bar|hat|tilde|overline)\s*\{\s*[A-Za-z]\s*\}|\\[A-Za-z]+|[A-Za-z](?![A-Za-z]))(?:_\{[^{}]*\})?'*"
+_NAMED = re.compile(rf"(?:\\text\{{\s*)?({_NAME}|[A-Za-z]{{2,}}(?:\s+[a-z]+)*)\s*\}}?\s*(?:=|:)\s*([^=]+)")
+_POINT = re.compile(rf"[(\[]\s*({_NAME}(?:\s*,\s*{_NAME})+)\s*[)\]]\s*=\s*[(\[](.*)[)\]]")
+_SEPARATOR = re.compile(
+    r"\s*(?:[,;]?\s*\\text\{\s*,?\s*(?:and|or)\s*\}|[,;]?\s*(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|[,;]|&|\\text\{\s*[,;]\s*\}|"
+    r"\\q?quad(?:\s*\\q?quad)*)\s*"
+)
+_OPEN, _CLOSED = "([{", ")]}"
+
+
+@dataclass(frozen=True)
+class Values:
+    """Several values: their names, in order, with none where they have none; and the brackets around them."""
+
+    values: tuple[str, ...]
+    names: tuple[str, ...] | None = None
+    brackets: str = ""
+
+
+def items(text: str) -> list[str]:
+    """The parts of a tidy answer between commas and the like, outside of all brackets."""
+    parts, start, depth, i = [], 0, 0, 0
+    while i < len(text):
+        separator = _SEPARATOR.match(text, i) if depth == 0 else None
+        if separator and separator.end() > i:
+            parts.append(text[start:i])
+            start = i = separator.end()
+            continue
+        if text.startswith((r"\{", r"\}"), i):
+            i += 1
+        depth += (text[i] in _OPEN) - (text[i] in _CLOSED)
+        i += 1
+    parts.append(text[start:])
+    return [part for part in (part.strip() for part in parts) if part]
+
+
+def several(text: str) -> Values | None:
+    """A tidy answer as several values; None of one that is a single one."""
+    point = _POINT.fullmatch(text)
+    if point:
+        names, values = items(point.group(1)), items(point.group(2))
+        return _by_name(names, values, "()") if len(names) == len(values) else None
+    kind = bracket(text)
+    inner = text
+    if kind is not None:
+        inner = re.sub(r"^\\?[(\[{]|\\?[)\]}]$", "", text.strip())
+    elif re.match(r"[(\[]", text) and text.endswith((")", "]")) and re.search(r"[,=]", text) and _encloses(text):
+        inner = text[1:-1]
+    parts = items(inner)
+    if len(parts) < 2:
+        return None
+    named = [_NAMED.fullmatch(part) for part in parts]
+    if all(named):
+        return _by_name([one.group(1) for one in named if one], [one.group(2) for one in named if one], kind or "")
+    if any(re.search(r"=|<|>|\\(?:le|ge|ne)\b", part) for part in parts):
+        return None
+    return Values(tuple(parts), None, kind or "")
+
+
+def _by_name(names: list[str], values: list[str], kind: str) -> Values | None:
+    names = [re.sub(r"\s", "", name) for name in names]
+    if len({_stem(name) for name in names}) < len(names):
+        return None  # x = 2 or x = 7, and x_1 = 2, x_2 = 7: solutions of one variable
+    return Values(tuple(value.strip() for value in values), tuple(names), kind)
+
+
+def _stem(name: str) -> str:
+    return name.split("_")[0]
+
+
+def in_order(values: Values) -> tuple[str, ...]:
+    """The values as a list without names would have them: by the alphabet where all names are single letters."""
+    if values.names is not None and all(re.fullmatch(r"[A-Za-z]", name) for name in values.names):
+        return tuple(value for _, value in sorted(zip(values.names, values.values, strict=True)))
+    return values.values
+
+
+def bracket(text: str) -> str | None:
+    r"""The brackets around a list, as in "[)" for [1, 2); None for anything else."""
+    text = text.replace(r"\{", "{").replace(r"\}", "}").strip()
+    if len(text) < 3 or text[0] not in "([{" or text[-1] not in ")]}" or "," not in text:
+        return None
+    return text[0] + text[-1] if _encloses(text) else None
+
+
+def _encloses(text: str) -> bool:
+    """Whether its first bracket is closed by its last."""
+    depth = 0
+    for i, sign in enumerate(text):
+        depth += (sign in "([{") - (sign in ")]}")
+        if depth == 0 and i < len(text) - 1:
+            return False  # a union, or a list of several
+    return True
