@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from trl import GRPOTrainer
 
 from lambda_grpo.backends.trl_rewards import distinct_names, equal_groups
+from lambda_grpo.backends.trl_trainer import LambdaGRPOTrainer
 from lambda_grpo.training_data import task_dataset
-from tests.backends.trl_setup import TASK, config, logged, make_trainer, stock_config
+from tests.backends.trl_setup import TASK, config, logged, make_trainer, parameters, stock_config
 from tests.invariant.scripted_run import G, Scripted, completion, of
 from tests.objective import reference
 
@@ -155,6 +156,27 @@ def test_an_evaluation_has_the_same_advantages(eval_size, tmp_path):
     assert trainer.evaluate()["eval_loss"] == 0.0
     assert all((output["advantages"] == 0).all() for _, output, _, _ in trainer.batches)
     assert logged(trainer, "eval_frac_reward_zero_std") == [1.0]
+
+
+def equal_rewards(inputs, *_):
+    return torch.full((len(inputs), 1), 0.7)
+
+
+class CalculatesItself(LambdaGRPOTrainer):
+    def _calculate_rewards(self, inputs, *_):
+        return equal_rewards(inputs)
+
+
+@pytest.mark.parametrize("trainer_class", [CalculatesItself, LambdaGRPOTrainer])
+def test_rewards_may_be_calculated_by_a_subclass_or_an_object(trainer_class, tmp_path):
+    trainer = make_trainer(config(tmp_path, objective="lambda_grpo", max_steps=1), trainer_class)
+    if trainer_class is LambdaGRPOTrainer:
+        trainer._calculate_rewards = equal_rewards
+    before = parameters(trainer)
+    trainer.train()
+    assert all(torch.equal(value, before[name]) for name, value in parameters(trainer).items())
+    assert logged(trainer, "frac_reward_zero_std") == [1.0]
+    assert ("_calculate_rewards" in vars(trainer)) == (trainer_class is LambdaGRPOTrainer)
 
 
 # -- names -------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -162,7 +164,8 @@ class RolloutTrainer(PromptTrainer):
         of nothing but ε leaves advantages of some 1e-4: full steps for an optimiser like Adam. `frac_reward_zero_std`
         is that share of groups, whatever the advantages are divided by.
         """
-        output = super()._generate_and_score_completions(inputs)
+        with self._keeping_rewards():
+            output = super()._generate_and_score_completions(inputs)
         mode, size = ("train", self.num_generations) if self.model.training else ("eval", self.num_generations_eval)
         found = equal_groups(self._rewards_per_func, self.reward_weights, size, self.multi_objective_aggregation)
         self._metrics[mode]["frac_reward_zero_std"][-1] = 1 - found.differs.double().mean().item()
@@ -195,16 +198,30 @@ class RolloutTrainer(PromptTrainer):
             [],
         )
 
-    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
-        if self._drawn is not None:
-            self._rewards_per_func = self._drawn.rewards
+    @contextmanager
+    def _keeping_rewards(self) -> Iterator[None]:
+        """Keep the rewards that TRL scores a batch by, whichever subclass or object calculates them."""
+        own, calculate = self.__dict__, self._calculate_rewards
+        before = own.get("_calculate_rewards")
+
+        def calculated(*arguments: Any) -> Tensor:
+            self._rewards_per_func = calculate(*arguments) if self._drawn is None else self._drawn.rewards
             return self._rewards_per_func
+
+        own["_calculate_rewards"] = calculated
+        try:
+            yield
+        finally:
+            del own["_calculate_rewards"]
+            if before is not None:
+                own["_calculate_rewards"] = before
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         with checked(self, list(inputs[0]), len(prompts)):
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if (column := self.overlong_reward) is not None:  # what nobody could score has no length penalty, either
             others = [i for i in range(rewards.size(1)) if i != column]
             rewards[:, column] = rewards[:, column].masked_fill(rewards[:, others].isnan().all(1), torch.nan)
-        self._rewards_per_func = rewards
         return rewards
 
     def _draw(self, inputs: list[dict[str, Any]]) -> Draw:
