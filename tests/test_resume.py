@@ -102,7 +102,7 @@ def test_what_may_change_does(run, monkeypatch):
     first = run.metrics()[0]
     with monkeypatch.context() as patch:  # also after a stop before the next checkpoint
         patch.setattr(LambdaGRPOTrainer, "_generate", stop)
-        assert main(["train", "--output_dir", str(run.path), "--resume", *changes]) == 1
+        assert main(["train", "--output_dir", str(run.path), "--resume", *changes]) == 130
     assert main(["train", "--output_dir", str(run.path), "--resume"]) == 0
     assert run.metrics()[0] == first
     assert [row["step"] for row in run.metrics()] == [1, 2, 3]
