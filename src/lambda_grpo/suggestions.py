@@ -9,15 +9,21 @@ from typing import Any
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """` (did you mean "x"?)` for the closest of the `known` names, or an empty string where none is close.
+    """` (did you mean "x"?)` for the closest of the `known` names, or an empty string where none is close."""
+    close = close_name(name, known)
+    return "" if close is None else f' (did you mean "{close}"?)'
 
-    Capital letters, hyphens and underscores don't count.
+
+def close_name(name: str, known: Iterable[str]) -> str | None:
+    """The closest of the `known` names; None where none is close.
+
+    Capital letters don't count, nor whether it is a hyphen or an underscore.
     """
     by_key = {_key(one): one for one in known}
     letters = sorted(_key(name))
     close = difflib.get_close_matches(_key(name), by_key, n=5)  # the closest one first
     close.sort(key=lambda one: sorted(one) != letters)  # letters that changed their places are a slip of the fingers
-    return f' (did you mean "{by_key[close[0]]}"?)' if close else ""
+    return by_key[close[0]] if close else None
 
 
 def did_you_mean_option(argument: str, known: Iterable[str]) -> str:

@@ -94,6 +94,15 @@ def test_columns_that_are_given_are_taken_as_they_are(tmp_path):
             local_problems(path, question=wrong)
 
 
+def test_an_input_alone_is_no_question(tmp_path):
+    """Beside an instruction it is what the instruction is about."""
+    path = write(tmp_path, [{"instruction": "Add them.", "input": "1 and 2", "answer": "3"}])
+    with pytest.raises(UserError, match="no column question or problem"):
+        local_problems(path)
+    rows = [{"problem": "A?", "input": "1 and 2", "target": "x", "answer": "3"}]  # known columns come first
+    assert local_problems(write(tmp_path, rows))[0].prompt == "A?"
+
+
 def test_a_benchmarks_columns_can_be_given(tmp_path):
     path = write(tmp_path, [{"task": "A?", "gold": "2", "answer": "3"}] * 40)
     task = load_benchmark("amc23", data=path, question="task", answer="gold")

@@ -9,9 +9,10 @@ from lambda_grpo.errors import UserError, warn_once
 from lambda_grpo.tasks.graders.extraction import reference_answer
 
 # How data sets of maths problems name their columns, in the order in which they are looked for
-QUESTION_COLUMNS = ("question", "problem", "Question", "Problem", "prompt", "input")
+QUESTION_COLUMNS = ("question", "problem", "Question", "Problem", "prompt")
 LEAD_COLUMNS = ("context", "body", "Body")  # text that a question goes on from: OlympiadBench, ASDiv, SVAMP
-ANSWER_COLUMNS = ("answer", "final_answer", "Answer", "target")
+ANSWER_COLUMNS = ("answer", "final_answer", "Answer")
+PAIR = ("input", "target")  # MAWPS's, taken where both are there: others have an `input` beside an instruction
 BOX_COLUMNS = ("solution", "Solution")  # whose box holds the answer where no column does: MATH, Minerva
 SOLUTION_COLUMNS = (*BOX_COLUMNS, "answer")
 ID_COLUMNS = ("unique_id", "id", "ID", "question_number", "idx")
@@ -49,7 +50,7 @@ def find_columns(
         UserError: there is none.
     """
     if question is None:
-        question = first_filled(rows, QUESTION_COLUMNS)
+        question = _known(rows, QUESTION_COLUMNS, PAIR[0])
         lead = first_filled(rows, LEAD_COLUMNS)
         question = f"{lead}+{question}" if lead and question else question
     else:
@@ -62,7 +63,7 @@ def find_columns(
         if not any(answer in row or value_at(row, answer) is not None for row in rows):
             raise _no_column(name, rows, "answer", answer)
         return Columns(question, answer)
-    found = first_filled(rows, ANSWER_COLUMNS)
+    found = _known(rows, ANSWER_COLUMNS, PAIR[1])
     if found is None and not any(_boxed_solution(row) for row in rows):
         found = next((column for column in ANSWER_COLUMNS if any(column in row for row in rows)), None)
         if found is None:
@@ -73,6 +74,10 @@ def find_columns(
 def first_filled(rows: Sequence[Mapping[str, Any]], known: Sequence[str]) -> str | None:
     """The first of the known columns that holds anything in these rows."""
     return next((column for column in known if any(row.get(column) not in (None, "", []) for row in rows)), None)
+
+
+def _known(rows: Sequence[Mapping[str, Any]], known: Sequence[str], of_pair: str) -> str | None:
+    return first_filled(rows, known) or (of_pair if all(first_filled(rows, [column]) for column in PAIR) else None)
 
 
 def _no_column(name: str, rows: Sequence[Mapping[str, Any]], what: str, column: str) -> UserError:
