@@ -4,7 +4,7 @@ Train on it from the folder that holds this file with
 
     lambda-grpo train --task own_task:LastLetter --model_name_or_path builtin-llama
 
-or run this file, which does the same: in a minute or two on two CPU cores, accuracy rises from 20 % to above 80 %.
+or run this file, which does the same: within a minute or two on two CPU cores accuracy rises from 20 % to 80 % or so.
 """
 
 import random
