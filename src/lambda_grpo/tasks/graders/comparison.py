@@ -33,6 +33,8 @@ _BASE = re.compile(r"\(?(\w+?)\)?_\{([^{}]*)\}")
 _TRANSPOSED = re.compile(r"(?<=[)\]])\s*\^\s*\{?\s*(?:T|\\top|\\text\{T\}|')\s*\}?$")
 _SIZES = re.compile(r"\d+(?:\s*\\times\s*(?!10\^)\d+)+")
 _TIMES = re.compile(r"\s*(?:\\times|(?<=[\d\s}])[x×](?=[\s\d])|\\text\{\s*(?:x|by)\s*\}|(?<=\s)by(?=\s))\s*")
+_COUNT = re.compile(r"\d[\d.,/]*\s*(?:\\text\{\s*)?[A-Za-z][A-Za-z ]+\}?")
+_CHAIN = re.compile(r"\d+(?:\s*:\s*\d+){2,}")
 _CONSTANT = re.compile(r"(?<![A-Za-z\\])[ABCcKk](?:_\{\d\})?(?![A-DF-Za-df-z_(])")
 
 
@@ -136,10 +138,13 @@ def _same(ours: str, theirs: str) -> bool:
     units = {unit(ours), unit(theirs)} - {None}
     if len(units) > 1 and not _convertible(ours, theirs):
         return False
+    if unit(ours) is not None and unit(ours) == unit(theirs):
+        ours, theirs = (re.sub(r"(?<=[\d}])\s*[A-Za-z]+$", "", text) for text in (ours, theirs))
     if len({modulus(ours), modulus(theirs)} - {None}) > 1:
         return False
-    if (sizes := _same_sizes(ours, theirs)) is not None:
-        return sizes
+    for same in (_same_sizes, _same_counts, _same_ratio):
+        if (decided := same(ours, theirs)) is not None:
+            return decided
     return _same_formula(in_unit_of(ours, theirs), in_unit_of(theirs, theirs))
 
 
@@ -221,10 +226,30 @@ def _same_parts(ours: str, theirs: str) -> bool:
     return True
 
 
+def _same_counts(ours: str, theirs: str) -> bool | None:
+    """Whether two lists of numbers of named things are the same; None where not both are such lists."""
+    parts = [items(text) for text in (ours, theirs)]
+    if any(len(one) < 2 or not all(map(_COUNT.fullmatch, one)) for one in parts):
+        return None
+    return _same_parts(ours, theirs)
+
+
+def _same_ratio(ours: str, theirs: str) -> bool | None:
+    """Whether chains of ratios as 3:4:5 are the same; None where not both are such chains."""
+    chains = [[int(part) for part in text.split(":")] if _CHAIN.fullmatch(text) else [] for text in (ours, theirs)]
+    if not all(chains):
+        return None
+    return len(chains[0]) == len(chains[1]) and all(
+        a * chains[1][0] == b * chains[0][0] for a, b in zip(*chains, strict=True)
+    )
+
+
 def _same_part(ours: str, theirs: str) -> bool:
+    if unit(ours) is not None and unit(ours) == unit(theirs):
+        return _same(ours, theirs)
     words = [re.sub(r"\\text|[^A-Za-z]", "", text).casefold().removesuffix("s") for text in (ours, theirs)]
     are_counts = all(re.match(r"\d", text) for text in (ours, theirs)) and all(len(word) > 2 for word in words)
-    return _same(ours, theirs) and (not are_counts or words[0] == words[1])
+    return _same(ours, theirs) and (not are_counts or words[0][:4] == words[1][:4])
 
 
 def _same_mathematics(ours: str, theirs: str) -> bool:

@@ -30,6 +30,12 @@ _FIRST_LINE = re.compile(r"\**([-+]?\\?\$?\d[\d.,/]*(?:\s*[a-z%]+)?)\**\.?\n\s*\
 _ASSIGNED = re.compile(
     r"((?<![A-Za-z\\])\$?([a-z])(?:_\w)?\s*=\s*[^\s=,$]+\$?(?:\s*(?:,|or|and|,\s*or|,\s*and)\s*\$?[a-z](?:_\w)?\s*=\s*[^\s=,$]+\$?)+)\.?\s*$"
 )
+_NO_ANSWER = re.compile(
+    r"\b(?:can(?:no|')t\s+(?:be\s+)?(?:solve|find|answer|determine)\w*|need\s+more\s+information|not\s+enough\s+information)"
+)
+_ROUNDED = re.compile(
+    r",?\s*(?:\(|or\s+|which\s+is\s+)?(?:about|approximately|roughly|≈|\\approx)\s*\$?\s*([\d.,]*\d)\$?\s*\)?\s*\.?$"
+)
 _TOTAL = re.compile(r"\b(\d{1,9})\s+[a-z]+(?:\s+[a-z]+){0,4}:\s+([^.]*)\.?$")
 _COMPLEMENT = re.compile(r"\b(?:is|are|equals|was|were|becomes)\b(?:\s+(?:therefore|thus|then|indeed|exactly))?[\s:]*")
 _CHOSEN = re.compile(
@@ -65,6 +71,12 @@ def ending(tail: str) -> list[Reading]:
     sentence = re.split(r"(?<=[.!?])\s+|\n", tail)[-1] if tail else ""
     if re.search(r"\b(?:if|when|suppose)\b.*\bthen$", sentence, re.IGNORECASE):  # cut off in the middle
         tail = tail[: -len(sentence)].strip()
+    if _NO_ANSWER.search(sentence):
+        return words
+    if rounded := _ROUNDED.search(tail):
+        exact = _last_formula_or_number(tail[: rounded.start()])
+        if exact and tail[: rounded.start()].rstrip("$ ").endswith(exact[-1]):
+            return [Reading(rf"{exact} \approx {rounded.group(1)}"), *words]
     if (total := _TOTAL.search(sentence)) and _adds_up(total):
         return [Reading(total.group(1)), *words]
     if letter := re.search(r"\(([A-H])\)\W*$", sentence):

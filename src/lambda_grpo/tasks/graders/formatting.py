@@ -23,7 +23,7 @@ _SIGNS = str.maketrans(
      "．": ".", "＋": "+", "＄": "$", "…": r"\ldots ", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "",
      "\u2061": "", "\u2062": "", "\ufeff": "", "ı": "i", "ȷ": "j"}
 )  # fmt: skip
-_DECORATION = re.compile(r"[✓✔✅☑🎉👍■□∎▪◼◾●•]️?|\\(?:blacksquare|square|Box|qed|qedsymbol|checkmark)(?![A-Za-z])")
+_DECORATION = re.compile(r"[∴✓✔✅☑🎉👍■□∎▪◼◾●•]️?|\\(?:blacksquare|square|Box|qed|qedsymbol|checkmark)(?![A-Za-z])")
 _HIGH = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _LOW = str.maketrans("₀₁₂₃₄₅₆₇₈₉ₙ", "0123456789n")
 _VULGAR = {
@@ -104,7 +104,7 @@ _PLAIN_FUNCTIONS = re.compile(
 
 def tidy(answer: str) -> str:
     r"""The answer without its typography. Text stays inside of `\text{}`."""
-    text = _DECORATION.sub(" ", _signs(answer).replace("{:}", ":"))
+    text = _DECORATION.sub(" ", _signs(answer).replace("{:}", ":").replace("{.}", "."))
     text = re.sub(r"(?<!\\)\\\s*$", "", text)
     text = re.sub(r"\\!", "", re.sub(r"(?<=\d)(?:,|\{,\})?\s*\\!\s*(?=\d{3}(?!\d))", ",", text))
     if not re.search(r"[(\[]", text):
@@ -132,6 +132,7 @@ def tidy(answer: str) -> str:
     text = _FLUXION.sub(lambda match: match.group(2) + ("''" if match.group(1) else "'"), text)
     text = _GREEK_SUBSCRIPT.sub(r"_{\1}", text)
     text = _SUBSCRIPT.sub(lambda match: f"_{{{next(filter(None, match.groups()))}}}", text)
+    text = re.sub(r"\\mathbb\s*\{?R\}?\s*-\s*(?=\\\{)", r"\\mathbb{R} \\setminus ", text)
     text = _UNIT_FRACTION.sub(r"\\text{ \1/\2}", text)
     return _outer(re.sub(r"\s+", " ", text))
 

@@ -19,6 +19,9 @@ _ALL = re.compile(
     r"(?:values?(?:\s+of\s+[a-z])?|[a-z])?\s*\}?|(?:[a-z]\s*\\in\s*)?\\mathbb\s*\{?\s*R\s*\}?",
     re.IGNORECASE,
 )
+_NONZERO = re.compile(
+    r"(?:\\text\{\s*)?(?:the\s+set\s+of\s+)?all\s+non-?\s?zero\s+real(?:s|\s+numbers?)\s*\}?", re.IGNORECASE
+)
 _EXCEPT = re.compile(
     r"\s*(?:\\text\{)?\s*,?\s*(?:except|excluding|other\s+than|but\s+not)\s*(?:for\s+|when\s+)?\}?\s*", re.IGNORECASE
 )
@@ -36,6 +39,8 @@ def real_set(text: str) -> tuple[Set, str | None] | None:
 def _set(text: str) -> tuple[Set, str | None] | None:
     if _ALL.fullmatch(text):
         return Reals, None
+    if _NONZERO.fullmatch(text):
+        return Complement(Reals, FiniteSet(0)), None
     halves = _EXCEPT.split(text, maxsplit=1)
     if len(halves) == 2 and _ALL.fullmatch(halves[0].strip()):
         points = _values(halves[1])

@@ -10,7 +10,9 @@ import re
 from dataclasses import dataclass
 
 _NAME = r"(?:\\(?:bar|hat|tilde|overline)\s*\{\s*[A-Za-z]\s*\}|\\[A-Za-z]+|[A-Za-z](?![A-Za-z]))(?:_\{[^{}]*\})?'*"
-_NAMED = re.compile(rf"(?:\\text\{{\s*)?({_NAME}|[A-Za-z]{{2,}}(?:\s+[a-z]+)*)\s*\}}?\s*(?:=|:)\s*([^=]+)")
+_NAMED = re.compile(
+    rf"(?:\\text\{{\s*)?({_NAME}(?:\([^()=]*\))?|[A-Za-z]{{2,}}(?:\s+[a-z]+)*)\s*\}}?\s*(?:=|:)\s*([^=]+)"
+)
 _POINT = re.compile(rf"[(\[]\s*({_NAME}(?:\s*,\s*{_NAME})+)\s*[)\]]\s*=\s*[(\[](.*)[)\]]")
 _SEPARATOR = re.compile(
     r"\s*(?:[,;]?\s*\\text\{\s*,?\s*(?:and|or)\s*\}|[,;]?\s*(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|[,;]|&|\\text\{\s*[,;]\s*\}|"

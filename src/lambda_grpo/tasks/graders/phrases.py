@@ -11,7 +11,7 @@ _LEADING = re.compile(
 )
 _SENTENCE_END = re.compile(
     r"(?<![.\s][A-Za-z])(?<!\b[ap]\.m)[.!?](?=\s|\*|$)|。|\bI hope\b|"
-    r",?\s+(?:because|since|which|as\s+(?:required|desired|shown)|"
+    r",?\s+(?:because|since|which|as\s+(?:required|desired|shown)|rather\s+than|instead\s+of|"
     r"not(?=\s+[-$\d\\]))\b|"
     r"\s+\((?=[A-Za-z]{3,}[^()]*\d|\d[^()]*\s[A-Za-z]{3,})|\s+(?:or|i\.e\.,?|that\s+is,?)\s+(?=\$?\d[\d.,]*\s+[A-Za-z]+)(?<=[a-z],\s(?:or\s))",
     re.IGNORECASE,
@@ -47,7 +47,10 @@ def of_line(rest: str, is_block: bool = False) -> str:
     if formulas:
         behind = unit_behind(rest[last:])
         return ", ".join(formulas) + behind
-    stop = _SENTENCE_END.search(rest)
+    rest = re.sub(r"</?[a-z]+\s*/?>", " ", rest).strip()
+    if "{" not in rest and "[" not in rest:
+        rest = rest.rstrip('"}] ')
+    stop = _SENTENCE_END.search(rest, 3 if re.match(r"[A-H][.)]\s", rest) else 0)
     rest = (rest[: stop.start()] if stop else rest).strip(" \t*_")
     return _quantity(rest)
 
@@ -69,13 +72,16 @@ def _quantity(rest: str) -> str:
         between = rest[numbers[0].end() : following]
         subordinate = re.match(
             r"\s+[A-Za-z]{2,}[A-Za-z\s'-]*?(?:,\s*(?:or|i\.e\.?,?|that\s+is,?|so|and\s+(?:so|then))\s|\s+(?:after|before|from|when|if|while|in|at|on|with|for|"
-            r"during|between|among|under|until|given|using|including|left|out\s+of|of|who|so|per|every|each|by|to)\b|[=(])",
+            r"during|between|among|under|until|given|using|including|left|out\s+of|of|who|so|per|every|each|to)\b|[=(])",
             between,
         )
         if len(numbers) > 1 and subordinate and not re.match(r"\s+(?:to|in|by|out|over|of)\b", between):
             return rest[: numbers[0].end()] + re.split(r",|\s+(?:or|i\.e|that\s+is|so)\b|[=(]", between)[0].rstrip()
         return rest
-    if re.match(r"[a-z]\s+(?:is|must\s+be)\s+(?:strictly\s+)?(?:greater|less|more|at|not|larger|smaller)\b", rest):
+    if re.match(
+        r"(?:the\s+set\s+of\s+)?all\s+(?:real|non)|[a-z]\s+(?:is|must\s+be)\s+(?:strictly\s+)?(?:greater|less|more|at|not|larger|smaller)\b",
+        rest,
+    ):
         return rest
     is_prose = len(_WORD.findall(_TEXT_COMMAND.sub("", rest))) > 2
     if is_prose and len(numbers) == 1:

@@ -77,16 +77,17 @@ _FORMAL_UNIT = re.compile(
 # In plain letters: a known unit, or a word; of a number alone, as "5 xy" and "2 theta" are products.
 _GREEK = "theta|alpha|beta|lambda|gamma|delta|sigma|omega|sqrt|cdot|infinity"
 _SHORT = (
-    "cups?|eggs?|days?|men|yen|mi|m|K|N|W|J|Hz|eV|in|sq|cu|of|per|a|an|each|red|new|old|big|at|on|pie|pies|cat"
+    "cups?|eggs?|days?|men|yen|mi|m|K|N|W|J|Hz|eV|in|red|new|old|big|pie|pies|cat"
     "|cats|dog|dogs|car|cars|box|bag|bags|pen|pens|toy|toys|hat|hats|cow|cows|hen|hens|kids?|boys?|USD|EUR|rad|deg|gal"
-    "|qt|pt|ways?|all|the|by|for|ants?|bees?|buses|bus|jar|jars|can|cans|cm|mm|km|oz|lb|tbsp|tsp|hr|min|sec|ml|mL|kg|ft"
+    "|qt|pt|ways?|ants?|bees?|buses|bus|jar|jars|can|cans|cm|mm|km|oz|lb|tbsp|tsp|hr|min|sec|ml|mL|kg|ft"
 )
 _SYMBOL = "(?:km|cm|mm|m|kg|mg|g|N|J|W|kW|V|A|K|mol|L|mL|ft|mi|lb|s|h|erg|eV|Pa|C|rad|Hz)"
 _PLAIN_UNIT = re.compile(
     rf"(?<=[\d)}}i])(?:\s*-?(?:{_SYMBOL}{_POWER}(?:\s*(?:\\cdot|/|\*)\s*(?:{_SYMBOL}|[A-Za-z]{{1,2}}){_POWER})+|"
     rf"[ckm]m|kg|m[lL]|ft|lbs?|oz|mph|hrs?|mins?|secs?|yrs?|kWh|(?:{_LONG})s?)(?![A-Za-z])|"
-    rf"\s+(?!{_NO_UNIT}|{_GREEK})(?![^\\]*{_NUMBER_WORD})(?:[A-Za-z]{{4,}}|(?:{_SHORT})\b)[A-Za-z./'’ -]*)"
-    rf"{_POWER}\s*\.?$|(?<=\d)\s*[\u4e00-\u9fff]+$"
+    rf"\s+(?!{_NO_UNIT}|{_GREEK})(?![^\\]*{_NUMBER_WORD})(?:[A-Za-z]{{4,}}|(?:{_SHORT})\b|"
+    rf"(?:sq|cu|of|per|a|an|each|at|on|in|all|the|by|for)\s+(?:an?\s+)?[A-Za-z]{{2}})[A-Za-z./'’ -]*)"
+    rf"{_POWER}\s*\.?$|(?<=\d)\s*(?:[\u4e00-\u9fff]+|/\s*[A-Za-z]{{2,}}(?:\s+[A-Za-z]+)*)$"
 )
 _LONG_UNIT = re.compile(
     rf"(?<=[\w)}}])\s+(?:(?:cubic|square|sq\.?|cu\.?)\s+)?(?:{_LONG})s?(?:\s+per\s+[a-z]+)?$", re.IGNORECASE
@@ -95,7 +96,7 @@ _IN_PARENTHESES = re.compile(
     r"(?<=[\d)}%])\s+\(\s*(?:\\text\{)?\s*(?!and\b|or\b|[A-Za-z]\b(?:\s*\)|,))[A-Za-z][A-Za-z\s.,/'-]*\}?\s*\)$"
 )
 _CURRENCY = re.compile(
-    r"\\text\{\s*\\?\$\s*\}|\\?\$|[€£₹¥₩¢]|\b(?:USD|EUR|GBP|INR|Rs)\b\.?\s*(?=\d)|\\text\{\s*(?:USD|EUR|Rs\.?)\s*\}\s*(?=\d)"
+    r"\\text\{\s*\\?\$\s*\}|\bUS(?=\\?\$)|\bUS(?=\s*\d)|\\?\$|[€£₹¥₩¢]|\b(?:USD|EUR|GBP|INR|Rs)\b\.?\s*(?=\d)|\\text\{\s*(?:USD|EUR|Rs\.?)\s*\}\s*(?=\d)"
 )
 _NAMED_UNIT = re.compile(
     r"(?:\\text\s*\{\s*([A-Za-z./ ]+)\}|(?:(?<=[\d}])|(?<=[\d})i]\s))([A-Za-z./ ]+))"
@@ -121,6 +122,8 @@ def unit(answer: str) -> str | None:
         return "dollar^1"
     found = _NAMED_UNIT.search(answer)
     if not found:
+        return None
+    if answer[: found.start()].rstrip().endswith("/"):
         return None
     phrase = (found.group(1) or found.group(2)).strip(" .").casefold()
     power = found.group(3) or "1"

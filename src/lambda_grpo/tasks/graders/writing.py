@@ -39,6 +39,9 @@ _CONDITION = re.compile(
     r"|,?\s*\(?\s*(?:\\text\{\s*)?(?:where\s+|for\s+)?\}?\s*[A-Za-z]\s*(?:\\text\{\s*)?\s*(?:is|are)\s+(?:an?\s+)?(?:any\s+|arbitrary\s+)?"
     r"(?:real\s+number|integer|arbitrary(?:\s+constant)?|constant|real)s?\s*\}?\s*\)?$"
 )
+_TAIL = re.compile(
+    r"(?<=[\w)}])\s*(?:,\s*)?(?:\\forall\b.*|\\text\{\s*,?\s*(?:for|where|when|with)\b(?![^{}]*\d)[^{}]*\}(?:\s*[A-Za-z][^=]*)?)$"
+)
 _MODULUS = re.compile(r"\\equiv\s*([^\\]+?)\s*(?:\\pmod|\\bmod|\\mod)\b.*$|\s*\\pmod\s*(?:\{[^{}]*\}|\d)$")
 _BUILDER = re.compile(r"\\\{\s*([A-Za-z])\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?(?:\\mid|\||:|\\colon)\s*(.*)\\\}$")
 _FRENCH = re.compile(r"\]\s*([^\[\](),]+),([^\[\](),]+?)\s*([\]\[])|\[\s*([^\[\](),]+),([^\[\](),]+?)\s*\[")
@@ -60,12 +63,14 @@ _RELATIONS = tuple(
 )
 _COMBINATIONS = re.compile(
     r"(?:\{\})?_\{(\d+)\}\s*C_\{(\d+)\}|(?:\{\})?\^\{(\d+)\}\s*C_\{(\d+)\}|(?<![A-Za-z])C\((\d+),\s*(\d+)\)"
+    r"|(?<![A-Za-z])C_\{(\d+)\}\s*\^\s*\{?(\d+)\}?"
 )
 _CLAUSE = re.compile(
     r"(?:\\text\{)?\s*[A-Z]?[a-z]+(?:\s+[A-Za-z']+)*\s+(?:is|are|makes|has|have|costs?|earns?|gets?|needs?|pays?|equals)"
     r"\s*\}?\s*(?:\\text\{\s*)?(?=(?:\\?\$)?\s*-?\d)"
 )
 _CIS = re.compile(r"\\text\{\s*cis\s*\}\s*(?:\(([^()]*)\)|([^()+]+))$")
+_VARIABLE = re.compile(r"(?<=[\d)}])\s*(?![eExX][-+\d\s{])[A-Za-z](?![A-Za-z\d.])")  # a letter behind a number: no unit
 _DENIAL = re.compile(r"\b(?:not|no|never|than|least|most|if|wrong|incorrect)\b|n't")
 _BARE = re.compile(r"\\(?:text)\s*\{\s*([A-Za-z])\s*\}")
 
@@ -114,7 +119,7 @@ def _without_frame(text: str) -> str:
     text = _ABOUT.sub("", _LABEL.sub("", text))
     text = re.sub(r"\s*(?:\\text\{\s*\(\s*or\b\s*\}|\(\s*or\b)[^()]*\)$", "", text)
     text = re.sub(r"^#\s*(?=\d)", "", text)
-    text = _CONDITION.sub("", text).strip()
+    text = _CONDITION.sub("", _TAIL.sub("", text)).strip()
     if re.fullmatch(r"\[[^\[\]]*=[^\[\]]*\]", text):  # a solution in brackets: [x=1, y=2]
         text = text[1:-1]
     text = _FRENCH.sub(_interval, text)
@@ -141,9 +146,8 @@ def _with_commands(text: str) -> str:
             r"\infinity", r"\infty"
         )
     )
-    text = _COMBINATIONS.sub(
-        lambda match: rf"\binom{{{match[1] or match[3] or match[5]}}}{{{match[2] or match[4] or match[6]}}}", text
-    )
+    text = _COMBINATIONS.sub(_chosen, text)
+    text = re.sub(r"(?<=[\d}])\s*(?=\\binom)", r" \\cdot ", text)  # the parser adds what stands side by side
     for root in reversed(list(re.finditer(r"\\sqrt\s*\(", text))):
         end = _closing_parenthesis(text, root.end() - 1)
         if end is not None:
@@ -177,7 +181,8 @@ def both_signs(text: str) -> str:
     parts = text.split(", ")
     if len(parts) > 1 and not re.search(r"[({\[][^)}\]]*,|^[(\[]|\\\{", text):
         return ", ".join(both_signs(part) for part in parts)
-    if len(re.findall(r"\\(?:pm|mp)(?![a-z])", text)) != 1 or "," in text:
+    is_point = re.fullmatch(r"\([^()]*(?:\([^()]*\)[^()]*)*\)", text) is not None
+    if len(re.findall(r"\\(?:pm|mp)(?![a-z])", text)) != 1 or ("," in text and not is_point):
         return text
     upper, lower = ("+", "-") if r"\pm" in text else ("-", "+")
     written = [re.sub(r"\\(?:pm|mp)(?![a-z])", f" {sign} ", text).strip().removeprefix("+") for sign in (upper, lower)]
@@ -201,6 +206,8 @@ def is_words(answer: str) -> bool:
 
 def is_number(answer: str) -> bool:
     """Whether an answer has no variables: digits, constants and functions of them, and perhaps a unit."""
+    if _VARIABLE.search(_TEXT.sub("", tidy(answer))):
+        return False
     text = plain(answer, is_number=True)
     text = re.sub(r"\\[A-Za-z]+", "", _TEXT.sub("", text))
     return (
