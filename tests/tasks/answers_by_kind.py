@@ -788,13 +788,10 @@ CASES_BY_KIND = {
     "by dimensions": [
         ("**Final Answer**\n\n\\[\n\\boxed{1:4}\n\\]", "1:4", True),
         ("The answer is **6 feet by 9 feet**.", "6 by 9", True),
-        ("The answer is **width = 6, length = 9**.", "width 6, length 9", True),
         ("The answer is width 9, length 6.", "width 6, length 9", False),
         (r"Working through it, we find $\boxed{4:1}$.", "1:4", False),
     ],
     "choice sentences": [
-        ("Answer: h", "H", True),
-        ("选项B正确", "B", True),
         ("So the answer is B: $x > 3$.", "B", True),
         ("The answer is b = 3.", "B", False),
         ("**Answer:** K", "H", False),
