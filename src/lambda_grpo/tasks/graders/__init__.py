@@ -40,9 +40,9 @@ def grade_math(
 ) -> list[Grade]:
     r"""Grade completions by their final answers.
 
-    The answer is the last `\boxed{}` or `####`, or else what the last sentence of the kind "the answer is" says, or
-    else the last formula or number. It is right if it equals the reference: as text, or mathematically
-    (`lambda_grpo.tasks.graders.comparison` has the rules). Can be called from any thread.
+    The answer is the last `\boxed{}`, with those that belong to it, or `####`; or else what the last sentence of the
+    kind "the answer is" says; or else the last formula or number. It is right if it equals the reference: as text, or
+    mathematically (`lambda_grpo.tasks.graders.comparison` has the rules). Can be called from any thread.
 
     Args:
         completions: B texts.

@@ -138,14 +138,16 @@ def _same(ours: str, theirs: str) -> bool:
     units = {unit(ours), unit(theirs)} - {None}
     if len(units) > 1 and not _convertible(ours, theirs):
         return False
-    if unit(ours) is not None and unit(ours) == unit(theirs):
-        ours, theirs = (re.sub(r"(?<=[\d}])\s*[A-Za-z]+$", "", text) for text in (ours, theirs))
     if len({modulus(ours), modulus(theirs)} - {None}) > 1:
         return False
     for same in (_same_sizes, _same_counts, _same_ratio):
         if (decided := same(ours, theirs)) is not None:
             return decided
-    return _same_formula(in_unit_of(ours, theirs), in_unit_of(theirs, theirs))
+    if _convertible(ours, theirs):
+        return _same_formula(in_unit_of(ours, theirs), in_unit_of(theirs, theirs))
+    if unit(ours) is not None and unit(ours) == unit(theirs):
+        ours, theirs = (re.sub(r"(?<=[\d}])\s*[A-Za-z]+$", "", text) for text in (ours, theirs))
+    return _same_formula(ours, theirs)
 
 
 def _same_sizes(ours: str, theirs: str) -> bool | None:
@@ -200,6 +202,10 @@ def _same_named(ours: str, theirs: str) -> bool | None:
     a, b = several(ours), several(theirs)
     if a is None or b is None or (a.names is None and b.names is None) or len(a.values) != len(b.values):
         return None
+    if (a.are_indexed or b.are_indexed) and "()" not in (a.brackets, b.brackets):
+        are_solutions = {name[0] for name in (a.names or ()) + (b.names or ())} == {"x"}
+        if are_solutions or a.names is None or b.names is None:
+            return _same_parts(", ".join(a.values), ", ".join(b.values))
     if a.names is not None and b.names is not None:
         if set(a.names) != set(b.names):
             return False

@@ -31,7 +31,12 @@ _ASSIGNED = re.compile(
     r"((?<![A-Za-z\\])\$?([a-z])(?:_\w)?\s*=\s*[^\s=,$]+\$?(?:\s*(?:,|or|and|,\s*or|,\s*and)\s*\$?[a-z](?:_\w)?\s*=\s*[^\s=,$]+\$?)+)\.?\s*$"
 )
 _NO_ANSWER = re.compile(
-    r"\b(?:can(?:no|')t\s+(?:be\s+)?(?:solve|find|answer|determine)\w*|need\s+more\s+information|not\s+enough\s+information)"
+    r"\b(?:can(?:no|')t\s+(?:be\s+)?(?:solve|find|answer|determine)\w*|need\s+more\s+information|unable\s+to|don't\s+know|(?:not|n't)\s+enough\s+information)"
+)
+_UNFINISHED = re.compile(
+    r"^(?:if|suppose|assume|let)\b[^.!?]*$|\b(?:and|then|so|the|is|of|to|we|for|with|that|because|since)$|"
+    r"^\W*(?:step|problem|question|part|exercise|case|example)\s*\d+\W*$|\b(?:need|have)\s+to\s+(?:find|check|compute|show)\b",
+    re.IGNORECASE,
 )
 _ROUNDED = re.compile(
     r",?\s*(?:\(|or\s+|which\s+is\s+)?(?:about|approximately|roughly|≈|\\approx)\s*\$?\s*([\d.,]*\d)\$?\s*\)?\s*\.?$"
@@ -69,7 +74,7 @@ def ending(tail: str) -> list[Reading]:
     if not block and last_line and len(last_line) <= LINE and not has_words(last_line):
         return [Reading(last_line), *words]
     sentence = re.split(r"(?<=[.!?])\s+|\n", tail)[-1] if tail else ""
-    if re.search(r"\b(?:if|when|suppose)\b.*\bthen$", sentence, re.IGNORECASE):  # cut off in the middle
+    if _UNFINISHED.search(sentence):
         tail = tail[: -len(sentence)].strip()
     if _NO_ANSWER.search(sentence):
         return words

@@ -23,11 +23,15 @@ _OPEN, _CLOSED = "([{", ")]}"
 
 @dataclass(frozen=True)
 class Values:
-    """Several values: their names, in order, with none where they have none; and the brackets around them."""
+    """Several values: their names, in order, with none where they have none; and the brackets around them.
+
+    `are_indexed`: whether names differ by their index alone, as x_1 and x_2, which may be solutions of one variable.
+    """
 
     values: tuple[str, ...]
     names: tuple[str, ...] | None = None
     brackets: str = ""
+    are_indexed: bool = False
 
 
 def items(text: str) -> list[str]:
@@ -72,9 +76,10 @@ def several(text: str) -> Values | None:
 
 def _by_name(names: list[str], values: list[str], kind: str) -> Values | None:
     names = [re.sub(r"\s", "", name) for name in names]
-    if len({_stem(name) for name in names}) < len(names):
-        return None  # x = 2 or x = 7, and x_1 = 2, x_2 = 7: solutions of one variable
-    return Values(tuple(value.strip() for value in values), tuple(names), kind)
+    if len(set(names)) < len(names):
+        return None  # x = 2 or x = 7: solutions of one variable
+    are_indexed = len({_stem(name) for name in names}) < len(names)
+    return Values(tuple(value.strip() for value in values), tuple(names), kind, are_indexed)
 
 
 def _stem(name: str) -> str:

@@ -27,6 +27,9 @@ NUMBER = re.compile(
 )
 _TEXT_COMMAND = re.compile(r"\\(?:text\w*|mathrm|mbox|operatorname)\s*\{[^{}]*\}")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}|[\u4e00-\u9fff]")
+_OPERATION = re.compile(
+    r"\b(?:root|half|double|twice|triple|square|cube|third|quarter|log\w*|power|multiple|percent)\b"
+)
 COMMA = re.compile(r"\s*(?:[,;，]|[,;]?\s*(?:and|or|和|或)(?![A-Za-z]))\s*")
 
 
@@ -82,6 +85,8 @@ def _quantity(rest: str) -> str:
         r"(?:the\s+set\s+of\s+)?all\s+(?:real|non)|[a-z]\s+(?:is|must\s+be)\s+(?:strictly\s+)?(?:greater|less|more|at|not|larger|smaller)\b",
         rest,
     ):
+        return rest
+    if numbers and _OPERATION.search(rest[: numbers[0].start()]):
         return rest
     is_prose = len(_WORD.findall(_TEXT_COMMAND.sub("", rest))) > 2
     if is_prose and len(numbers) == 1:

@@ -35,6 +35,14 @@ _TABLE = (
     ("dollar", "money", Fraction(1), "dollar buck usd"),
     ("ml", "volume", Fraction(1, 1000), "ml milliliter millilitre"),
     ("l", "volume", Fraction(1), "l liter litre"),
+    ("cup", "cups", Fraction(1), "cup"),
+    ("pint", "cups", Fraction(2), "pint pt"),
+    ("quart", "cups", Fraction(4), "quart qt"),
+    ("gallon", "cups", Fraction(16), "gallon gal"),
+    ("night", "", Fraction(1), "night"),
+    ("volt", "", Fraction(1), "volt"),
+    ("ampere", "", Fraction(1), "amp ampere"),
+    ("radian", "", Fraction(1), "radian rad"),
     ("mph", "", Fraction(1), "mph"),
     ("km/h", "", Fraction(1), "km/h kmh kph"),
     ("m/s", "", Fraction(1), "m/s"),
@@ -55,7 +63,7 @@ _NO_UNIT = (
     r"times(?=\s+(?!as\b|more\b|the\b|less\b|larger|greater|longer|older|faster|bigger|a\b|per\b)[\w\\$])|minus|plus|"
     r"(?:less|more)\s+than\s+[a-z]\b|squared|cubed|factorial|over\b|root|choose|divided|power|undefined|infinit|"
     r"negative|positive|or\b|and\b|to\b|not\b|is\b|are\b|was\b|were\b|isn|wasn|can\b|cannot|if\b|when\b|where\b|"
-    r"unless|but\b|wrong|incorrect|false|approximately"
+    r"unless|but\b|per\s+mille|[a-z ]*below\s+zero|wrong|incorrect|false|approximately"
 )
 _NUMBER_WORD = (
     r"\b(?:half|halves|thirds?|quarters?|(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand|million)ths?|"
