@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # TRL's names of what every metrics line holds under a name of ours
 METRIC_NAMES = {"completions/mean_length": "completion_length_mean"}
+SUMMARY = "train_runtime"  # what only the Trainer's closing summary holds
 
 
 class RunRecorder(TrainerCallback):
@@ -49,12 +50,14 @@ class RunRecorder(TrainerCallback):
         """
         rows = [_row(entry["step"], entry) for entry in state.log_history if "reward" in entry]
         known = {_as_text(row) for row in rows}
-        there = [row for row in self.run.metrics() if row["step"] <= state.global_step]
-        if state.global_step == 0 or not known.issuperset(map(_as_text, there)):
-            earlier = self.run.set_aside()
+        new = [row for row in self.run.metrics() if row["step"] <= state.global_step and _as_text(row) not in known]
+        # A training that ends between two logged steps logs the rest with its summary, after its last checkpoint.
+        summaries = [row for row in new if SUMMARY in row]
+        if state.global_step == 0 or len(summaries) < len(new):
+            summaries, earlier = [], self.run.set_aside()
             if earlier is not None:
                 warn_once(f"{self.run.path} holds the records of another training: they are in {earlier} now")
-        self.run.rewind(state.global_step, rows)
+        self.run.rewind(state.global_step, sorted([*rows, *summaries], key=lambda row: row["step"]))
         self.run.write_config(self._describe())
         samples = self.run.completions()
         self._next_group = 0 if samples is None else max(samples["group"].to_pylist()) + 1
@@ -89,7 +92,7 @@ class RunRecorder(TrainerCallback):
         self._step, self._is_prepared = state.global_step, False
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        # The Trainer's closing summary and an evaluation have no reward.
+        # An evaluation has no reward, nor has the closing summary where all steps have been logged before it.
         if self._step is not None and logs is not None and "reward" in logs:
             self.run.log_metrics(_row(state.global_step, logs))
 
