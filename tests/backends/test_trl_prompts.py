@@ -131,7 +131,7 @@ def test_a_prompt_beyond_the_models_positions_is_refused_by_name(stream, tmp_pat
             trainer_of(tmp_path, rows(), POSITIONS)
         with pytest.raises(UserError, match="of the evaluation data"):
             trainer_of(tmp_path, rows(FITTING), POSITIONS, eval_dataset=rows())
-    assert not list(tmp_path.iterdir())
+        assert not list(tmp_path.iterdir())
 
 
 def test_the_models_positions_count_without_a_length_of_ones_own(tmp_path):
