@@ -108,7 +108,9 @@ def test_several_lambdas_are_all_in_the_card(tmp_path):
     assert len(logged(trainer, "lambda")) == 2
 
 
-@pytest.mark.parametrize("lora", [[], ["--use_peft", "--lora_r", "4", "--lora_target_modules", "q_proj", "v_proj"]])
+@pytest.mark.parametrize(
+    "lora", [[], ["--use_peft", "--lora_r", "4", "--lora_dropout", "0", "--lora_target_modules", "q_proj"]]
+)
 def test_a_runs_card_has_its_evaluations(lora, tmp_path):
     run = tmp_path / "run"
     quick = ["--max_steps", "2", "--eval_size", "16", "--max_completion_length", "16", "--save_steps", "1"]
