@@ -109,7 +109,7 @@ def test_several_lambdas_are_all_in_the_card(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "lora", [[], ["--use_peft", "--lora_r", "4", "--lora_dropout", "0", "--lora_target_modules", "q_proj"]]
+    "lora", [[], ["--use_peft", "--lora_r", "4", "--lora_dropout", "0", "--lora_target_modules", "q_proj", "v_proj"]]
 )
 def test_a_runs_card_has_its_evaluations(lora, tmp_path):
     run = tmp_path / "run"
