@@ -304,7 +304,7 @@ def test_examples(example, tmp_path):
         assert len(shown) == 3
         return
     assert (tmp_path / "run" / "report.html").is_file()
-    if example.stem == "own_objective":  # with other seeds, too
+    if example.stem == "own_objective":
         assert len(shown) == 8
         assert max(map(abs, shown)) > 0.01
     else:  # from 22 % to 48 % and more with three seeds

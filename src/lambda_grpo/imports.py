@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from typing import Any
 
 from lambda_grpo.errors import UserError
+from lambda_grpo.suggestions import close_name
 
 
 def import_name(what: str, module_name: str, attribute: str) -> Any:
@@ -35,8 +35,8 @@ def import_name(what: str, module_name: str, attribute: str) -> Any:
         raise UserError(f"{what}: no module {error.name!r} in the working directory or installed") from error
     if not hasattr(module, attribute):
         names = [name for name in vars(module) if not name.startswith("_")]
-        close = difflib.get_close_matches(attribute, names, n=1)
-        meant = f": did you mean {close[0]!r}?" if close else ""
+        close = close_name(attribute, names)
+        meant = "" if close is None else f": did you mean {close!r}?"
         raise UserError(f"{what}: module {module_name!r} has no {attribute!r}{meant}")
     return getattr(module, attribute)
 
