@@ -132,7 +132,10 @@ REFUSED = {
         [objective("no_such_module:MINE")],
         "algorithm.lambda_grpo: objective 'no_such_module:MINE': no module 'no_such_module' in the working directory",
     ),
-    "an unknown objective": ([objective("lambda")], "unknown objective 'lambda': use one of grpo, dapo"),
+    "an unknown objective": (
+        [objective("lambda")],
+        "unknown objective 'lambda' (did you mean \"lambda_grpo\"?): use one of grpo, dapo",
+    ),
     "an unknown key": (["+algorithm.lambda_grpo.lr=1"], "algorithm.lambda_grpo.lr isn't known: use objective, lambda_"),
     "groups left out": (
         ["+algorithm.lambda_grpo.drop_zero_variance=true"],
