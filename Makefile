@@ -43,8 +43,8 @@ lint: $(VENV)/.dev
 
 # Make the shipped base policies again, from their seed.
 base-policy: $(VENV)/.dev
-	$(BIN)/python -m lambda_grpo.base_policy.make src/lambda_grpo/base_policy
-	$(BIN)/python -m lambda_grpo.base_policy.make src/lambda_grpo/llama_policy --family llama
+	$(BIN)/python -m lambda_grpo.models.builtin.make src/lambda_grpo/models/builtin/qwen2
+	$(BIN)/python -m lambda_grpo.models.builtin.make src/lambda_grpo/models/builtin/llama --family llama
 
 clean:
 	rm -rf $(VENV) $(VERL_VENV) $(DISTRIBUTED_VENV)

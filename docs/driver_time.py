@@ -14,7 +14,7 @@ import torch
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
 from lambda_grpo import PRESETS
-from lambda_grpo.backends.verl_fold import fold
+from lambda_grpo.verl.fold import fold
 
 GROUP = 8
 SIZES = [(1_000, 1_000, 9), (1_000, 64, 9), (100_000, 64, 5), (1_000_000, 64, 3)]  # responses, their tokens, pairs

@@ -56,7 +56,7 @@ def test_middle() -> None:
 
 
 if __name__ == "__main__":
-    from lambda_grpo.training import train
+    from lambda_grpo.training.run import train
 
     run = train(overrides=["--objective", "own_objective:MIDDLE", "--max_steps", "30", *sys.argv[1:]])
     for row in run.metrics():

@@ -12,10 +12,10 @@ from ray.train import Checkpoint, RunConfig, ScalingConfig, report
 from ray.train.torch import TorchTrainer
 from transformers.trainer_utils import get_last_checkpoint
 
-from lambda_grpo.backends.trl_trainer import LambdaGRPOConfig, LambdaGRPOTrainer
 from lambda_grpo.models import resolve_model
 from lambda_grpo.tasks import load_task
-from lambda_grpo.training_data import task_dataset, task_reward
+from lambda_grpo.training.data import task_dataset, task_reward
+from lambda_grpo.trl import LambdaGRPOConfig, LambdaGRPOTrainer
 
 
 def train(settings: dict) -> None:

@@ -3,7 +3,7 @@
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lambda_grpo.tasks.templates import TEMPLATES
+from lambda_grpo.tasks.maths.templates import TEMPLATES
 from tests.evaluation.tiny_models import save_model
 
 SUMS = [(f"What is ${a} + {b}$?", str(a + b)) for a in range(5) for b in range(3)]

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,77 +12,83 @@ import lambda_grpo
 
 SOURCE = Path(lambda_grpo.__file__).parent
 
-# What each part may import of the package, beside itself, `errors` and `suggestions`.
+# What each part of the package may import of the others. A part is a folder or a file of the package's root.
 ALLOWED = {
     "errors": set(),
     "suggestions": set(),
-    "objective": {"imports"},
-    "lambda_state": set(),
-    "imports": set(),
-    "validation": set(),
-    "tasks": {"imports", "parallel"},
-    "runs": set(),
-    "training_signal": set(),
-    "checkpoints": set(),
-    "base_policy": {"tasks"},
-    "models": {"runs"},
-    "model_card": {"percent", "runs", "wording"},
-    "wording": set(),
-    "percent": set(),
-    "evaluation": {"model_card", "models", "positions", "rollout", "runs", "tasks"},
-    "compiled": set(),
-    "architectures": set(),
-    "positions": {"architectures"},
-    "rollout": {"architectures", "compiled"},
-    "packing": {"architectures", "compiled"},
-    "backends": {
-        "architectures", "checkpoints", "lambda_state", "model_card", "models", "objective", "packing", "positions",
-        "rollout", "runs", "tasks", "training_signal", "wording",
-    },
-    "report": {"percent", "runs", "training_signal"},
-    "bench": {"bench_grading", "bench_steps", "objective"},
-    "bench_grading": {"tasks"},
-    "bench_study": {"models", "parallel", "recipe", "tasks", "training", "training_data"},
+    "files": set(),
+    "formatting": set(),
     "parallel": set(),
-    "preload": {"training"},
-    "bench_decode": {"bench_steps", "rollout"},
-    "bench_steps": {"backends", "base_policy"},
-    "recipe": {"backends", "validation"},
-    "resume": {"models", "recipe", "runs"},
-    "training_callbacks": {"runs"},
-    "training_data": {"models", "recipe", "runs", "tasks", "trl_data"},
-    "trl_data": {"imports", "tasks"},
+    "import_paths": {"errors", "suggestions"},
+    "objective": {"errors", "files", "import_paths", "suggestions"},
+    "fast": {"errors"},
+    "grading": {"errors", "parallel"},
+    "runs": {"errors", "files", "formatting"},
+    "tasks": {"errors", "grading", "import_paths", "suggestions"},
+    "models": {"errors", "runs", "suggestions", "tasks"},
+    "trl": {"errors", "fast", "formatting", "models", "objective", "runs", "suggestions"},
+    "verl": {"errors", "objective", "suggestions"},
+    "evaluation": {"errors", "fast", "files", "models", "runs", "suggestions", "tasks"},
+    "report": {"errors", "files", "formatting", "runs", "suggestions"},
     "training": {
-        "backends", "evaluation", "model_card", "models", "recipe", "report", "resume", "runs", "training_callbacks",
-        "training_data", "trl_data",
+        "errors", "evaluation", "files", "import_paths", "models", "report", "runs", "suggestions", "tasks", "trl",
     },
-    "comparison": {"backends", "objective", "parallel", "recipe", "runs", "training"},
-    "cli_help": set(),
-    "cli_stop": set(),
-    "doctor": {"backends", "compiled", "parallel"},
+    "comparison": {"errors", "files", "objective", "parallel", "runs", "suggestions", "training", "trl"},
+    "bench": {"fast", "grading", "models", "objective", "parallel", "tasks", "training", "trl"},
+    "doctor": {"fast", "parallel", "verl"},
     "cli": {
-        "bench", "cli_help", "cli_stop", "comparison", "doctor", "evaluation", "models", "percent", "report", "runs",
-        "tasks", "training",
+        "bench", "comparison", "doctor", "errors", "evaluation", "formatting", "models", "report", "runs",
+        "suggestions", "tasks", "training",
     },
-    "__init__": {"lambda_state", "objective"},
+    "": {"objective"},
 }  # fmt: skip
 
 
-def part_of(path):
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+def module_name(path):
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_point_one_way(path):
-    imported = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
+MODULES = {module_name(path): path for path in SOURCE.rglob("*.py")}
+
+
+def imported_modules(name):
+    """The package's modules that one imports anywhere in its code, for type checkers too."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
         if isinstance(node, ast.ImportFrom):
-            names = [node.module or ""]
+            assert node.level == 0, f"{name} has a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {one if one in MODULES else node.module for one in names}
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        imported |= {name.split(".")[1] for name in names if name.startswith("lambda_grpo.")}
-    assert imported <= ALLOWED[part_of(path)] | {part_of(path), "errors", "suggestions"}
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("import_module", "_import"):
+            found |= {node.args[0].value} if isinstance(node.args[0], ast.Constant) else set()
+    return {one for one in found if one.split(".")[0] == SOURCE.name} - {name}
+
+
+def part_of(name):
+    return [*name.split("."), ""][1]
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_point_one_way(name):
+    imported = imported_modules(name)
+    assert imported <= MODULES.keys()
+    parts = {part_of(one) for one in imported} - {"", part_of(name)}
+    assert parts <= ALLOWED[part_of(name)]
+
+
+def test_no_part_is_allowed_what_it_does_not_use():
+    used = {part: set() for part in ALLOWED}
+    for name in MODULES:
+        used[part_of(name)] |= {part_of(one) for one in imported_modules(name)} - {"", part_of(name)}
+    assert used == ALLOWED
+
+
+def test_modules_have_no_cycles():
+    graph = {name: imported_modules(name) for name in MODULES}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError with the modules of the cycle
 
 
 def modules_after(code):

@@ -13,8 +13,8 @@ from lambda_grpo.cli import main
 from lambda_grpo.comparison import read_study
 from lambda_grpo.errors import UserError
 from lambda_grpo.objective import get_objective
-from lambda_grpo.runs import Run
-from tests.backends.trl_setup import config
+from lambda_grpo.runs.directory import Run
+from tests.trl.setup import config
 
 MODULE = """
 from lambda_grpo import Objective

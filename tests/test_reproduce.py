@@ -8,11 +8,11 @@ import pytest
 from lambda_grpo.cli import main
 from lambda_grpo.evaluation.run import BENCHMARKS
 from lambda_grpo.models import resolve_model
-from lambda_grpo.runs import Run
+from lambda_grpo.runs.directory import Run
 from tests.evaluation.tiny_models import write_jsonl
 from tests.maths_policy import SUMS, save_maths_policy
-from tests.tasks.benchmark_files import TRAINING_DATA_SETS, write_data_set
-from tests.test_recipes import ARMS
+from tests.tasks.maths.benchmark_files import TRAINING_DATA_SETS, write_data_set
+from tests.training.test_recipes import ARMS
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 # One of them stands in MATH-500, too, and one shares its words with an AIME problem.

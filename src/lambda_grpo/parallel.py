@@ -76,7 +76,11 @@ def start_process(process: Any, method: str) -> None:
 
 
 def run_all(
-    calls: Sequence[Call], *, preload: str = "lambda_grpo.preload", processes: int | None = None, threads: int = 1
+    calls: Sequence[Call],
+    *,
+    preload: str,
+    processes: int | None = None,
+    threads: int = 1,
 ) -> Iterator[Outcome]:
     """Make calls side by side, in their order, and yield each as it ends.
 

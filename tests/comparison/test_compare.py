@@ -6,7 +6,7 @@ import time
 import pytest
 
 from lambda_grpo.cli import main
-from lambda_grpo.runs import Run
+from lambda_grpo.runs.directory import Run
 from tests.comparison.real_study import RUNS, command, finished, kill, results, write_study
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from lambda_grpo.cli import main
 from lambda_grpo.comparison.directory import changes
-from lambda_grpo.runs import Run
+from lambda_grpo.runs.directory import Run
 from tests.comparison.real_study import RUNS, command, finished, kill, results, write_study
 from tests.comparison.simulated import simulated_study
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lambda_grpo.runs import Run
+from lambda_grpo.runs.directory import Run
 from tests.invariant.torchrun import torchrun
 
 ROOT = Path(__file__).parents[2]

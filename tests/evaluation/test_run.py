@@ -18,15 +18,15 @@ from transformers import AutoModelForCausalLM
 from lambda_grpo.cli import main
 from lambda_grpo.errors import warn_once
 from lambda_grpo.evaluation.engines import Completion, LocalEngine, Sampling
-from lambda_grpo.evaluation.rows import Row, draw_rows, read_prompts, summarise
+from lambda_grpo.evaluation.samples import Row, draw_rows, read_prompts, summarise
 from lambda_grpo.models import load_model, load_tokenizer, training_of, weights_id
 from lambda_grpo.report import results_table
 from lambda_grpo.tasks import load_task
 from lambda_grpo.tasks.arithmetic import Arithmetic
-from lambda_grpo.tasks.templates import TEMPLATES, find_template
+from lambda_grpo.tasks.maths.templates import TEMPLATES, find_template
 from tests.evaluation.tiny_models import CHATML, save_model, write_jsonl
 from tests.peft_adapters import adapted
-from tests.tasks.benchmark_files import write_data_set
+from tests.tasks.maths.benchmark_files import write_data_set
 
 PROBLEMS = [{"question": f"What is {i} + {i}?", "answer": str(2 * i), "id": f"sum-{i}"} for i in range(10)]
 
@@ -552,7 +552,7 @@ def test_the_random_state_and_the_mode_are_left_alone(qwen):
 
 
 def test_in_an_environment_without_math_verify_the_word_is_clear(tmp_path, qwen, problems, monkeypatch, capsys):
-    from lambda_grpo.tasks import graders
+    from lambda_grpo.grading import grade as graders
 
     graders._started_pool.cache_clear()
     monkeypatch.setattr(graders, "find_spec", lambda name: None)

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_grpo.evaluation.engines import Sampling
-from lambda_grpo.evaluation.rows import Row, summarise
+from lambda_grpo.evaluation.samples import Row, summarise
 from lambda_grpo.evaluation.statistics import majority_at_k
 from lambda_grpo.evaluation.voting import MOST, pooled_votes
-from lambda_grpo.tasks.graders import same_answers
-from lambda_grpo.tasks.problems import MathProblems
+from lambda_grpo.grading import same_answers
+from lambda_grpo.tasks.maths.problems import MathProblems
 
 
 @dataclass(frozen=True)

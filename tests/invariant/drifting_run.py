@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from tests.backends.trl_setup import config, make_trainer
 from tests.invariant.trajectory_run import Injected, reward
+from tests.trl.setup import config, make_trainer
 
 STEPS, SAVED, DRIFTS_AFTER = 31, 10, 3
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from lambda_grpo.backends.trl_trainer import LambdaGRPOTrainer
-from tests.backends.trl_setup import config, make_trainer
+from lambda_grpo.trl import LambdaGRPOTrainer
+from tests.trl.setup import config, make_trainer
 
 G, LMAX = 8, 40
 # without reflections, whose completions would follow from the rank here: `scripted_run` has them

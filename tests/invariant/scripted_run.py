@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from lambda_grpo.backends.trl_trainer import LambdaGRPOTrainer
 from lambda_grpo.models import BUILTIN, resolve_model
-from tests.backends.trl_setup import config, logged, make_trainer
+from lambda_grpo.trl import LambdaGRPOTrainer
+from tests.trl.setup import config, logged, make_trainer
 
 G = 8
 TOKENIZER = AutoTokenizer.from_pretrained(resolve_model(BUILTIN))

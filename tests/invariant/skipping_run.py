@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from lambda_grpo.backends.trl_trainer import LambdaGRPOTrainer
-from tests.backends.trl_setup import config, logged, make_trainer
+from lambda_grpo.trl import LambdaGRPOTrainer
+from tests.trl.setup import config, logged, make_trainer
 
 
 class Noting(LambdaGRPOTrainer):

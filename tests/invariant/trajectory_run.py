@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
-from lambda_grpo.backends.trl_trainer import LambdaGRPOTrainer
-from tests.backends.trl_setup import config, make_trainer
+from lambda_grpo.trl import LambdaGRPOTrainer
+from tests.trl.setup import config, make_trainer
 
 ROWS, G, LMAX, STEPS = 24, 8, 40, 5  # three groups of eight: over four processes of six rows, groups straddle ranks
 # Each batch is learned from twice: λ's gradient depends on the policy only where that isn't the one that sampled.

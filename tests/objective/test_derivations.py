@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lambda_grpo import PRESETS, effective_responses, implied_lambda, policy_loss, response_weights
 from lambda_grpo.objective.groups import Groups
-from lambda_grpo.objective.surrogate import Clip
+from lambda_grpo.objective.surrogates import Clip
 from tests.objective import reference
 from tests.objective.strategies import batches, our_loss
 

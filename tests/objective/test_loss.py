@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lambda_grpo import PRESETS, Objective, lambda_penalty, loss_normalizer, policy_loss, response_weights
-from lambda_grpo.objective.surrogate import Clip
+from lambda_grpo.objective.surrogates import Clip
 from tests.objective import reference
 from tests.objective.strategies import LAMBDAS, batches, needs, our_loss, prepared
 

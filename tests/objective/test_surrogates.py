@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lambda_grpo import PRESETS, Objective, policy_loss
-from lambda_grpo.objective.surrogate import (
+from lambda_grpo.objective.surrogates import (
     CappedWeight,
     Clip,
     GammaWeight,

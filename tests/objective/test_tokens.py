@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from lambda_grpo import PRESETS, policy_loss, response_weights
 from lambda_grpo.objective import mean_weights
-from lambda_grpo.objective.surrogate import TracedClip
-from lambda_grpo.objective.token_preference import TailDecay
+from lambda_grpo.objective.surrogates import TracedClip
+from lambda_grpo.objective.token_preferences import TailDecay
 from lambda_grpo.objective.traces import BLOCK, both_trace, recent_trace
 from tests.objective.strategies import batches, our_loss
 

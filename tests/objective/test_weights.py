@@ -15,8 +15,8 @@ from lambda_grpo import (
     response_weights,
 )
 from lambda_grpo.objective import is_saturated
-from lambda_grpo.objective.preference import H_FLOOR, LambdaExp, LambdaLinear, LambdaSoftmax, positive_part
-from lambda_grpo.objective.surrogate import Clip
+from lambda_grpo.objective.preferences import H_FLOOR, LambdaExp, LambdaLinear, LambdaSoftmax, positive_part
+from lambda_grpo.objective.surrogates import Clip
 from tests.objective import reference
 
 LENGTHS = st.lists(st.tuples(st.integers(0, 300), st.integers(-2, 2)), min_size=1, max_size=30)

@@ -132,7 +132,7 @@ base._ROLLOUT_REGISTRY["cpu", "async"] = "tests.verl.cpu_rollout.WeightSender"
 RolloutReplicaRegistry.register("cpu", _load_replica)
 
 if "RECORD_DIR" in os.environ:
-    import lambda_grpo.backends.verl_loss
+    import lambda_grpo.verl.loss
     from tests.verl.recorder import recorded
 
-    lambda_grpo.backends.verl_loss.lambda_grpo_loss = recorded(lambda_grpo.backends.verl_loss.lambda_grpo_loss)
+    lambda_grpo.verl.loss.lambda_grpo_loss = recorded(lambda_grpo.verl.loss.lambda_grpo_loss)

@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lambda_grpo.backends.trl_trainer import LambdaGRPOConfig, LambdaGRPOTrainer
+from lambda_grpo.trl import LambdaGRPOConfig, LambdaGRPOTrainer
 
 
 class Replay(LambdaGRPOTrainer):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from verl.workers.config import ActorConfig
 
 from lambda_grpo import PRESETS, group_advantages, loss_normalizer, policy_loss, response_weights
-from lambda_grpo.objective.surrogate import CappedWeight
+from lambda_grpo.objective.surrogates import CappedWeight
 from tests.objective.strategies import batches, gradients
 
 CLOSE = {"rtol": 1e-6, "atol": 1e-9}  # verl adds 1e-8 to a response's number of tokens

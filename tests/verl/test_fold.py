@@ -14,10 +14,10 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.config import PolicyLossConfig
 
 from lambda_grpo import PRESETS
-from lambda_grpo.backends.verl_fold import fold
-from lambda_grpo.backends.verl_loss import GRADIENT, SHARE, SLOPE, TOKENS, lambda_grpo_loss
-from lambda_grpo.backends.verl_settings import check_objective
 from lambda_grpo.errors import UserError
+from lambda_grpo.verl.fold import fold
+from lambda_grpo.verl.loss import GRADIENT, SHARE, SLOPE, TOKENS, lambda_grpo_loss
+from lambda_grpo.verl.settings import check_objective
 from tests.objective import reference
 from tests.objective.strategies import batches, prepared
 from tests.verl.test_core_algos import actor_config

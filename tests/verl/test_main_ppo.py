@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import torch
 
-from lambda_grpo.backends.saved_state import LAMBDA_STATE_FILE
+from lambda_grpo.objective.lambda_file import LAMBDA_STATE_FILE
 from tests.objective import reference
 from tests.verl import recorded_run, tiny
 from tests.verl.main_ppo import GROUP, PROMPTS, REPOSITORY, main_ppo, metrics

@@ -9,7 +9,7 @@ import pytest
 import verl.trainer.main_ppo as main_ppo_module
 from omegaconf import OmegaConf
 
-from lambda_grpo.backends.verl_settings import VerlSettings
+from lambda_grpo.verl.settings import VerlSettings
 from tests.verl.main_ppo import REPOSITORY
 
 

@@ -12,9 +12,9 @@ import verl.utils.config
 from omegaconf import OmegaConf
 
 from lambda_grpo import PRESETS
-from lambda_grpo.backends import verl_plugin
-from lambda_grpo.backends.verl_settings import FOLDING_LOSSES, VerlSettings, is_asked_for
 from lambda_grpo.errors import UserError
+from lambda_grpo.verl import plugin
+from lambda_grpo.verl.settings import FOLDING_LOSSES, VerlSettings, is_asked_for
 from tests.verl.main_ppo import REPOSITORY, main_ppo
 from tests.verl.test_fold import FOLDING
 
@@ -234,7 +234,7 @@ def test_main_refuses_first(started, capsys):
 
 
 def test_runs_of_verls_own_are_left_alone(started, monkeypatch):
-    monkeypatch.setattr(verl_plugin, "check_environment", lambda: pytest.fail("not asked for"))
+    monkeypatch.setattr(plugin, "check_environment", lambda: pytest.fail("not asked for"))
     main(configuration("algorithm.adv_estimator=rloo", f"{ACTOR}.loss_agg_mode=seq-mean-token-mean"))
     assert len(started) == 1
     with pytest.raises(AssertionError, match="train_batch_size"):  # verl's own check goes on
@@ -281,9 +281,9 @@ def test_the_trainer_comes_with_verls():
 
 
 def test_another_verl_is_named(monkeypatch):
-    monkeypatch.setattr(verl_plugin, "version", lambda name: "0.10.0")
+    monkeypatch.setattr(plugin, "version", lambda name: "0.10.0")
     with pytest.raises(ImportError, match=r"builds on verl 0\.9\.1, this is 0\.10\.0: pip install 'verl==0\.9\.1'"):
-        verl_plugin.install()
+        plugin.install()
 
 
 def test_a_plug_in_that_fails_says_so(tmp_path):

@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from lambda_grpo import PRESETS, LambdaState
-from lambda_grpo.backends.saved_state import save_lambda
-from lambda_grpo.backends.verl_loss import GRADIENT, SHARE
-from lambda_grpo.backends.verl_trainer import LambdaGRPOVerlTrainer
+from lambda_grpo.objective.lambda_file import save_lambda
+from lambda_grpo.verl.loss import GRADIENT, SHARE
+from lambda_grpo.verl.trainer import LambdaGRPOVerlTrainer
 
 
 @pytest.fixture

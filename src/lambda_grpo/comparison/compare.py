@@ -17,8 +17,12 @@ from lambda_grpo.comparison.plan import Planned, reported, run_folders, sweep
 from lambda_grpo.comparison.results import results
 from lambda_grpo.comparison.study import Study
 from lambda_grpo.errors import UserError
+from lambda_grpo.files import write_json
 from lambda_grpo.parallel import Call, run_all
-from lambda_grpo.runs import Run, digest, provenance, write_json
+from lambda_grpo.runs.directory import Run
+from lambda_grpo.runs.provenance import digest, provenance
+
+PRELOAD = "lambda_grpo.training.preload"  # imported once, for all runs of a study
 
 
 def compare(study: Study, directory: Path, *, processes: int | None = None) -> dict[str, Any]:
@@ -75,7 +79,7 @@ def check_arms(study: Study) -> dict[str, str]:
     Raises:
         UserError: an objective can't start on a task; it names both.
     """
-    from lambda_grpo.training import check
+    from lambda_grpo.training.run import check
 
     digests = {}
     for task in study.tasks:
@@ -121,7 +125,7 @@ def _make(
         for one in missing
     ]
     failed = {}
-    for outcome in run_all(calls, processes=processes):
+    for outcome in run_all(calls, preload=PRELOAD, processes=processes):
         bar.update()
         if outcome.failure is not None:
             one = missing[outcome.number]
@@ -146,8 +150,8 @@ def train_one(path: Path, keys: Mapping[str, Any], shared: Path, keep_checkpoint
     Args:
         shared: a file for the evaluation before training, which the first runs of a task make for all.
     """
-    from lambda_grpo.recipe import write_recipe
-    from lambda_grpo.training import train
+    from lambda_grpo.training.recipe import write_recipe
+    from lambda_grpo.training.run import train
 
     run = Run(path)
     if run.checkpoints():

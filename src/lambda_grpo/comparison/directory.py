@@ -13,8 +13,8 @@ from filelock import FileLock, Timeout
 from lambda_grpo.comparison.plan import Planned, possible, run_folders
 from lambda_grpo.comparison.study import Study
 from lambda_grpo.errors import UserError
-from lambda_grpo.recipe import Recipe
-from lambda_grpo.runs import Run
+from lambda_grpo.runs.directory import Run
+from lambda_grpo.training.recipe import Recipe
 
 SHOWN = 3  # differing keys that a message names
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lambda_grpo.objective import get_objective
-from lambda_grpo.runs import Run, sampled_accuracy
+from lambda_grpo.runs.directory import Run, sampled_accuracy
 
 WINDOW = 5  # generations that an accuracy in training, logged steps that a figure "at the end" is the mean of
 

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 
 from lambda_grpo import __version__
-from lambda_grpo.backends.verl_names import TRAINER, breaks_verl
 from lambda_grpo.doctor.advice import hints, in_the_way, problems
 from lambda_grpo.doctor.parts import ENGINES, PARTS, PLUGIN, Facts, Part
 from lambda_grpo.doctor.probe import probed
 from lambda_grpo.doctor.requirements import can_check, unmet_of, version_of
 from lambda_grpo.parallel import cores
+from lambda_grpo.verl.names import TRAINER, breaks_verl
 
 
 def examine() -> Facts:

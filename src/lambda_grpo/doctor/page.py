@@ -6,9 +6,9 @@ import os
 import textwrap
 from collections import Counter
 
-from lambda_grpo.backends.verl_names import TRAINER
 from lambda_grpo.doctor.advice import shortfall
 from lambda_grpo.doctor.parts import ENGINES, PARTS, Facts
+from lambda_grpo.verl.names import TRAINER
 
 WIDTH = 90
 

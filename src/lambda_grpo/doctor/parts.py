@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-PLUGIN = "lambda_grpo.backends.verl_plugin"
+PLUGIN = "lambda_grpo.verl.plugin"
 
 Facts = dict[str, Any]
 

@@ -11,8 +11,8 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from lambda_grpo.backends.verl_names import TRAINER
 from lambda_grpo.doctor.parts import PLUGIN, Facts
+from lambda_grpo.verl.names import TRAINER
 
 MARK = "lambda-grpo doctor: "  # before what a probe found, among all that an import may print
 LIMIT = 300  # seconds for one import: a cluster's file system may be slow
@@ -20,7 +20,7 @@ LIMIT = 300  # seconds for one import: a cluster's file system may be slow
 
 def probe(name: str) -> None:
     """Import a part and print what came of it: for a process of its own, which `probed` starts."""
-    work = {"devices": _devices, "verl": _verl, "trl": lambda: _imported("lambda_grpo.backends.trl_trainer")}
+    work = {"devices": _devices, "verl": _verl, "trl": lambda: _imported("lambda_grpo.trl.trainer")}
     print(f"\n{MARK}{json.dumps(_attempt(work.get(name, lambda: _imported(name))))}", flush=True)
 
 
@@ -47,7 +47,7 @@ def _verl() -> Facts:
 def _devices() -> Facts:
     import torch
 
-    from lambda_grpo.compiled import CannotCompileError, library
+    from lambda_grpo.fast.native import CannotCompileError, library
 
     with warnings.catch_warnings(record=True) as said:  # such as that the driver is too old
         warnings.simplefilter("always")

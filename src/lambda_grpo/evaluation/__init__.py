@@ -5,9 +5,9 @@ from __future__ import annotations
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lambda_grpo.evaluation.engines import LocalEngine, Sampling
-from lambda_grpo.evaluation.rows import Evaluation, draw_rows, read_prompts, summarise
+from lambda_grpo.evaluation.samples import Evaluation, draw_rows, read_prompts, summarise
 from lambda_grpo.tasks import Task
-from lambda_grpo.tasks.templates import TEMPLATES, Template
+from lambda_grpo.tasks.maths.templates import TEMPLATES, Template
 
 __all__ = ["Evaluation", "Sampling", "evaluate"]
 

@@ -18,8 +18,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lambda_grpo.errors import UserError
-from lambda_grpo.evaluation.rows import Evaluation, Row
-from lambda_grpo.runs import write_json, write_text
+from lambda_grpo.evaluation.samples import Evaluation, Row
+from lambda_grpo.files import write_json, write_text
 
 SAMPLES = ".samples.jsonl"
 SERVER_LOG = "vllm.log"  # of a server that is started for the evaluation

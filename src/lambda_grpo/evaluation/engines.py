@@ -9,8 +9,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lambda_grpo.errors import UserError, warn_once
-from lambda_grpo.positions import correct_positions
-from lambda_grpo.rollout import FastSampler, UnsupportedError
+from lambda_grpo.fast.positions import correct_positions
+from lambda_grpo.fast.sampler import FastSampler, UnsupportedError
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lambda_grpo.errors import UserError
-from lambda_grpo.runs import digest, is_run
+from lambda_grpo.runs.directory import is_run
+from lambda_grpo.runs.provenance import digest
 from lambda_grpo.suggestions import did_you_mean
-from lambda_grpo.tasks.benchmarks import BENCHMARKS
+from lambda_grpo.tasks.maths.benchmarks import BENCHMARKS
 
 ENGINES = ("auto", "fast", "transformers", "vllm")
 MAX_SEED = 2**32

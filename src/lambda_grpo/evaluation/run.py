@@ -14,14 +14,15 @@ from lambda_grpo.errors import UserError
 from lambda_grpo.evaluation.directory import SERVER_LOG, EvaluationFiles, alone_in
 from lambda_grpo.evaluation.engines import Engine, LocalEngine, Sampling
 from lambda_grpo.evaluation.request import Request, file_name
-from lambda_grpo.evaluation.rows import Prompt, draw_rows, read_prompts, summarise
-from lambda_grpo.model_card import update_cards
+from lambda_grpo.evaluation.samples import Prompt, draw_rows, read_prompts, summarise
 from lambda_grpo.models import load_model, load_tokenizer, resolve_model, training_of, weights_id
-from lambda_grpo.runs import Run, digest, is_run, provenance
+from lambda_grpo.runs.directory import Run, is_run
+from lambda_grpo.runs.model_card import update_cards
+from lambda_grpo.runs.provenance import digest, provenance
 from lambda_grpo.tasks import Task, load_test_task
-from lambda_grpo.tasks.benchmarks import BENCHMARKS, load_shots
-from lambda_grpo.tasks.problems import MathProblems, is_file_of_problems, read_rows, worked_examples
-from lambda_grpo.tasks.templates import Template, find_template
+from lambda_grpo.tasks.maths.benchmarks import BENCHMARKS, load_shots
+from lambda_grpo.tasks.maths.problems import MathProblems, is_file_of_problems, read_rows, worked_examples
+from lambda_grpo.tasks.maths.templates import Template, find_template
 
 __all__ = ["BENCHMARKS", "Request", "run"]
 

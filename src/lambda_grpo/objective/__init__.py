@@ -10,7 +10,7 @@ from lambda_grpo.objective.groups import Groups, group_advantages
 from lambda_grpo.objective.implied import implied_lambda
 from lambda_grpo.objective.loss import PolicyLoss, policy_loss
 from lambda_grpo.objective.presets import PRESETS, Objective, get_objective
-from lambda_grpo.objective.surrogate import Tokens
+from lambda_grpo.objective.surrogates import Tokens
 from lambda_grpo.objective.weights import (
     effective_responses,
     is_saturated,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lambda_grpo.objective.groups import Groups
-from lambda_grpo.objective.preference import LambdaSoftmax, Preference
+from lambda_grpo.objective.preferences import LambdaSoftmax, Preference
 from lambda_grpo.objective.presets import Objective
 from lambda_grpo.objective.weights import response_weights
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lambda_grpo.objective.presets import Objective, get_objective
-from lambda_grpo.objective.surrogate import Tokens, reference_kl
+from lambda_grpo.objective.surrogates import Tokens, reference_kl
 from lambda_grpo.objective.weights import lambda_penalty, loss_normalizer, response_weights
 
 

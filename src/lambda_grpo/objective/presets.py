@@ -9,9 +9,9 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from lambda_grpo.errors import UserError
-from lambda_grpo.imports import import_name
+from lambda_grpo.import_paths import import_name
 from lambda_grpo.objective.groups import Groups
-from lambda_grpo.objective.preference import (
+from lambda_grpo.objective.preferences import (
     InverseLengthPower,
     LambdaExp,
     LambdaLinear,
@@ -24,8 +24,8 @@ from lambda_grpo.objective.preference import (
     sign_balanced,
     uniform,
 )
-from lambda_grpo.objective.rollouts import BestAndWorst, ErrorCorrection, Rollouts
-from lambda_grpo.objective.surrogate import (
+from lambda_grpo.objective.sampling import BestAndWorst, ErrorCorrection, Rollouts
+from lambda_grpo.objective.surrogates import (
     CappedWeight,
     Clip,
     GammaWeight,
@@ -36,7 +36,7 @@ from lambda_grpo.objective.surrogate import (
     TracedClip,
     has_one_value,
 )
-from lambda_grpo.objective.token_preference import TailDecay, shared_prefix
+from lambda_grpo.objective.token_preferences import TailDecay, shared_prefix
 from lambda_grpo.suggestions import did_you_mean
 
 Normalizer = Literal["batch", "group", "responses", "constant", "micro_batch"]

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from scipy.stats import sem, t
 
-from lambda_grpo.report.charts import STYLE
+from lambda_grpo.report.run_charts import STYLE
 from lambda_grpo.report.study_figure import Chart, Look, chart, curves, legend, looks
 from lambda_grpo.report.study_tables import QUANTITIES
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lambda_grpo.report.charts import inline, label_steps, svg
+from lambda_grpo.report.run_charts import inline, label_steps, svg
 
 # Okabe and Ito's, for every kind of colour vision; light ones last
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lambda_grpo.percent import percent, percent_range
-from lambda_grpo.runs import Run
-from lambda_grpo.training_signal import missing_signal
+from lambda_grpo.formatting import percent, percent_range
+from lambda_grpo.runs.directory import Run
+from lambda_grpo.runs.signal import missing_signal
 
 NEARLY_ONE = 0.1  # weights within 1 ± this hardly differ from DAPO's
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from lambda_grpo.errors import UserError, describe_failure, own_frames
+from lambda_grpo.grading import Grade
 
 
 @dataclass(frozen=True)
@@ -22,28 +23,6 @@ class Example:
     answer: str | None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     solution: str | None = None
-
-
-@dataclass(frozen=True)
-class Grade:
-    """The verdict on one completion.
-
-    Attributes:
-        score: from 0 to 1; 1.0 is right.
-        extracted: the answer as the completion has it; None if none was found, or the task doesn't look for one.
-        timed_out: whether a limit of time or memory ended the grading; then the completion counts as wrong.
-        vote: the same text for answers that are the same, as far as that is cheap to see. A majority is counted by it
-            where the task has no `same_answers`.
-    """
-
-    score: float
-    extracted: str | None = None
-    timed_out: bool = False
-    vote: str | None = None
-
-    @property
-    def correct(self) -> bool:
-        return self.score == 1.0
 
 
 @runtime_checkable

@@ -1,0 +1,201 @@
+"""Training steps of a trainer in a process of its own, timed by phase: what `bench` runs in pairs.
+
+    python -m lambda_grpo.bench.steps WORKLOAD SIDE WARM STEPS     # prints one JSON object
+
+The policy is the built-in one's architecture, somewhat larger and untrained, so that lengths follow from how many
+tokens end a completion.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import random
+import resource
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is generated and trained on at each step.
+
+    ends: how many of the 258 tokens end a completion.
+    """
+
+    prompts: int
+    num_generations: int
+    prompt_length: int
+    ends: int
+    max_completion_length: int = 64
+
+
+WORKLOADS = {
+    "short": Workload(8, 8, 24, 16),
+    "long": Workload(8, 8, 24, 2),
+    "prompt": Workload(2, 16, 512, 2),
+}
+STOCK = "trl"  # the side that is stock TRL with its dapo loss; any other is an objective in our trainer
+
+
+def run(workload: Workload, side: str, warm: int, steps: int) -> dict[str, Any]:
+    """Medians over steps of seconds by phase and of the operations that a step needs, mean length, peak memory in MiB.
+
+    warm: steps before those that count.
+    """
+    from lambda_grpo.trl import LambdaGRPOConfig, LambdaGRPOTrainer
+    from trl import GRPOConfig, GRPOTrainer
+
+    with tempfile.TemporaryDirectory() as folder:
+        common: dict[str, Any] = {
+            "output_dir": folder, "use_cpu": True, "bf16": False, "gradient_checkpointing": False,
+            "per_device_train_batch_size": workload.prompts * workload.num_generations,
+            "gradient_accumulation_steps": 1, "num_generations": workload.num_generations,
+            "max_completion_length": workload.max_completion_length, "max_steps": warm + steps,
+            "learning_rate": 1e-6, "logging_steps": 1, "save_strategy": "no", "report_to": "none",
+            "disable_tqdm": True, "seed": 1,
+        }  # fmt: skip
+        trainer_class: Any = GRPOTrainer if side == STOCK else LambdaGRPOTrainer
+        trainer = trainer_class(
+            args=GRPOConfig(loss_type="dapo", **common)
+            if side == STOCK
+            else LambdaGRPOConfig(objective=side, **common),
+            model=_model(workload),
+            reward_funcs=_reward,
+            train_dataset=_prompts(workload),
+            processing_class=_tokenizer(),
+        )
+        phases = _Phases(trainer)
+        trainer.train()
+        phases.steps.append(phases.now)
+        lengths = [entry["completions/mean_length"] for entry in trainer.state.log_history if "reward" in entry]
+    seconds = {
+        name: statistics.median(step.get(name, 0.0) for step in phases.steps[warm:])
+        for name in ("step", "generate", "forward", "backward")
+    }
+    seconds["rest"] = seconds["step"] - seconds["generate"] - seconds["forward"] - seconds["backward"]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "seconds": seconds,
+        "operations": statistics.median(step["operations"] for step in phases.steps[warm:]),
+        "mean_length": statistics.mean(lengths[warm:]),
+        "peak_mib": peak,
+    }
+
+
+class _Phases:
+    """Seconds of each step, by wrapping the methods that do its parts."""
+
+    def __init__(self, trainer: Any):
+        self.steps: list[dict[str, float]] = []
+        self.now: dict[str, float] = {}
+        self.start = 0.0
+        generate = self._timed("generate", trainer._generate_single_turn)
+
+        def counted(prompt_ids: list[list[int]], *rest: Any, **settings: Any) -> Any:
+            result = generate(prompt_ids, *rest, **settings)
+            self.now["operations"] = self.now.get("operations", 0.0) + operations(trainer.model, prompt_ids, result[0])
+            return result
+
+        trainer._generate_single_turn = counted
+        trainer._compute_loss = self._timed("forward", trainer._compute_loss)
+        trainer.accelerator.backward = self._timed("backward", trainer.accelerator.backward)
+        step = trainer.training_step
+
+        def whole(*arguments: Any, **settings: Any) -> Any:
+            start = time.perf_counter()
+            if self.now:  # what came after the last step: optimiser, logging
+                self.now["step"] = start - self.start
+                self.steps.append(self.now)
+            self.now, self.start = {}, start
+            result = step(*arguments, **settings)
+            self.now["step"] = time.perf_counter() - start
+            return result
+
+        trainer.training_step = whole
+
+    def _timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **settings: Any) -> Any:
+            start = time.perf_counter()
+            result = function(*arguments, **settings)
+            self.now[name] = self.now.get(name, 0.0) + time.perf_counter() - start
+            return result
+
+        return timed
+
+
+def operations(model: Any, prompt_ids: list[list[int]], completion_ids: list[list[int]]) -> float:
+    """Floating-point operations of a forward over each prompt once and each completion, without padding.
+
+    Sampling needs as many: it reads each token once, too. A backward needs twice as many.
+    """
+    config = model.config
+    matrices = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and ".layers." in name)
+    scores = 2 * config.num_hidden_layers * config.num_attention_heads * model.model.layers[0].self_attn.head_dim
+    different = {tuple(prompt): len(prompt) for prompt in prompt_ids}
+    total = sum(2 * matrices * n + scores * n * n for n in different.values())  # half of n² pairs, two products each
+    for prompt, completion in zip(prompt_ids, completion_ids, strict=True):
+        n = len(completion)
+        total += 2 * n * (matrices + config.hidden_size * config.vocab_size)
+        total += 2 * scores * n * (len(prompt) + n / 2)
+    return total
+
+
+@functools.cache  # of this machine, not of a workload
+def matrix_rate() -> float:
+    """Floating-point operations a second that this machine reaches in products of large float32 matrices."""
+    import torch
+
+    size = 2048
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    products = [lambda: a @ b]
+    if torch.backends.mkldnn.is_available():  # faster than torch's own choice on some processors
+        products.append(lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""))
+    best = float("inf")
+    for product in products * 8:
+        start = time.perf_counter()
+        product()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def _tokenizer() -> Any:
+    from lambda_grpo.models.builtin.make import make_tokenizer
+
+    return make_tokenizer()
+
+
+def _model(workload: Workload) -> Any:
+    import torch
+
+    from lambda_grpo.models.builtin.make import make_model
+
+    torch.manual_seed(0)
+    model = make_model(_tokenizer(), hidden_size=192, layers=4)
+    model.generation_config.eos_token_id = list(range(1, 1 + workload.ends))
+    return model
+
+
+def _prompts(workload: Workload) -> Any:
+    from datasets import Dataset
+
+    draw = random.Random(0)
+    digits = ["".join(draw.choices("0123456789+=", k=workload.prompt_length)) for _ in range(512)]
+    return Dataset.from_dict({"prompt": digits})
+
+
+def _reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    return [sum(ids) % 997 / 997 for ids in completion_ids]  # no two alike, so that every row is trained on
+
+
+if __name__ == "__main__":
+    os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+    warnings.filterwarnings("ignore")
+    print(json.dumps(run(WORKLOADS[sys.argv[1]], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))

@@ -1,7 +1,0 @@
-"""The training pass without padding, and with each prompt read once for all of its completions."""
-
-from lambda_grpo.packing.layout import Layout, pack
-from lambda_grpo.packing.memory import keep_freed_memory
-from lambda_grpo.packing.model import check_packable, packed_pass, prepare
-
-__all__ = ["Layout", "check_packable", "keep_freed_memory", "pack", "packed_pass", "prepare"]

@@ -1,0 +1,162 @@
+"""Problems to train on: three data sets that are in use for it, a local file, or any data set by its columns.
+
+A problem that stands there several times counts once, and one that stands there with different answers not at all.
+Whether answers are different, the grader says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lambda_grpo.errors import UserError, warn_once
+from lambda_grpo.grading import grade_math
+from lambda_grpo.grading.extraction import reference_answer
+from lambda_grpo.tasks.maths.columns import ID_COLUMNS, SOLUTION_COLUMNS, Columns, answer_at, find_columns, question_at
+from lambda_grpo.tasks.maths.problems import MathProblems, load_split, read_rows
+from lambda_grpo.tasks.maths.templates import TEMPLATES
+
+BATCH = 10_000  # rows that are read at a time
+LEFT_OUT = ("incomplete", "duplicates", "contradictory")  # what rows a source counts that aren't trained on
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A data set of the hub.
+
+    Attributes:
+        title: as model cards have it.
+        data, config, split: where it is.
+        columns: with question and answer; None to look for the usual ones.
+        template: the one that its problems are wrapped in, which is taken off again.
+        held_out: the benchmark that belongs to it.
+    """
+
+    title: str
+    data: str
+    config: str | None = None
+    split: str = "train"
+    columns: tuple[str, str] | tuple[None, None] = (None, None)
+    template: str | None = None
+    held_out: str | None = None
+
+
+TRAINING_SETS: dict[str, TrainingSet] = {
+    "gsm8k": TrainingSet("GSM8K, train", "openai/gsm8k", "main", held_out="gsm8k"),
+    "math": TrainingSet("MATH without MATH-500", "rasbt/math_full_minus_math500", held_out="math500"),
+    "dapo_math_17k": TrainingSet(
+        "DAPO-Math-17k",
+        "BytedTsinghua-SIA/DAPO-Math-17k",
+        columns=("prompt", "reward_model.ground_truth"),
+        template="dapo",
+    ),
+}
+
+
+def load_training_set(name: str, *, size: int | None = None) -> MathProblems:
+    """The first `size` problems of one of `TRAINING_SETS`, all by default. Raises UserError if it can't be loaded."""
+    known = TRAINING_SETS[name]
+    question, answer = known.columns
+    task = hub_training_set(
+        name, known.data, known.config, known.split, size=size, question=question, answer=answer, wrapped=known.template
+    )
+    task.source["title"] = known.title
+    return task
+
+
+def hub_training_set(
+    name: str,
+    data: str,
+    config: str | None,
+    split: str,
+    *,
+    size: int | None = None,
+    question: str | None = None,
+    answer: str | None = None,
+    wrapped: str | None = None,
+) -> MathProblems:
+    """Problems of what `datasets.load_dataset` loads: a data set of the hub, or a local folder of one.
+
+    Args:
+        name: of the task.
+        size: the first so many; all by default.
+        question, answer: columns, `outer.inner` inside another one; by default the first of the usual names.
+        wrapped: a template that the problems were put into, which is taken off again.
+
+    Raises:
+        UserError: it can't be loaded, lacks the columns, or has no problem with one answer.
+    """
+    loaded = load_split(data, data, config, split=split)
+    if len(loaded) == 0:
+        raise UserError(f"{data}, split {split!r}, holds no problems")
+    first = loaded[0]
+    columns = find_columns(data, [first], question, answer)
+    kept = [column for column in first if column in {*columns.read(), *ID_COLUMNS, *SOLUTION_COLUMNS}]
+    source = {"data": data, "config": config, "split": split, "files": sorted(loaded.info.download_checksums or {})}
+    return _problems(name, _rows(loaded.select_columns(kept)), len(loaded), columns, source, size, wrapped)
+
+
+def local_training_set(
+    path: str, *, size: int | None = None, question: str | None = None, answer: str | None = None
+) -> MathProblems:
+    """Problems of a local JSONL, JSON or Parquet file; arguments and errors as of `hub_training_set`."""
+    rows = read_rows(path)
+    columns = find_columns(path, rows, question, answer)
+    return _problems(Path(path).stem, rows, len(rows), columns, {"data": str(path)}, size, None)
+
+
+def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
+    """Its rows, read as Arrow tables: DAPO-Math-17k has each of its problems a hundred times."""
+    for table in dataset.with_format("arrow").iter(batch_size=BATCH):
+        yield from table.to_pylist()
+
+
+def _problems(
+    name: str,
+    rows: Iterable[dict[str, Any]],
+    count: int,
+    columns: Columns,
+    source: Mapping[str, Any],
+    size: int | None,
+    wrapped: str | None,
+) -> MathProblems:
+    """Each problem once. The source says how many rows there were, and how many were left out."""
+    found: dict[str, dict[str, Any]] = {}
+    answers: dict[str, str] = {}
+    differing: list[tuple[str, str]] = []  # problems with an answer that is written in another way
+    incomplete = 0
+    for row in rows:
+        question, given = question_at(row, columns.question), answer_at(name, row, columns.answer)
+        answer = reference_answer(given)
+        if question is None or not answer:
+            incomplete += 1
+            continue
+        if wrapped is not None:
+            unwrapped = TEMPLATES[wrapped].question(question)
+            if unwrapped == question:
+                warn_once(f"{name}: not all problems are wrapped in template {wrapped!r}: those stay as they are")
+            question = unwrapped
+        key = " ".join(question.split())
+        if key not in found:
+            found[key], answers[key] = {**row, columns.question: question}, answer
+        elif answers[key] != answer:
+            differing.append((key, answer))
+    if incomplete == count:
+        where = f"columns {columns.question} and {columns.answer or 'solution (its box)'}"
+        raise UserError(f"{name}: no row has both a question and an answer in {where}")
+    if incomplete:
+        warn_once(f"{name}: {incomplete} of {count} rows have no question or no answer, and are left out")
+    contradictory = set()
+    if differing:  # the grader's processes take seconds to start
+        pairs = list(dict.fromkeys(differing))  # DAPO-Math-17k has each row a hundred times
+        grades = grade_math([rf"\boxed{{{answer}}}" for _, answer in pairs], [answers[key] for key, _ in pairs])
+        contradictory = {key for (key, _), grade in zip(pairs, grades, strict=True) if not grade.correct}
+    problems = [row for key, row in found.items() if key not in contradictory]
+    if not problems:
+        raise UserError(f"{name} has no problem with one answer: each stands there with different ones")
+    left_out = (incomplete, count - incomplete - len(found), len(contradictory))
+    return MathProblems(
+        name, problems[:size], columns, {**source, "rows": count, **dict(zip(LEFT_OUT, left_out, strict=True))}
+    )

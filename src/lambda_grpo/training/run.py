@@ -1,0 +1,346 @@
+"""One run from recipe to report: evaluate, train, evaluate again, and leave a run directory behind."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, replace
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PrinterCallback
+from transformers.integrations import get_available_reporting_integrations, is_deepspeed_zero3_enabled
+
+from lambda_grpo.errors import Stopped, UserError, warn_once
+from lambda_grpo.evaluation import Sampling, evaluate
+from lambda_grpo.files import write_json
+from lambda_grpo.models import BUILTIN, resolve_model
+from lambda_grpo.report import write_report
+from lambda_grpo.runs.directory import Run
+from lambda_grpo.runs.model_card import update_cards
+from lambda_grpo.training.callbacks import AtTrainBegin, ProgressBar
+from lambda_grpo.training.data import read_training_data
+from lambda_grpo.training.datasets import is_conversation
+from lambda_grpo.training.recipe import Recipe, read_recipes
+from lambda_grpo.training.resume import checkpoint_to_resume, reached, set_learning_rate
+from lambda_grpo.trl import LambdaGRPOConfig, LambdaGRPOTrainer
+from lambda_grpo.trl.signal import WarnOfNoSignal
+from trl import get_peft_config, get_quantization_config
+
+# Where metrics can be sent to; transformers answers for each of them whether it is there
+REPORTERS = {"clearml", "comet_ml", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"}
+
+
+def train(
+    recipes: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    before: Mapping[str, Any] | None = None,
+) -> Run:
+    """Train as a recipe says.
+
+    Args:
+        recipes: recipe files that lie over one another, none for the demonstration.
+        overrides: a command line's `--key value` pairs.
+        resume: go on from the last good checkpoint in `--output_dir`, with the settings written there.
+        before: what `eval/before.json` of another run of the same policy holds, so that it isn't evaluated again.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UserError: the input can't be used. Nothing has been written then.
+    """
+    output_dir = _output_dir(overrides)
+    if resume:
+        if recipes:
+            raise UserError("--resume takes the settings from the run directory: leave the recipe out")
+        if before is not None:
+            raise UserError("a run that goes on has its evaluation before training already: leave `before` out")
+        if output_dir is None:
+            raise UserError("--resume needs --output_dir DIR, the run to go on with")
+        run = Run.open(output_dir)
+        keys = run.config().get("recipe")
+        if keys is None:
+            raise UserError(
+                f"{output_dir} is of a Python script: go on there with trainer.train(resume_from_checkpoint=True)"
+            )
+        recipe = Recipe.parse(keys, overrides)
+        checkpoint = checkpoint_to_resume(run, recipe)
+        with _stoppable(run, shlex.join(["lambda-grpo", "train", *overrides, "--resume"])):
+            return _Training(recipe, run).resume(checkpoint)
+    keys = read_recipes(recipes)
+    is_named = output_dir is not None or "output_dir" in keys
+    if not is_named:
+        if _world_size() > 1:
+            raise UserError("with several processes give --output_dir, so that all of them mean the same run")
+        keys["output_dir"] = f"runs/{datetime.now():%Y-%m-%d-%H%M%S}"
+    recipe = Recipe.parse(keys, overrides)
+    run = Run(recipe.training.output_dir)
+    if _is_main_process():
+        run.check_free()
+    with _stoppable(run, shlex.join(["lambda-grpo", "train", *recipes, *overrides]), in_the_same_place=is_named):
+        return _Training(recipe, run).start(before)
+
+
+@contextmanager
+def _stoppable(run: Run, again: str, *, in_the_same_place: bool = False) -> Iterator[None]:
+    """Let Ctrl-C say which command goes on: from the run's last checkpoint, or without one `again`."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        resume = shlex.join(["lambda-grpo", "train", "--output_dir", str(run.path), "--resume"])
+        if in_the_same_place and run.path.exists():  # a run begins in an empty directory
+            again = f"rm -r {shlex.quote(str(run.path))} && {again}"
+        raise Stopped(resume if run.checkpoints() else again) from stop
+
+
+def check(keys: Mapping[str, Any]) -> str:
+    """A digest of the problems that a run of this recipe in a study would have. Nothing is written.
+
+    Raises:
+        UserError: the one that the run would begin with.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = Recipe.parse({**keys, "output_dir": os.path.join(folder, "run")})
+        training = _Training(recipe, Run(recipe.training.output_dir))
+        if training.data.held_out is None:
+            raise UserError("nothing is evaluated: set eval_task")
+        training._trainer()
+        return str(training.data.description["digest"])
+
+
+class _Training:
+    """The parts of one run, all of them checked before anything is written."""
+
+    def __init__(self, recipe: Recipe, run: Run):
+        self.recipe, self.run = recipe, run
+        config = recipe.training
+        if not config.save_run_records:
+            raise UserError("lambda-grpo train reports from its records: leave save_run_records out")
+        if config.resume_from_checkpoint:
+            raise UserError("use --output_dir DIR --resume instead of resume_from_checkpoint")
+        self.model_path = resolve_model(recipe.model.model_name_or_path or BUILTIN)
+        if Path(self.model_path, "adapter_config.json").is_file():
+            raise UserError(
+                f"{self.model_path} is a LoRA adapter: to train on, merge it first (peft's merge_and_unload)"
+            )
+        self.data = read_training_data(recipe, self.model_path)
+        if config.eval_strategy != "no" and self.data.eval_dataset is None:
+            raise UserError("eval_strategy needs held-out examples, set eval_size above 0, or eval_task")
+        _check_fills_a_batch(self.data.dataset, config)
+        for name in REPORTERS.intersection(config.report_to).difference(get_available_reporting_integrations()):
+            raise UserError(f"report_to names {name}, which isn't installed: install it, or set report_to to none")
+        config.disable_tqdm = True  # one progress bar, ours
+        if config.use_vllm and self.data.template.stops:  # other engines go on: what is behind a stop isn't graded
+            given = config.generation_kwargs or {}
+            config.generation_kwargs = {**given, "stop": [*self.data.template.stops, *given.get("stop", [])]}
+        # as `trl grpo` does
+        config.model_init_kwargs = {
+            "revision": recipe.model.model_revision,
+            "attn_implementation": recipe.model.attn_implementation,
+            "dtype": recipe.model.dtype,
+            **(config.model_init_kwargs or {}),
+        }
+
+    def start(self, before: Mapping[str, Any] | None) -> Run:
+        if before is not None:
+            self._check_is_ours(before)
+        trainer = self._trainer()
+        if trainer.is_world_process_zero():
+            self.recorder.begin(trainer.state)
+            self._report_overlap()
+        if before is None:
+            self._evaluate(trainer, "before")
+        elif trainer.is_world_process_zero():
+            self.run.log_evaluation("before", before)
+        with closing(self.progress):
+            trainer.train()
+        return self._finish(trainer)
+
+    def resume(self, checkpoint: Path) -> Run:
+        before = self.run.config().get("data", {}).get("digest")
+        if before is not None and before != self.data.description["digest"]:
+            raise UserError(
+                f"{self.run.path} was trained on other problems: the data set has changed since, start another run"
+            )
+        trainer = self._trainer()
+        state = reached(checkpoint)
+        *_, last_step = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+        if state["global_step"] >= last_step:  # killed after training: the Trainer would take one step more
+            trainer.load_trained(checkpoint, self.run.policy_checkpoint() or checkpoint)
+            if trainer.is_world_process_zero():
+                self.recorder.begin(trainer.state)
+        else:
+            # Only when all is loaded: a checkpoint that can't be, or a setting that is refused, costs nothing.
+            before = self.run.config()["resolved"]["training"]["learning_rate"]
+
+            def go_on(step: int) -> None:
+                set_learning_rate(trainer.optimizer, trainer.lr_scheduler, trainer.args.learning_rate, before)
+
+            trainer.add_callback(AtTrainBegin(go_on))
+            with closing(self.progress):
+                trainer.train(resume_from_checkpoint=str(checkpoint))
+        return self._finish(trainer)
+
+    def _finish(self, trainer: LambdaGRPOTrainer) -> Run:
+        trainer.save_model(_internal_call=True)  # which would be pushed at once: it is when its evaluation is there
+        self._evaluate(trainer, "after")
+        if trainer.is_world_process_zero():
+            write_report(self.run)
+            update_cards(self.run)
+        if trainer.args.push_to_hub:
+            trainer.push_to_hub()
+        return self.run
+
+    def _trainer(self) -> LambdaGRPOTrainer:
+        # The Trainer makes its folders at once. Whether there is to be a run is only known when it has accepted all.
+        folders = (self.run.path / "completions", self.run.path, *self.run.path.parents)
+        made = [path for path in folders if _is_main_process() and not path.exists()]
+        try:
+            trainer = LambdaGRPOTrainer(
+                model=self.model_path,
+                reward_funcs=self.data.rewards,
+                args=self.recipe.training,
+                train_dataset=self.data.dataset,
+                eval_dataset=self.data.eval_dataset,
+                peft_config=get_peft_config(self.recipe.model),
+                quantization_config=get_quantization_config(self.recipe.model),
+            )
+        except (ValueError, OSError, ImportError) as error:  # settings that only TRL or the model can refuse
+            raise UserError(" ".join(str(error).split())) from error
+        finally:
+            for path in made:
+                if path.is_dir() and not any(path.iterdir()):
+                    path.rmdir()
+        if (
+            not self.data.has_tasks
+            and is_conversation(self.data.dataset)
+            and not trainer.processing_class.chat_template
+        ):
+            raise UserError(
+                f"the prompts are conversations, and the tokenizer of {self.model_path} has no chat template: "
+                "take a chat model, or prompts of plain text"
+            )
+        _check_optimizer(trainer)
+        trainer.data_description, trainer.hub_data_sets = self.data.for_card(), self.data.hub_data_sets()
+        trainer.run_details = self._details()
+        assert trainer.recorder is not None  # it was refused to switch it off
+        self.recorder = trainer.recorder
+        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(WarnOfNoSignal)  # the run's verdict says it
+        self.progress = ProgressBar()
+        trainer.add_callback(self.progress)
+        return trainer
+
+    def _report_overlap(self) -> None:
+        if not self.data.overlaps:
+            return
+        write_json(self.run.path / "overlap.json", {"overlaps": [overlap.to_dict() for overlap in self.data.overlaps]})
+        removed = " (removed)" if self.recipe.task.remove_overlap else ""
+        print(f"Training problems among those of test sets{removed}, see overlap.json:", file=sys.stderr)
+        for overlap in self.data.overlaps:
+            print(f"  {overlap}", file=sys.stderr)
+
+    def _check_is_ours(self, evaluation: Mapping[str, Any]) -> None:
+        """Raise UserError if an evaluation was made in another way than this run's own will be."""
+        if self.data.held_out is None:
+            raise UserError("a run without held-out examples has no evaluation: leave `before` out, or set eval_size")
+        ours = {"task": self.data.held_out.name, "n": len(self.data.held_out), "sampling": asdict(self._sampling())}
+        for name, value in ours.items():
+            if evaluation.get(name) != value:
+                raise UserError(f"`before` is of another evaluation: its {name} is {evaluation.get(name)}, not {value}")
+
+    def _sampling(self) -> Sampling:
+        """As the training samples."""
+        config = self.recipe.training
+        return Sampling(
+            config.max_completion_length,
+            config.temperature,
+            config.top_p,
+            config.top_k,
+            config.min_p,
+            config.repetition_penalty,
+        )
+
+    def _evaluate(self, trainer: LambdaGRPOTrainer, name: str) -> None:
+        if self.data.held_out is None:
+            return
+        if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():
+            if trainer.is_world_process_zero():
+                warn_once(
+                    "the weights are spread over processes (FSDP, ZeRO-3): there is no evaluation before and after. "
+                    "Use lambda-grpo eval afterwards"
+                )
+            return
+        evaluation = evaluate(
+            trainer.accelerator.unwrap_model(trainer.model),
+            trainer.processing_class,
+            self.data.held_out,
+            self._sampling(),
+            batch_size=self.recipe.training.per_device_eval_batch_size,
+            template=replace(self.data.template, stops=(*self.data.template.stops, *self.recipe.training.stops())),
+        )
+        if trainer.is_world_process_zero():
+            self.run.log_evaluation(name, {**evaluation.to_dict(), "step": trainer.policy_step})
+
+    def _details(self) -> dict[str, Any]:
+        """What run.json holds beside what the trainer knows: enough to go on with the run."""
+        return {
+            "recipe": self.recipe.keys,
+            "model": self.recipe.model.model_name_or_path or BUILTIN,
+            "data": self.data.description,
+            "resolved": {
+                "task": vars(self.recipe.task),
+                "model": vars(self.recipe.model),
+                "data": {**vars(self.recipe.data), **asdict(self.recipe.mixture)},
+            },
+        }
+
+
+def _check_fills_a_batch(dataset: Any, config: LambdaGRPOConfig) -> None:
+    """Raise UserError where TRL would leave the only, incomplete batch out and so end without a step."""
+    prompts = config.generation_batch_size // config.num_generations
+    # a stream doesn't tell its length
+    count = len(dataset) if isinstance(dataset, Dataset) else sum(1 for _ in islice(dataset, prompts))
+    if count < prompts:
+        raise UserError(
+            f"{count} examples don't fill a batch of {prompts} prompts ({config.num_generations} completions "
+            "each): take more (task_size), or lower per_device_train_batch_size or gradient_accumulation_steps"
+        )
+
+
+def _check_optimizer(trainer: LambdaGRPOTrainer) -> None:
+    """Make the optimiser and the schedule, so that what they refuse is refused before the run begins."""
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        return  # they make theirs when the model is wrapped
+    try:
+        trainer.create_optimizer_and_scheduler(max(trainer.args.max_steps, 1))  # train() uses the optimiser as it is
+    except (ValueError, TypeError, ImportError) as error:  # TypeError: an unknown name in lr_scheduler_kwargs
+        keys = "optim, optim_args, lr_scheduler_type or lr_scheduler_kwargs"
+        raise UserError(f"{keys} can't be used: {' '.join(str(error).split())}") from error
+
+
+def _output_dir(overrides: Sequence[str]) -> str | None:
+    """The value of --output_dir on a command line, needed before the settings are known."""
+    for position, argument in enumerate(overrides):
+        name, _, value = argument.partition("=")
+        if name in ("--output_dir", "--output-dir") and (value or position + 1 < len(overrides)):
+            return value or overrides[position + 1]
+    return None
+
+
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun and accelerate
+
+
+def _is_main_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0

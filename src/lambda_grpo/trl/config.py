@@ -1,0 +1,328 @@
+"""`trl.GRPOConfig` plus the objective and λ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from transformers import get_scheduler
+
+from lambda_grpo.objective import Objective, get_objective
+from lambda_grpo.objective.lambda_state import LambdaState
+from lambda_grpo.objective.sampling import AtLeast, BestAndWorst, ErrorCorrection, Rollouts
+from lambda_grpo.objective.surrogates import CappedWeight, Clip, GammaWeight, GeometricMean, SoftGate, TracedClip
+from lambda_grpo.objective.token_preferences import TailDecay
+from lambda_grpo.suggestions import did_you_mean
+from lambda_grpo.trl.losses import host_loss, kl_is_exact
+from lambda_grpo.trl.sampling_config import SamplingConfig
+from trl import GRPOConfig
+
+# TRL's keys for the numbers of a surrogate, and ours
+SURROGATE_KEYS: dict[type, dict[str, str]] = {
+    SoftGate: {"sapo_temperature_pos": "tau_pos", "sapo_temperature_neg": "tau_neg"},
+    GammaWeight: {
+        "vespo_k_pos": "k_pos", "vespo_lambda_pos": "c_pos", "vespo_k_neg": "k_neg", "vespo_lambda_neg": "c_neg",
+    },
+}  # fmt: skip
+
+# Those of transformers' schedules that are functions of the step alone, by the names that they have without warm-up
+LAMBDA_SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+
+
+@dataclass
+class LambdaGRPOConfig(SamplingConfig):
+    """`trl.GRPOConfig` plus the objective and λ.
+
+    Where no objective is given, `loss_type` names it; both given and different is an error. `scale_rewards`,
+    `epsilon`, `epsilon_high` and `importance_sampling_level` are the objective's own unless they are set here.
+
+    The settings of λ are for objectives that have one.
+
+    Raises:
+        ValueError: unknown objective, `loss_type` and `objective` that disagree, values out of range, or a setting
+            that contradicts the objective.
+    """
+
+    objective: str | None = field(
+        default=None,
+        metadata={"help": "A preset of lambda_grpo.PRESETS, or module:NAME. Default: what loss_type names."},
+    )
+    loss_type: str | None = field(
+        default=None, metadata={"help": "TRL's name of an objective; 'dapo' where objective isn't given either."}
+    )
+    scale_rewards: str | None = field(
+        default=None, metadata={"help": "'group', 'batch' or 'none'. Default: the objective's own advantage."}
+    )
+    epsilon: float | None = field(
+        default=None, metadata={"help": "Lower side of the clip range. Default: the objective's own, else 0.2."}
+    )
+    importance_sampling_level: str | None = field(
+        default=None, metadata={"help": "'token' or 'sequence' ratios. Default: the objective's own."}
+    )
+    lambda_init: float = field(default=0.0, metadata={"help": "Where λ starts."})
+    lambda_lr: float = field(default=0.1, metadata={"help": "Learning rate of λ; 0 freezes it."})
+    lambda_optimizer: str = field(default="sgd", metadata={"help": "Optimiser of λ: 'sgd' or 'adam'."})
+    lambda_lr_scheduler_type: str = field(
+        default="constant", metadata={"help": "Schedule of lambda_lr: 'constant', 'linear' or 'cosine'."}
+    )
+    lambda_warmup_steps: int = field(default=0, metadata={"help": "Steps in which lambda_lr rises to its value."})
+    lambda_bounds: list[float] | None = field(
+        default=None, metadata={"help": "λ stays within these two values. Default: the objective's own, -10 and 10."}
+    )
+    lambda_r: float | None = field(
+        default=None, metadata={"help": "r of h = 1 + r·z. Default: the objective's own, 1/9."}
+    )
+    weight_norm: str | None = field(
+        default=None, metadata={"help": "'sum' or 'tokens', see Objective. Default: the objective's own, 'sum'."}
+    )
+
+    save_run_records: bool = field(
+        default=True,
+        metadata={"help": "Write run.json, metrics.jsonl and completions/ into output_dir, for lambda-grpo report."},
+    )
+    sampler: str = field(
+        default="fast",
+        metadata={"help": "'fast', on a CPU: each prompt read once, finished rows dropped. 'trl': TRL's own."},
+    )
+    packing: bool = field(
+        default=True,
+        metadata={"help": "On a CPU, train without padding and read a prompt once for its completions."},
+    )
+    dynamic_sampling: bool | None = field(
+        default=None,
+        metadata={"help": "Replace groups without reward variance by fresh prompts. Default: the objective's own."},
+    )
+    max_resample_times: int = field(
+        default=10, metadata={"help": "Rounds of fresh prompts a batch; groups still without variance then sit out."}
+    )
+    drop_zero_variance: bool = field(
+        default=False,
+        metadata={"help": "Leave groups without reward variance out of the loss's average, and draw no others."},
+    )
+    overlong_buffer_length: int | None = field(
+        default=None,
+        metadata={"help": "Last tokens of max_completion_length that are penalised; 0 for none. Default: its own."},
+    )
+    select_best_and_worst: int | None = field(
+        default=None, metadata={"help": "Train on the k best and k worst samples of a group. Default: its own."}
+    )
+    select_min_reward: float | None = field(
+        default=None, metadata={"help": "Train on the samples with at least this reward. Default: its own."}
+    )
+    selection_baseline: str | None = field(
+        default=None, metadata={"help": "Advantages over the whole 'group' or the 'selected'. Default: its own."}
+    )
+    error_correction: list[float] | None = field(
+        default=None,
+        metadata={"help": "Shares of wrong samples: reflect, append the answer, replace. 0 0 0 for none."},
+    )
+    correct_reward: float = field(
+        default=1.0, metadata={"help": "A sample with less than this reward is wrong, for error_correction."}
+    )
+    reflection_prompt: str = field(
+        default="\nWait, that may be wrong. Let me check.", metadata={"help": "What a wrong sample is continued after."}
+    )
+    answer_template: str = field(
+        default="\nWait, that is wrong. The answer is \\boxed{{answer}}.",
+        metadata={"help": "What is appended to a wrong sample; {answer} is the example's column 'answer'."},
+    )
+    trace: str | None = field(
+        default=None, metadata={"help": "Traces of GRPO-λ: 'recent' or 'both'. Default: the objective's own."}
+    )
+    trace_gamma: float | None = field(default=None, metadata={"help": "γ of GRPO-λ. Default: its own, 1."})
+    trace_lambda: float | None = field(default=None, metadata={"help": "λ of GRPO-λ. Default: its own, 0.99."})
+    advantage_min: float | None = field(
+        default=None, metadata={"help": "Advantages below it are raised to it. Default: the objective's own."}
+    )
+
+    resume_without_optimizer: bool = field(
+        default=False,
+        metadata={"help": "Resume from a checkpoint that lacks the optimizer, the schedule or the random state."},
+    )
+
+    def __post_init__(self) -> None:
+        self.settle()
+        super().__post_init__()
+
+    def settle(self) -> None:
+        """Resolve this project's own fields, and check that they go together."""
+        if isinstance(self.objective, Objective):  # a configuration is saved with each model, and read again
+            raise ValueError(
+                f"objective takes a name, not the Objective {self.objective.name!r} itself: put it into a file "
+                "my_file.py under a NAME, and give objective='my_file:NAME'"
+            )
+        if self.objective is not None and self.loss_type is not None and self.objective != self.loss_type:
+            raise ValueError(
+                f"objective is {self.objective!r} and loss_type is {self.loss_type!r}: they name the same thing, "
+                "give one of them"
+            )
+        if self.objective is None:
+            self.objective = "dapo" if self.loss_type is None else self.loss_type
+        objective = self.resolve_objective()
+        # TRL takes booleans too, which a command line gives as words
+        scales = {True: "group", False: "none", "true": "group", "false": "none", None: objective.advantage_scale}
+        self.scale_rewards = scales.get(self.scale_rewards, self.scale_rewards)
+        for key, known in (("scale_rewards", ("group", "batch", "none")), ("sampler", ("fast", "trl"))):
+            if (value := getattr(self, key)) not in known:
+                raise ValueError(f"{key} is {value!r}{did_you_mean(str(value), known)}: use {_choice(known)}")
+        self.check_sampling()
+        if self.eval_strategy != "no":
+            self.fit_eval_batch()
+        if self.beta != 0.0 and not kl_is_exact(objective):
+            raise ValueError(
+                f"objective {objective.name!r} with beta {self.beta}: TRL's {host_loss(objective).loss_type!r} loss "
+                "averages the KL term in another way; set beta to 0, or use an objective whose normaliser it shares"
+            )
+        if objective.lambda_shape(2) and self.num_generations_eval not in (None, self.num_generations):
+            raise ValueError(
+                f"objective {objective.name!r} has a λ for each pass rate of {self.num_generations} generations: "
+                "leave num_generations_eval out"
+            )
+        self.make_lambda_state()  # refuses values out of range
+
+    # -- what the trainer reads --------------------------------------------------------------------------------------
+
+    def resolve_objective(self) -> Objective:
+        """The named objective with what was set here in place of its own."""
+        assert self.objective is not None  # set in __post_init__
+        objective = get_objective(self.objective)
+        changes: dict[str, Any] = {
+            "surrogate": self._surrogate(objective),
+            "preference": self._preference(objective),
+            "rollouts": self._rollouts(objective),
+        }
+        if self.weight_norm is not None:
+            changes["weight_norm"] = self.weight_norm
+        if self.advantage_min is not None:
+            changes["advantage_min"] = self.advantage_min
+        return replace(objective, **changes)
+
+    def make_lambda_state(self) -> LambdaState:
+        """A fresh λ as configured, before its schedule begins."""
+        if self.lambda_bounds is not None and len(self.lambda_bounds) != 2:
+            raise ValueError(f"lambda_bounds takes two values, got {self.lambda_bounds}")
+        if self.lambda_lr_scheduler_type not in LAMBDA_SCHEDULES:
+            name = self.lambda_lr_scheduler_type
+            meant = did_you_mean(str(name), LAMBDA_SCHEDULES)
+            raise ValueError(f"lambda_lr_scheduler_type is {name!r}{meant}: use {_choice(LAMBDA_SCHEDULES)}")
+        if self.lambda_warmup_steps < 0:
+            raise ValueError(f"lambda_warmup_steps must be at least 0, got {self.lambda_warmup_steps}")
+        objective = self.resolve_objective()
+        low, high = self.lambda_bounds or objective.lambda_bounds
+        shape = objective.lambda_shape(self.num_generations)
+        init = [self.lambda_init] * shape[0] if shape else self.lambda_init
+        return LambdaState(init, self.lambda_lr, self.lambda_optimizer, bounds=(low, high))
+
+    def lambda_schedule(self, training_steps: int) -> Callable[[int], float]:
+        """What multiplies `lambda_lr` at each step of a training of so many steps."""
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))])  # transformers hangs its schedules on one
+        schedule = get_scheduler(
+            LAMBDA_SCHEDULES[self.lambda_lr_scheduler_type],
+            optimizer,
+            num_warmup_steps=self.lambda_warmup_steps,
+            num_training_steps=training_steps,
+        )
+        return schedule.lr_lambdas[0]
+
+    def _preference(self, objective: Objective) -> Any:
+        """The objective's preference with what is set of its numbers."""
+        preference: Any = objective.preference
+        given: dict[str, Any] = {"r": self.lambda_r} if hasattr(preference, "r") else {}
+        traces: dict[str, Any] = {
+            "trace": self.trace,
+            "trace_gamma": self.trace_gamma,
+            "trace_lambda": self.trace_lambda,
+        }
+        if isinstance(preference, TailDecay):
+            given |= {"gamma": traces.pop("trace_gamma"), "lambda_trace": traces.pop("trace_lambda")}
+        if not isinstance(objective.surrogate, TracedClip):
+            for name, value in traces.items():
+                if value is not None:
+                    raise ValueError(f"objective {objective.name!r} has no {name}: leave it out")
+        given = {name: value for name, value in given.items() if value is not None}
+        return replace(preference, **given) if given else preference
+
+    def _rollouts(self, objective: Objective) -> Rollouts:
+        """What the objective does to its samples, with what is set here in its place."""
+        rollouts = objective.rollouts
+        if self.max_resample_times < 1:
+            raise ValueError(f"max_resample_times must be at least 1, got {self.max_resample_times}")
+        if self.dynamic_sampling is not None:
+            rollouts = replace(rollouts, dynamic_sampling=self.dynamic_sampling)
+        if self.drop_zero_variance:
+            rollouts = replace(rollouts, drop_zero_variance=True)
+        if self.overlong_buffer_length is not None:
+            if not 0 <= self.overlong_buffer_length <= self.max_completion_length:
+                raise ValueError(
+                    f"overlong_buffer_length is {self.overlong_buffer_length}: it must be 0 to max_completion_length "
+                    f"({self.max_completion_length})"
+                )
+            rollouts = replace(rollouts, overlong_buffer=self.overlong_buffer_length / self.max_completion_length)
+        if self.select_best_and_worst is not None and self.select_min_reward is not None:
+            raise ValueError("select_best_and_worst and select_min_reward both select: give one of them")
+        selection: Any = rollouts.selection
+        if self.select_best_and_worst is not None:
+            selection = BestAndWorst(self.select_best_and_worst)
+        elif self.select_min_reward is not None:
+            selection = AtLeast(self.select_min_reward)
+        if self.selection_baseline is not None:
+            if selection is None:
+                raise ValueError(f"objective {objective.name!r} selects no samples: leave selection_baseline out")
+            selection = replace(selection, baseline=self.selection_baseline)
+        if isinstance(selection, BestAndWorst) and 2 * selection.k >= self.num_generations:
+            raise ValueError(
+                f"the {selection.k} best and {selection.k} worst of {self.num_generations} are all of them: set "
+                "select_best_and_worst to less than half of num_generations"
+            )
+        correction = rollouts.correction
+        if self.error_correction is not None:
+            if len(self.error_correction) != 3:
+                raise ValueError(
+                    "error_correction takes three shares (reflect, append the answer, replace by the solution), got "
+                    f"{self.error_correction}"
+                )
+            correction = ErrorCorrection(*self.error_correction) if any(self.error_correction) else None
+        rollouts = replace(rollouts, selection=selection, correction=correction)
+        is_plain = replace(rollouts, correction=None) == Rollouts()
+        if self.multi_objective_aggregation != "sum_then_normalize" and not is_plain:
+            raise ValueError(
+                "dynamic sampling, drop_zero_variance, selection and the overlong penalty need "
+                "multi_objective_aggregation 'sum_then_normalize'"
+            )
+        return rollouts
+
+    def _surrogate(self, objective: Objective) -> Any:
+        """The objective's surrogate with what TRL's keys say about it."""
+        surrogate: Any = objective.surrogate
+        named = f"objective {objective.name!r}"
+        level = self.importance_sampling_level
+        if isinstance(surrogate, TracedClip):
+            given = {"trace": self.trace, "gamma": self.trace_gamma, "lambda_trace": self.trace_lambda}
+            surrogate = replace(surrogate, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        if isinstance(surrogate, Clip):
+            surrogate = replace(surrogate, level=level or surrogate.level)  # type: ignore[arg-type]
+        elif level not in (None, "token"):
+            raise ValueError(f"{named} forms its ratio by itself: leave importance_sampling_level out")
+        if isinstance(surrogate, Clip | GeometricMean | TracedClip):
+            low = surrogate.epsilon if self.epsilon is None else self.epsilon
+            high = surrogate.epsilon_high if self.epsilon is None else None
+            high = high if self.epsilon_high is None else self.epsilon_high
+            return replace(surrogate, epsilon=0.2 if low is None else low, epsilon_high=high)
+        if self.epsilon is not None:
+            raise ValueError(f"{named} has no lower clip: leave epsilon out")
+        if isinstance(surrogate, CappedWeight):
+            return surrogate if self.epsilon_high is None else replace(surrogate, cap=self.epsilon_high)
+        if self.epsilon_high is not None:
+            raise ValueError(f"{named} has no upper clip of this kind: leave epsilon_high out")
+        keys = SURROGATE_KEYS.get(type(surrogate), {})
+        # TRL's defaults are the papers' values, as the presets' are: another value was set on purpose
+        defaults = GRPOConfig.__dataclass_fields__
+        given = {ours: getattr(self, key) for key, ours in keys.items() if getattr(self, key) != defaults[key].default}
+        return replace(surrogate, **given) if given else surrogate
+
+
+def _choice(known: Iterable[str]) -> str:
+    *others, last = map(repr, known)
+    return f"{', '.join(others)} or {last}"

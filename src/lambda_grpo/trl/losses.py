@@ -1,0 +1,95 @@
+"""Which of TRL's losses carries an objective, and what TRL's losses divide by.
+
+`trl.GRPOTrainer` fixes surrogate and normaliser together, by the name of a loss type. An objective takes the loss type
+that has its surrogate; where that one divides by something else than the objective's Z, the ratio of the two folds
+into the advantages as the token preference does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lambda_grpo.objective import Objective
+from lambda_grpo.objective.preferences import inverse_length
+from lambda_grpo.objective.surrogates import CappedWeight, Clip, GammaWeight, SoftGate
+from trl import GRPOConfig
+
+# TRL's loss types with PPO's clip, by what they divide by. "grpo" takes the mean over each response's own tokens, then
+# over the responses.
+CLIP_LOSS_TYPE = {
+    "batch": "dapo",
+    "group": "grpo",
+    "constant": "dr_grpo",
+    "responses": "luspo",
+    "micro_batch": "bnpo",
+}
+DIVIDES_BY = {
+    **{loss_type: normalizer for normalizer, loss_type in CLIP_LOSS_TYPE.items()},
+    "grpo": "response_mean",
+    "sapo": "response_mean",
+    "cispo": "batch",
+    "vespo": "batch",
+}
+
+
+@dataclass(frozen=True)
+class HostLoss:
+    """One of TRL's losses, for an objective.
+
+    loss_type: TRL's name.
+    settings: what TRL's configuration has to say beside it.
+    has_surrogate: whether it computes the objective's surrogate. If not, it is there for all the rest (KL term,
+        entropy bonus, metrics) and gets advantages of 0.
+    """
+
+    loss_type: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    has_surrogate: bool = True
+
+    @property
+    def divides_by(self) -> str:
+        """Its normaliser: an objective's, or "response_mean"."""
+        return DIVIDES_BY[self.loss_type]
+
+
+def host_loss(objective: Objective) -> HostLoss:
+    """The loss of TRL's that carries the objective, its clip range given."""
+    clip_type = CLIP_LOSS_TYPE[objective.normalizer]
+    match objective.surrogate:
+        case Clip(level, epsilon, epsilon_high):
+            return HostLoss(
+                clip_type, {"importance_sampling_level": level, "epsilon": epsilon, "epsilon_high": epsilon_high}
+            )
+        case CappedWeight(cap):
+            return HostLoss("cispo", {"epsilon_high": cap})
+        case SoftGate(tau_pos, tau_neg):
+            return HostLoss("sapo", {"sapo_temperature_pos": tau_pos, "sapo_temperature_neg": tau_neg})
+        case GammaWeight(k_pos, c_pos, k_neg, c_neg):
+            settings = {
+                "vespo_k_pos": k_pos, "vespo_lambda_pos": c_pos, "vespo_k_neg": k_neg, "vespo_lambda_neg": c_neg,
+            }  # fmt: skip
+            return HostLoss("vespo", settings)
+    return HostLoss(clip_type, has_surrogate=False)
+
+
+def kl_is_exact(objective: Objective) -> bool:
+    """Whether TRL's loss averages the KL term as `policy_loss` does for this objective."""
+    divides_by = host_loss(objective).divides_by
+    if objective.rollouts.leaves_out_samples and divides_by != "batch":
+        return False  # it counts rows, also those that take no part
+    if divides_by == "response_mean":
+        return objective.normalizer == "group" and objective.preference is inverse_length and objective.kl_weighted
+    return objective.normalizer == divides_by and not objective.kl_weighted
+
+
+def check_nothing_weighs_tokens(config: GRPOConfig, name: str) -> None:
+    """Raise ValueError on TRL's settings that change the policy's term, where that term isn't TRL's."""
+    for setting, is_set in (
+        ("top_entropy_quantile", config.top_entropy_quantile < 1.0),
+        ("off_policy_mask_threshold", config.off_policy_mask_threshold is not None),
+        ("delta", config.delta is not None),
+        ("vllm_importance_sampling_correction", config.use_vllm and config.vllm_importance_sampling_correction),
+    ):
+        if is_set:
+            raise ValueError(f"objective {name!r} has a surrogate that TRL's losses lack: {setting} doesn't reach it")

@@ -1,0 +1,139 @@
+"""What a training records in its output directory beside the models: all that `lambda-grpo report` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+from trl.trainer.utils import get_config_model_id
+
+from lambda_grpo.errors import warn_once
+from lambda_grpo.runs.directory import Run, metrics_line
+from lambda_grpo.runs.provenance import provenance
+
+if TYPE_CHECKING:
+    from lambda_grpo.trl.trainer import LambdaGRPOTrainer
+
+# TRL's names of what every metrics line holds under a name of ours
+METRIC_NAMES = {"completions/mean_length": "completion_length_mean"}
+SUMMARY = "train_runtime"  # what only the Trainer's closing summary holds
+
+
+class RunRecorder(TrainerCallback):
+    """Writes run.json, metrics.jsonl and completions/ on the main process.
+
+    A resumed training goes on with the records of the one that it resumes. Another training's, which lie in the same
+    directory, are moved into a folder of their own there.
+
+    Args:
+        run: the output directory.
+        describe: what run.json is to hold, asked when training begins.
+        on_samples: is called with each generated batch, too.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        describe: Callable[[], Mapping[str, Any]],
+        on_samples: Callable[[dict[str, list[Any]]], None] | None = None,
+    ):
+        self.run, self._describe, self._on_samples = run, describe, on_samples
+        self._step: int | None = None  # under way; None outside of training
+        self._has_begun = self._is_prepared = False
+        self._next_group = 0  # number of the next prompt group in completions/
+
+    def begin(self, state: Any) -> None:
+        """Write run.json, and let the records end at the step that `state` has reached.
+
+        Called at the first step of a training, or before it by whoever records something earlier.
+        """
+        rows = [_row(entry["step"], entry) for entry in state.log_history if "reward" in entry]
+        known = {_as_text(row) for row in rows}
+        new = [row for row in self.run.metrics() if row["step"] <= state.global_step and _as_text(row) not in known]
+        # A training that ends between two logged steps logs the rest with its summary, after its last checkpoint.
+        summaries = [row for row in new if SUMMARY in row]
+        if state.global_step == 0 or len(summaries) < len(new):
+            summaries, earlier = [], self.run.set_aside()
+            if earlier is not None:
+                warn_once(f"{self.run.path} holds the records of another training: they are in {earlier} now")
+        self.run.rewind(state.global_step, sorted([*rows, *summaries], key=lambda row: row["step"]))
+        self.run.write_config(self._describe())
+        samples = self.run.completions()
+        self._next_group = 0 if samples is None else max(samples["group"].to_pylist()) + 1
+        self._has_begun = self._is_prepared = True
+
+    def record_samples(self, columns: dict[str, list[Any]]) -> None:
+        """Add a generated batch, in the columns of the trainer's `on_samples`, to completions/."""
+        if self._on_samples is not None:
+            self._on_samples(columns)
+        if self._step is None:
+            return
+        groups = [self._next_group + group for group in columns["group"]]
+        self._next_group = groups[-1] + 1
+        self.run.log_completions(self._step + 1, {**columns, "group": groups})
+
+    def record_model(self, step: int) -> None:
+        """The policy of that step has been saved into the output directory itself."""
+        if self._has_begun:  # else the records are another training's
+            self.run.log_model(step)
+
+    # -- the Trainer's hooks -----------------------------------------------------------------------------------------
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._step = None
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        # Not when training begins: what other callbacks refuse then is to cost the records nothing.
+        if self._step is None and not self._is_prepared:
+            self.begin(state)
+        self._step, self._is_prepared = state.global_step, False
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        # An evaluation has no reward, nor has the closing summary where all steps have been logged before it.
+        if self._step is not None and logs is not None and "reward" in logs:
+            self.run.log_metrics(_row(state.global_step, logs))
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        self._step = None
+
+
+def describe_run(trainer: LambdaGRPOTrainer) -> dict[str, Any]:
+    """What run.json holds: the objective, the model, the data, settings, versions, and when it began.
+
+    `trainer.run_details` adds to it, and to its "resolved" settings.
+    """
+    objective, details = trainer.objective, trainer.run_details
+    preference: Any = objective.preference
+    found = {
+        "started": datetime.now(UTC).isoformat(),
+        "objective": {
+            "name": objective.name,
+            "normalizer": objective.normalizer,
+            "advantage_scale": trainer.args.scale_rewards,
+            "weight_norm": objective.weight_norm,
+            "learnable": objective.learnable,
+            "preference": getattr(preference, "__name__", repr(preference)),
+            "surrogate": repr(objective.surrogate),
+            "rollouts": repr(objective.rollouts),
+        },
+        "model": get_config_model_id(trainer.model.config),
+        "data": {"name": getattr(getattr(trainer.train_dataset, "info", None), "dataset_name", None)},
+        **details,
+        **provenance(),
+    }
+    return {**found, "resolved": {"training": trainer.args.to_dict(), **details.get("resolved", {})}}
+
+
+def _row(step: int, logs: Mapping[str, Any]) -> dict[str, Any]:
+    """A logged step: an objective without λ has null there, so that every run has the same columns."""
+    named = {METRIC_NAMES.get(key, key): value for key, value in logs.items()}
+    return {"step": step, "lambda": None, "lambda_grad": None, **named}
+
+
+def _as_text(row: Mapping[str, Any]) -> str:
+    """A row, the same for the same values."""
+    return metrics_line(dict(sorted(row.items())))

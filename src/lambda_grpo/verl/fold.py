@@ -1,0 +1,145 @@
+"""The weights folded into verl's advantages: stage 1, on the driver, which sees the whole batch before it is split.
+
+verl holds a batch as jagged tensors: B responses one after the other, without padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lambda_grpo.objective import Objective, loss_normalizer
+from lambda_grpo.objective.batch import GeneratedBatch
+from lambda_grpo.objective.groups import ADVANTAGE_EPSILON, Groups
+
+
+@dataclass(frozen=True)
+class FoldedBatch:
+    """A batch with its weights.
+
+    advantages: (B, jagged) f · A · N / Z, for a loss that verl averages over tokens; 0 in groups of equal rewards.
+    slope: (B, K) ∂ln f/∂λ for each of the K λ, float64; None where nothing is learned.
+    tokens: N of the whole batch, where the objective's normaliser isn't the number of tokens; None where it is.
+    """
+
+    batch: GeneratedBatch
+    weights: Tensor
+    advantages: Tensor
+    slope: Tensor | None
+    tokens: float | None
+
+
+def fold(
+    advantages: Tensor,
+    mask: Tensor,
+    uids: Sequence[str],
+    takes_part: Tensor,
+    objective: Objective,
+    lambda_: Tensor,
+    *,
+    rewards: Tensor | None = None,
+    completion_ids: Tensor | None = None,
+    max_completion_length: int,
+) -> FoldedBatch:
+    """Fold an objective's weights and normaliser into advantages.
+
+    Args:
+        advantages: (B, jagged) verl's, the same for all tokens of a response.
+        mask: (B, jagged) 1 for tokens that the policy generated, before any are rejected.
+        uids: of each response's prompt.
+        takes_part: (B,) booleans, False for rows that only fill a batch up. Where an objective has a λ for each pass
+            rate, groups of another size sit out, too.
+        objective: one that `settings.check_objective` lets through.
+        lambda_: λ, a leaf that requires a gradient where the objective is learnable.
+        rewards: (B, jagged), needed where the advantage is divided by their standard deviation.
+        completion_ids: (B, jagged), where the objective needs them.
+        max_completion_length: tokens that a response may have.
+    """
+    offsets: Tensor = advantages.offsets()  # type: ignore[attr-defined]  # of jagged tensors
+    row = torch.repeat_interleave(offsets.diff())  # (tokens,)
+    lengths = _row_sums(mask.values(), offsets)
+    group_ids = torch.tensor(_numbered(uids))
+    advantages = _without_residue(advantages, group_ids)
+    of_row = torch.zeros_like(lengths)
+    if "advantages" in objective.needs:
+        of_row = _row_sums(advantages.values() * mask.values(), offsets) / lengths.clamp(min=1)
+    if lambda_.dim() > 0:  # a λ for each pass rate of whole groups: one that verl couldn't complete has none
+        members = torch.bincount(group_ids[takes_part], minlength=len(group_ids))[group_ids]
+        takes_part = takes_part & (members == len(lambda_) + 1)
+    tokens = {}
+    if completion_ids is not None:
+        tokens = {"completion_ids": _padded(completion_ids, row), "token_mask": _padded(mask, row)}
+    batch = GeneratedBatch(lengths, group_ids, of_row, takes_part, **tokens)
+    weights = batch.weights(objective, lambda_)
+    slope = _slope(weights, lambda_) if objective.learnable else None
+    weights = weights.detach()
+
+    scale, total = torch.ones_like(lengths), None
+    if objective.normalizer != "batch":
+        part = batch.part
+        total = part.lengths.sum().item()
+        divisor = loss_normalizer(part.lengths, part.group_ids, objective, max_completion_length=max_completion_length)
+        scale = scale.masked_scatter(takes_part, total / divisor)
+    if objective.advantage_scale == "batch":
+        assert rewards is not None  # of every response
+        own = _row_sums(rewards.values(), offsets)[takes_part]
+        deviation = torch.linalg.vector_norm(own - own.mean()) / max(len(own) - 1, 1) ** 0.5
+        scale = scale / (deviation + ADVANTAGE_EPSILON)
+    factor = (weights * scale)[row] if weights.dim() == 1 else weights[row, _positions(offsets, row)] * scale[row]
+    folded = torch.nested.nested_tensor_from_jagged(advantages.values() * factor.to(advantages.dtype), offsets)
+    return FoldedBatch(batch, weights, folded, slope, total)
+
+
+def _without_residue(advantages: Tensor, group_ids: Tensor) -> Tensor:
+    """(B, jagged) -> the same with exactly 0 in each group of equal rewards.
+
+    verl's float32 mean of equal rewards may be off by rounding, which it divides by 1e-6. Rewards are equal where
+    advantages are. A group of one has verl's own, its reward; one with a response that verl's rejection sampling
+    emptied, so that its advantage doesn't show, stays as it is.
+    """
+    offsets: Tensor = advantages.offsets()  # type: ignore[attr-defined]  # of jagged tensors
+    values = advantages.values().double()
+    high, low = (torch.segment_reduce(values, reduce, offsets=offsets) for reduce in ("max", "min"))
+    of_row = torch.where(high > 0, high, low)  # beside the zeros of tokens that aren't the policy's
+    groups = Groups.of(of_row, group_ids)
+    is_equal = (groups.max(of_row) == -groups.max(-of_row)) & (groups.size > 1)
+    row = torch.repeat_interleave(offsets.diff())
+    return torch.nested.nested_tensor_from_jagged(advantages.values().masked_fill(is_equal[row], 0.0), offsets)
+
+
+def _positions(offsets: Tensor, row: Tensor) -> Tensor:
+    """(tokens,) where in its row each token stands."""
+    return torch.arange(len(row)) - offsets[row]
+
+
+def _padded(jagged: Tensor, row: Tensor) -> Tensor:
+    """(B, jagged) -> (B, T)."""
+    offsets: Tensor = jagged.offsets()  # type: ignore[attr-defined]
+    whole = jagged.values().new_zeros(len(offsets) - 1, int(offsets.diff().max()))
+    return whole.index_put((row, _positions(offsets, row)), jagged.values())
+
+
+def _row_sums(values: Tensor, offsets: Tensor) -> Tensor:
+    """(tokens,) -> (B,) float64."""
+    return torch.segment_reduce(values.double(), "sum", offsets=offsets)
+
+
+def _numbered(uids: Sequence[str]) -> list[int]:
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(uid, len(numbers)) for uid in uids]
+
+
+def _slope(weights: Tensor, lambda_: Tensor) -> Tensor:
+    """(B, K) ∂ln f/∂λ, 0 where f is 0.
+
+    Autograd gives sums over the responses, of f weighed by any u; they are linear in u, so their derivative by u is
+    each response's own.
+    """
+    u = torch.ones_like(weights, requires_grad=True)
+    (total,) = torch.autograd.grad((weights * u).sum(), lambda_, create_graph=True)
+    each = [torch.autograd.grad(value, u, retain_graph=True)[0] for value in total.reshape(-1)]
+    positive = weights.detach() > 0
+    return torch.stack([torch.where(positive, value / weights.detach(), 0.0) for value in each], dim=1)

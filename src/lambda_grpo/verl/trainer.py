@@ -1,0 +1,170 @@
+"""λ-GRPO and its family in verl 0.9.1: its synchronous trainer, with three things around it.
+
+1. On the driver, where a batch is whole: the weights fold into the advantages, and ∂ln f/∂λ of each response goes with
+   them (`fold`).
+2. In the workers: verl's own loss, and beside it the exact gradient of λ as a summed metric (`loss`).
+3. On the driver: λ takes a step with the mean gradient of the batch's updates.
+
+λ never leaves the driver. It is saved with verl's checkpoints and restored with them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import partial
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from tensordict import TensorDict
+from torch import Tensor
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.config import omega_conf_to_dataclass
+
+from lambda_grpo.objective.batch import GeneratedBatch, describe_lambda
+from lambda_grpo.objective.lambda_file import load_lambda, save_lambda
+from lambda_grpo.verl.fold import FoldedBatch, fold
+from lambda_grpo.verl.loss import GRADIENT, SHARE, SLOPE, TOKENS, lambda_grpo_loss
+from lambda_grpo.verl.settings import VerlSettings
+
+logger = logging.getLogger(__name__)
+
+
+class LambdaGRPOVerlTrainer(PPOTrainerSync):
+    """verl's `PPOTrainerSync` with any objective that folds exactly, λ learned beside the policy where it has one.
+
+    Beside verl's metrics it logs `lambda`, `lambda_grad`, `weight_min`, `weight_max` and `effective_responses`, as the
+    TRL trainer does; `lambda` is the value that the batch was weighed with. verl's own metrics of advantages are those
+    of the folded ones.
+
+    Args:
+        config: verl's, with `VerlSettings` under `algorithm.lambda_grpo`.
+
+    Raises:
+        UserError: the objective doesn't fold exactly into what verl is set to.
+    """
+
+    def __init__(self, config: Any):
+        settings = VerlSettings.of(config)
+        self.objective = settings.resolve_objective()
+        self.lambda_state = settings.make_lambda_state(config.actor_rollout_ref.rollout.n)
+        self._lambda: Tensor = torch.zeros(())
+        self._folded: FoldedBatch | None = None
+        self._warned: set[str] = set()
+        # verl 0.9.1 tells its loops apart by this word, from the sampler to what a checkpoint holds: here it is sync.
+        config.trainer.v1.trainer_mode = "sync"
+        super().__init__(config)
+
+    def _setup(self) -> None:
+        super()._setup()
+        actor = omega_conf_to_dataclass(self.config.actor_rollout_ref.actor)
+        self.actor_rollout_wg.set_loss_fn(partial(lambda_grpo_loss, config=actor))
+
+    # -- 1. the fold -------------------------------------------------------------------------------------------------
+
+    def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        tags, keys = batch.tags, batch.keys
+        super()._compute_advantage(batch, metrics)
+        # `loss_mask` is what was generated; verl's rollout correction may have taken tokens out of `response_mask`
+        names = ["loss_mask", "advantages"]
+        names += ["responses"] if "completion_ids" in self.objective.needs else []
+        names += ["rm_scores"] if self.objective.advantage_scale == "batch" else []
+        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=names)
+        takes_part = torch.tensor([not tag.get("is_padding", False) for tag in tags])
+        self._lambda = torch.tensor(
+            self.lambda_state.value, dtype=torch.float64, requires_grad=self.objective.learnable
+        )
+        self._folded = folded = fold(
+            data["advantages"],
+            data["loss_mask"],
+            [key.rsplit("_", 2)[0] for key in keys],  # verl's keys are uid_session_index
+            takes_part,
+            self.objective,
+            self._lambda,
+            rewards=data.get("rm_scores", None),
+            completion_ids=data.get("responses", None),
+            max_completion_length=self.config.data.max_response_length,
+        )
+        columns = {"advantages": folded.advantages}
+        if folded.slope is not None:
+            columns[SLOPE] = folded.slope
+        metrics.update(folded.batch.describe(folded.weights))
+        self._warn(folded, takes_part)
+        return tq.kv_batch_put(
+            keys=keys, partition_id=batch.partition_id, fields=TensorDict(columns, batch_size=len(keys))
+        )
+
+    def _warn(self, folded: FoldedBatch, takes_part: Tensor) -> None:
+        if self.objective.learnable and folded.batch.is_saturated(folded.weights):
+            self._warn_once(
+                "saturated",
+                f"λ = {self.lambda_state.value}: in half of the groups one response has nearly all the weight, and λ's "
+                "gradient vanishes. Narrow algorithm.lambda_grpo.lambda_bounds, or lower lambda_lr",
+            )
+        left_out = int(takes_part.sum() - folded.batch.takes_part.sum())
+        if left_out:
+            self._warn_once(
+                "left out",
+                f"{left_out} responses of this batch sit out, and so may others: their groups aren't of rollout.n "
+                f"responses, and objective {self.objective.name!r} has no λ for their pass rates",
+            )
+
+    def _warn_once(self, kind: str, message: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            logger.warning(message)
+
+    # -- 2. and 3. the update ----------------------------------------------------------------------------------------
+
+    def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        assert self._folded is not None  # _compute_advantage has run
+        if self._folded.tokens is not None:
+            actor, rollout = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout
+            updates = len(batch) / (actor.ppo_mini_batch_size * rollout.n)
+            batch.extra_info[TOKENS] = self._folded.tokens / updates
+        batch = super()._update_actor(batch, metrics)
+        if self.objective.learnable:
+            self._step_lambda(self._folded.batch, metrics)
+        return batch
+
+    def _step_lambda(self, batch: GeneratedBatch, metrics: dict[str, Any]) -> None:
+        """Raises RuntimeError where the engine didn't sum what came from the workers as λ's gradient is meant."""
+        share = metrics.pop(f"actor/{SHARE}")
+        if abs(share - 1) > 1e-6:  # NaN, of a mini-batch without tokens, goes on: so does its gradient
+            strategy = self.config.actor_rollout_ref.actor.strategy
+            raise RuntimeError(
+                f"verl's {strategy!r} engine sums a mini-batch's tokens to {share} of them: it gathers metrics in "
+                "another way than λ's gradient takes; use fsdp2, or an objective without λ"
+            )
+        found = [metrics.pop(f"actor/{GRADIENT}_{k}") for k in range(self._lambda.numel())]
+        gradient = torch.tensor(found, dtype=torch.float64).reshape(self._lambda.shape)
+        gradient = gradient + batch.penalty_gradient(self.objective, self._lambda)
+        metrics.update(describe_lambda(self._lambda, gradient))
+        if gradient.isfinite().all():
+            self.lambda_state.step(gradient)
+        else:  # verl's engines leave such an update of the policy out, and go on
+            logger.warning("the gradient of λ is %s: λ stays %s", gradient.tolist(), self.lambda_state.value)
+            self.lambda_state.step(torch.zeros_like(gradient))
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self) -> None:
+        if self.objective.learnable:  # first: what verl writes last is the mark of a whole checkpoint
+            folder = self._checkpoint_folder()
+            os.makedirs(folder, exist_ok=True)
+            save_lambda(folder, self.objective.name, self.lambda_state)
+        super()._save_checkpoint()
+
+    def _load_checkpoint(self) -> None:
+        """With λ. Raises what `load_lambda` does."""
+        super()._load_checkpoint()
+        if self.global_steps == 0 or not self.objective.learnable:
+            return
+        trainer = self.config.trainer
+        folder = trainer.resume_from_path if trainer.resume_mode == "resume_path" else self._checkpoint_folder()
+        load_lambda(folder, self.objective.name, self.lambda_state)
+        logger.warning("resumed λ = %s from %s", self.lambda_state.value, folder)  # verl shows nothing below a warning
+
+    def _checkpoint_folder(self) -> str:
+        return os.path.join(self.config.trainer.default_local_dir, f"global_step_{self.global_steps}")

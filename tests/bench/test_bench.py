@@ -1,0 +1,98 @@
+"""A ratio is only worth something if both sides do the same work."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lambda_grpo import group_advantages, loss_normalizer, response_weights
+from lambda_grpo.bench import decode as bench_decode
+from lambda_grpo.bench import pairs as bench
+from lambda_grpo.bench import steps as bench_steps
+from lambda_grpo.bench.pairs import BENCHMARKS, Benchmark, measure, plain_group_stage
+from tests.fast.models import make_model
+
+ROWS = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.integers(1, 500), st.integers(0, 3)), min_size=1, max_size=30)
+
+
+@given(ROWS, st.floats(-3, 3))
+def test_the_plain_loop_does_what_the_group_stage_does(rows, lam):
+    rewards, lengths, ids = (torch.tensor(column) for column in zip(*rows, strict=True))
+    advantages, weights, total = plain_group_stage(rows, lam)
+    assert group_advantages(rewards.double(), ids).tolist() == pytest.approx(advantages, abs=1e-9)
+    assert response_weights(lengths, ids, "lambda_grpo", lam).tolist() == pytest.approx(weights, rel=1e-9)
+    assert loss_normalizer(lengths, ids, "lambda_grpo")[0].item() == total
+
+
+def test_pairs_alternate_and_the_ratio_is_the_peers_time_over_ours():
+    order = []
+    slow = torch.randn(600, 600)
+
+    def make():
+        return bench._clocked(
+            lambda: order.append("ours"), lambda: (order.append("peer"), [slow @ slow for _ in range(5)])
+        )
+
+    found = measure(Benchmark("x", "nothing against products", 6, make))
+    assert order == ["ours", "peer"] + ["ours", "peer", "peer", "ours"] * 3
+    assert found.pairs == 6
+    assert found.ratio_min > 1
+    assert found.ci95[0] == found.ratio_min  # of six, the interval of a median is all of them
+    assert found.seconds["peer"]["step"] > found.seconds["ours"]["step"]
+
+
+def test_the_names_that_others_rely_on_are_there():
+    names = {
+        "step_short", "step_long", "step_prompt", "generate_short", "generate_long", "lambda_overhead",
+        "study_throughput",
+    }  # fmt: skip
+    assert names <= BENCHMARKS.keys()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(["step_short", "generate_short"], ["step_long", "generate_long"], ["step_prompt", "generate_prompt"]),
+        *(["step_short_one_process"], ["lambda_overhead"]),
+    ],
+    ids=" and ".join,
+)
+def test_every_step_runs(names, monkeypatch):
+    """Two steps of each side; no time is asserted."""
+    monkeypatch.setattr(bench, "WARM_STEPS", 0)
+    monkeypatch.setattr(bench, "STEPS", 2)
+    for name in names:
+        measurement = measure(BENCHMARKS[name], 1)
+        assert measurement.pairs == 1
+        assert min(measurement.of_matrix_rate.values()) > 0
+        for seconds in measurement.seconds.values():
+            phases = [seconds[phase] for phase in ("generate", "forward", "backward", "rest")]
+            assert sum(phases) == pytest.approx(seconds["step"])
+            assert min(phases[:3]) > 0
+            assert (15 < seconds["mean_length"] < 22) == ("short" in name or name == "lambda_overhead")
+
+
+def test_a_study_and_its_peer_run(monkeypatch):
+    monkeypatch.setattr(bench, "STUDY_STEPS", 2)
+    monkeypatch.setattr(bench, "STUDY_SEEDS", 1)
+    found = measure(BENCHMARKS["study_throughput"], 1)
+    assert found.seconds["ours"]["study"] == pytest.approx(4 * found.seconds["ours"]["run"])
+    assert 0 < found.seconds["ours"]["start"] < found.seconds["ours"]["study"]
+
+
+def test_operations_by_hand():
+    """Two prompts of 3 and 2 tokens, one of them twice; a layer's matrices, token by token and pair by pair."""
+    model = make_model("qwen2")
+    hidden, inner, layers, vocabulary = 48, 80, 3, 61
+    token = layers * 2 * (4 * hidden * 64 + 3 * hidden * inner)  # four heads of 16, three matrices of the MLP
+    pair = layers * 4 * 64
+    pairs = 9 / 2 + 4 / 2 + 2 * (4 * 3 + 16 / 2) + (1 * 2 + 1 / 2)
+    expected = token * (3 + 2 + 4 + 4 + 1) + pair * pairs + 2 * 9 * hidden * vocabulary
+    found = bench_steps.operations(model, [[1, 2, 3], [1, 2, 3], [4, 5]], [[5] * 4, [6] * 4, [7]])
+    assert found == pytest.approx(expected)
+
+
+def test_a_decoding_step_is_measured():
+    one, four = (bench_decode.measure(rows) for rows in (1, 4))
+    assert one["milliseconds"] > 0
+    assert four["gflops"] * four["milliseconds"] == pytest.approx(4 * one["gflops"] * one["milliseconds"])

@@ -1,0 +1,293 @@
+"""The packed pass against the padded one: log-probabilities, entropies and every gradient."""
+
+import copy
+import platform
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trl.trainer.utils import add_fused_lm_head
+
+from lambda_grpo.fast import packing
+from lambda_grpo.fast.native import build
+from lambda_grpo.fast.packing import layers
+from lambda_grpo.fast.packing.compiled_attention import attention
+from tests.fast.models import MODELS, make_model, with_lora
+
+
+def batch(seed, rows=9, longest_prompt=12, longest=10, prompts=4):
+    """Padded as TRL pads, rows of one prompt anywhere, some completions empty."""
+    draw = random.Random(seed)
+    different = [[draw.randrange(2, 40) for _ in range(draw.randrange(1, longest_prompt + 1))] for _ in range(prompts)]
+    chosen = [draw.choice(different) for _ in range(rows)]
+    completions = [[draw.randrange(2, 40) for _ in range(draw.randrange(0, longest + 1))] for _ in range(rows)]
+    completions[0] = completions[0] or [5]
+    P, C = max(map(len, chosen)), max(map(len, completions))
+    return (
+        torch.tensor([[0] * (P - len(p)) + p for p in chosen]),
+        torch.tensor([[0] * (P - len(p)) + [1] * len(p) for p in chosen]),
+        torch.tensor([c + [0] * (C - len(c)) for c in completions]),
+        torch.tensor([[1] * len(c) + [0] * (C - len(c)) for c in completions]),
+    )
+
+
+def padded_pass(model, prompt_ids, prompt_mask, completion_ids, completion_mask):
+    """What TRL does."""
+    ids, mask = torch.cat([prompt_ids, completion_ids], 1), torch.cat([prompt_mask, completion_mask], 1)
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[:, : prompt_ids.size(1)] = -100
+    outputs = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+    C = completion_ids.size(1)
+    return outputs.log_probs[:, -C:], outputs.entropy[:, -C:]
+
+
+def packed_pass(model, *padded):
+    layout = packing.pack(*padded)
+    outputs = packing.packed_pass(model, layout)
+    found = []
+    for values in (outputs.log_probs, outputs.entropy):
+        out = torch.zeros(padded[2].shape, dtype=values.dtype)
+        found.append(out.index_put((layout.rows, layout.columns), values[0]))
+    return found
+
+
+def compare(model, padded, rtol, atol, compiled):
+    """The padded pass of the model as it is, against the packed one, for which it is prepared."""
+    generator, mask = torch.Generator().manual_seed(0), padded[3]
+    weights = torch.randn(mask.shape, generator=generator, dtype=model.dtype) * mask
+    found = []
+    for run in (padded_pass, packed_pass):
+        if run is packed_pass:
+            packing.prepare(model, compiled=compiled)
+        model.zero_grad()
+        logps, entropies = run(model, *padded)
+        (logps * weights).sum().backward()
+        grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        found.append((logps.detach() * mask, entropies.detach() * mask, grads))
+    for ours, theirs in zip(found[1][:2], found[0][:2], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
+    assert found[1][2].keys() == found[0][2].keys()
+    for name, theirs in found[0][2].items():
+        assert (found[1][2][name] - theirs).norm() <= rtol * theirs.norm() + atol, name
+
+
+def prepared(model, **settings):
+    add_fused_lm_head(model, outputs=("log_probs", "entropy"), **settings)
+    return model
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def compiled(request):
+    return request.param == "compiled"
+
+
+@pytest.fixture(params=["-march=x86-64", "-march=x86-64-v3"])
+def processor(request, monkeypatch, tmp_path):
+    """Another processor's vectors, of 4 and of 8 numbers."""
+    if platform.machine() != "x86_64" or "avx2" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("not a processor that has both")
+    flags = tuple(request.param if flag.startswith("-march") else flag for flag in build.FLAGS)
+    monkeypatch.setattr(build, "FLAGS", flags)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    build._library.cache_clear()
+    yield
+    build._library.cache_clear()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_values_and_gradients_are_those_of_the_padded_pass(name, compiled):
+    for seed in range(3):
+        compare(prepared(make_model(name)), batch(seed), rtol=2e-5, atol=2e-5, compiled=compiled)  # float32
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 30), st.integers(1, 30), st.integers(1, 6))
+def test_any_batch(seed, rows, longest_prompt, longest, prompts):
+    """In float64, but for what transformers and TRL's head take to float32: norms, rotations, the softmax."""
+    padded = batch(seed, rows, longest_prompt, longest, prompts)
+    compare(prepared(make_model("qwen3")).double(), padded, rtol=1e-6, atol=1e-6, compiled=True)  # C is for float32
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 120), st.integers(1, 120), st.integers(1, 6))
+def test_any_batch_in_c(seed, rows, longest_prompt, longest, prompts):
+    padded = batch(seed, rows, longest_prompt, longest, prompts)
+    compare(prepared(make_model("qwen3")), padded, rtol=1e-4, atol=3e-4, compiled=True)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "llama, odd sizes", "llama, one key head"])
+def test_other_processors(name, processor):
+    compare(prepared(make_model(name)), batch(3, 9, 70, 70), rtol=1e-4, atol=3e-4, compiled=True)
+
+
+@pytest.mark.parametrize("head_dim", [2, 20, 50, 100])
+def test_heads_that_fill_no_vector(head_dim, processor):
+    compare(prepared(make_model("qwen3", head_dim=head_dim)), batch(5), rtol=1e-4, atol=3e-4, compiled=True)
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_bfloat16(autocast):
+    """As near to float32's values as the padded pass in bfloat16 is."""
+    padded, found = batch(11), {}
+    mask = padded[3].bool()
+    for name, run in (("float32", padded_pass), ("padded", padded_pass), ("packed", packed_pass)):
+        model = prepared(make_model("qwen3", initializer_range=0.05))
+        if name != "float32" and not autocast:
+            model = model.bfloat16()
+        if name == "packed":
+            packing.prepare(model)
+        with torch.autocast("cpu", enabled=autocast and name != "float32"):
+            logps, _ = run(model, *padded)
+        logps[mask].sum().backward()
+        grads = torch.cat([p.grad.float().flatten() for p in model.parameters() if p.grad is not None])
+        found[name] = (logps.detach().float()[mask], grads)
+    for exact, theirs, ours in zip(found["float32"], found["padded"], found["packed"], strict=True):
+        assert (ours - exact).norm() < 2 * (theirs - exact).norm()
+        assert (ours - exact).norm() < 0.1 * exact.norm()
+
+
+def test_temperature(compiled):
+    compare(prepared(make_model("llama"), temperature=0.6), batch(7), rtol=2e-5, atol=2e-5, compiled=compiled)
+
+
+def test_lora(compiled):
+    compare(with_lora(prepared(make_model("qwen2"))), batch(8), rtol=2e-5, atol=2e-5, compiled=compiled)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing(compiled, reentrant):
+    """The layers run again in the backward, when nothing but their inputs says that they are packed."""
+    model = prepared(make_model("llama"))
+    model.train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    compare(model, batch(9), rtol=2e-5, atol=2e-5, compiled=compiled)
+
+
+@pytest.mark.parametrize("is_slow", [True, False])
+@pytest.mark.parametrize("name", ["llama, biases", "qwen3", "llama, odd sizes"])
+def test_a_prepared_model_is_the_same_function_of_plain_input(name, is_slow, monkeypatch):
+    monkeypatch.setattr(layers, "is_mkl_slow", lambda: is_slow)
+    model, plain = prepared(make_model(name)), make_model(name)
+    packing.prepare(model)
+    ids = torch.randint(2, 50, (3, 17), generator=torch.Generator().manual_seed(0))
+    for each in (model, plain):
+        each(ids).logits.square().mean().backward()
+    theirs = dict(plain.named_parameters())
+    for key, parameter in model.named_parameters():
+        assert (parameter.grad - theirs[key].grad).norm() < 1e-4 * theirs[key].grad.norm() + 1e-7, key
+    assert model.state_dict().keys() == plain.state_dict().keys()
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 300), st.integers(1, 130), st.integers(1, 130), st.booleans())
+def test_a_product_is_torchs(seed, rows, k, n, has_bias):
+    draw = torch.Generator().manual_seed(seed)
+    x, weight, bias = (torch.randn(shape, generator=draw) for shape in ((rows, k), (n, k), (n,)))
+    expected = torch.nn.functional.linear(x.double(), weight.double(), bias.double() if has_bias else None)
+    found = layers._product(x, weight, n, bias if has_bias else None)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
+    back = layers._product(found, weight, k, by_depth=True)
+    torch.testing.assert_close(back.double(), found.double() @ weight.double(), rtol=1e-5, atol=1e-3)
+
+
+def test_what_is_not_float32_is_left_to_pytorch():
+    assert layers.use_compiled(make_model("llama"))
+    assert not layers.use_compiled(make_model("llama").double())
+    assert not layers.use_compiled(make_model("llama").bfloat16())
+
+
+def test_the_number_of_threads_changes_nothing():
+    """Sums of C are made in one order, so that a run can be had again on another number of cores."""
+    layout = packing.pack(*batch(1, 12, 40, 60))
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, x = (torch.randn(layout.length, 4, 16, generator=generator, requires_grad=True) for _ in range(4))
+    cos, sin = (torch.randn(layout.length, 16, generator=generator) for _ in range(2))
+    weight = torch.randn(64, generator=generator, requires_grad=True)
+    found = []
+    threads = torch.get_num_threads()
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        out = attention(q, k, v, cos, sin, layout, 0.25).flatten(1)
+        out = layers._Norm.apply(out * x.flatten(1), weight, 1e-6)
+        gradients = torch.autograd.grad(out.square().sum(), (q, k, v, x, weight))
+        flat = out.detach()
+        found.append(
+            [
+                out,
+                *gradients,
+                layers._weight_gradient(flat, x.detach().flatten(1)),
+                layers._product(flat, flat, len(flat)),
+            ]
+        )
+    torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_the_row_by_hand():
+    """Prompts ab and abc, completions xy, z, uvw."""
+    layout = packing.pack(
+        torch.tensor([[0, 1, 2], [3, 4, 5], [0, 1, 2]]),
+        torch.tensor([[0, 1, 1], [1, 1, 1], [0, 1, 1]]),
+        torch.tensor([[10, 11, 0], [12, 0, 0], [13, 14, 15]]),
+        torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1]]),
+    )
+    # prompt bodies [1], [3, 4]; segments 2 10 | 2 13 14 | 5
+    assert layout.ids.tolist() == [[1, 3, 4, 2, 10, 2, 13, 14, 5]]
+    assert layout.positions.tolist() == [[0, 0, 1, 1, 2, 1, 2, 3, 2]]
+    assert layout.labels.tolist() == [[10, 11, 13, 14, 15, 12]]
+    assert (layout.rows.tolist(), layout.columns.tolist()) == ([0, 0, 2, 2, 2, 1], [0, 1, 0, 1, 2, 0])
+    assert layout.prompt_length == 3
+    assert (layout.prompt_starts.tolist(), layout.prompt_lengths.tolist()) == ([0, 1], [1, 2])
+    assert (layout.segment_starts.tolist(), layout.segment_lengths.tolist()) == ([3, 5, 8], [2, 3, 1])
+    assert layout.segment_counts.tolist() == [2, 1]
+    assert layout.shared.keys.tolist() == [[0, 9], [1, 2]]
+    assert layout.shared.queries.tolist() == [[3, 4, 5, 6, 7], [8, 9, 9, 9, 9]]
+
+
+def test_a_group_costs_its_prompt_once():
+    prompt = torch.randint(2, 40, (1, 300)).expand(16, -1)
+    completions = torch.randint(2, 40, (16, 5))
+    layout = packing.pack(prompt, torch.ones_like(prompt), completions, torch.ones_like(completions))
+    assert layout.length == 299 + 16 * 5
+
+
+def test_swiglu_far_from_zero():
+    gate = torch.linspace(-300, 300, 1203).repeat(3)
+    up = torch.randn(gate.shape, generator=torch.Generator().manual_seed(0))
+    mine, theirs = ([t.clone().requires_grad_() for t in (gate, up)] for _ in range(2))
+    ours, reference = layers._SwiGLU.apply(*mine), torch.nn.functional.silu(theirs[0]) * theirs[1]
+    torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-30)
+    for a, b in zip(torch.autograd.grad(ours.sum(), mine), torch.autograd.grad(reference.sum(), theirs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", ["bfloat16", "double", "autocast"])
+def test_a_prepared_model_may_be_cast(change):
+    model, plain = prepared(make_model("qwen3")), make_model("qwen3")
+    packing.prepare(model)
+    ids = torch.randint(2, 50, (3, 17), generator=torch.Generator().manual_seed(0))
+    if change != "autocast":
+        model, plain = getattr(model, change)(), getattr(plain, change)()
+    with torch.autocast("cpu", enabled=change == "autocast"):
+        torch.testing.assert_close(model(ids).logits, plain(ids).logits)
+
+
+def test_a_prepared_model_can_be_prepared_again_saved_and_copied(tmp_path):
+    model, padded = prepared(make_model("llama")), batch(4)
+    packing.prepare(model)
+    expected = packed_pass(model, *padded)[0]
+    packing.prepare(model)
+    torch.testing.assert_close(packed_pass(model, *padded)[0], expected)
+    plain = make_model("llama")
+    packing.prepare(plain)
+    torch.save(plain, tmp_path / "model.pt")
+    ids = torch.randint(2, 50, (3, 17))
+    for other in (torch.load(tmp_path / "model.pt", weights_only=False), copy.deepcopy(plain)):
+        torch.testing.assert_close(other(ids).logits, plain(ids).logits)
+        with torch.no_grad():
+            other.model.layers[0].mlp.down_proj.weight.zero_()
+        assert not torch.equal(other(ids).logits, plain(ids).logits)  # its layers are its own
