@@ -15,12 +15,12 @@ import pytest
 import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOConfig
 
 from lambda_grpo.cli import main
 from lambda_grpo.runs.directory import Run
 from lambda_grpo.training.recipe import TaskConfig
 from lambda_grpo.trl import LambdaGRPOConfig
-from trl import GRPOConfig
 
 ROOT = Path(__file__).parents[2]
 QUICK = [

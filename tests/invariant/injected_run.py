@@ -38,7 +38,7 @@ class Injected(LambdaGRPOTrainer):
     def _measure_lambda(self):
         super()._measure_lambda()
         policy = torch.cat([p.grad.flatten() for p in self.model.parameters() if p.grad is not None])
-        self.steps.append({"policy": policy.clone(), "lambda": self._lambda_grad.clone()})
+        self.steps.append({"policy": policy.clone(), "lambda": self.fold.lambda_grad.clone()})
 
 
 def reward(completion_ids, **_):

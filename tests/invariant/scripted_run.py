@@ -80,7 +80,7 @@ def main(out, rows):
     )  # fmt: skip
     trainer = make_trainer(args, Scripted, rare)
     trainer.train()
-    batch = trainer._generated["train"]
+    batch = trainer.fold.batches["train"]
     found = {
         "samples": [(prompts, completions) for _, _, prompts, completions in trainer.batches],
         "advantages": batch.advantages,

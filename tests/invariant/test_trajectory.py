@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import torch
 
-from lambda_grpo.trl.trainer import LAMBDA_CHECK_STEPS
+from lambda_grpo.trl.callbacks import LAMBDA_CHECK_STEPS
 from tests.invariant.torchrun import torchrun
 
 TOLERANCE = 1e-5

@@ -51,7 +51,7 @@ class Recorded(LambdaGRPOTrainer):
     def _measure_lambda(self):
         super()._measure_lambda()
         gradient = [p.grad.double().clone() for p in self.model.parameters()]
-        self.steps.append(Step(in_float64(self.model), self.lambda_state.value, gradient, self._lambda_grad.item()))
+        self.steps.append(Step(in_float64(self.model), self.lambda_state.value, gradient, self.fold.lambda_grad.item()))
 
 
 def batch_of(sampled, policy, advantages, by_policy=None, reference_policy=None):

@@ -1,12 +1,12 @@
 """A real TRL trainer on the built-in policy, small enough for a test."""
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOConfig
 
 from lambda_grpo.models import BUILTIN, resolve_model
 from lambda_grpo.tasks import load_task
 from lambda_grpo.training.data import task_dataset, task_reward
 from lambda_grpo.trl import LambdaGRPOConfig, LambdaGRPOTrainer
-from trl import GRPOConfig
 
 TASK = load_task("arithmetic", size=64)
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
+from trl import GRPOConfig, GRPOTrainer
 
 from lambda_grpo.models import resolve_model
 from lambda_grpo.trl import LambdaGRPOConfig, LambdaGRPOTrainer
 from tests.trl.setup import TRL_SETTINGS, logged, make_trainer, parameters, stock_config
-from trl import GRPOConfig, GRPOTrainer
 
 PROMPTS = Dataset.from_dict({"prompt": ["1+2+3=", "4+5="] * 16})
 

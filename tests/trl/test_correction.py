@@ -9,10 +9,11 @@ from datasets import Dataset
 
 from lambda_grpo import group_advantages
 from lambda_grpo.models import BUILTIN, resolve_model
+from lambda_grpo.objective.sampling import ErrorCorrection
 from lambda_grpo.training.data import task_dataset
 from lambda_grpo.trl import LambdaGRPOTrainer, correction
-from lambda_grpo.trl.correction import KINDS
-from lambda_grpo.trl.rollouts import Sample
+from lambda_grpo.trl.correction import KINDS, Corrector
+from lambda_grpo.trl.samples import Sample
 from tests.invariant.scripted_run import TOKENIZER, G, Scripted, of, one_third, rare, scripted
 from tests.trl.setup import TASK, config, logged, make_trainer, parameters
 
@@ -121,12 +122,13 @@ def test_what_is_logged_of_a_sample_is_of_the_grading_that_counts(tmp_path):
 def test_a_completion_ends_as_the_sample_did():
     """Of several tokens that end one, not the first in some list."""
     sample = Sample({}, [5], [6, 7, 9], "", None, {})
-    trainer = SimpleNamespace(eos_token_ids=[4, 9], _tokenizer=SimpleNamespace(eos_token_id=4))
-    assert correction._end(trainer, sample) == 9
-    assert correction._body(trainer, sample) == [6, 7]
+    tokenizer = SimpleNamespace(eos_token_id=4)
+    corrector = Corrector(ErrorCorrection(), None, None, tokenizer, [4, 9], generate=None, state=None)
+    assert corrector._end(sample) == 9
+    assert corrector._body(sample) == [6, 7]
     cut = Sample({}, [5], [6, 7], "", None, {})
-    assert correction._end(trainer, cut) == 4
-    assert correction._body(trainer, cut) == [6, 7]
+    assert corrector._end(cut) == 4
+    assert corrector._body(cut) == [6, 7]
 
 
 def test_a_solution_may_be_a_message():

@@ -18,12 +18,12 @@ from transformers import (
     OPTConfig,
     OPTForCausalLM,
 )
+from trl import GRPOConfig, GRPOTrainer
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.models import BUILTIN, resolve_model
 from lambda_grpo.trl import LambdaGRPOConfig, LambdaGRPOTrainer
 from tests.peft_adapters import KINDS, NEED_MORE, PLACES, adapted, tiny_llama
-from trl import GRPOConfig, GRPOTrainer
 
 TOKENIZER = AutoTokenizer.from_pretrained(resolve_model(BUILTIN))
 SIZE = {"vocab_size": len(TOKENIZER)}
@@ -74,8 +74,8 @@ def test_a_step_with_each_adapter_of_peft(kind):
             make(model(), GRPOTrainer, GRPOConfig).train()
         return
     assert len(of_generation) == (kind not in KNOWN)
-    assert len(of_pass) == (not trainer._packs)
-    assert trainer._samples_fast == (kind in KNOWN)
+    assert len(of_pass) == (not trainer.packer.is_on)
+    assert trainer.fast_generation.is_on == (kind in KNOWN)
     assert all("peft's" in text for text in of_generation + of_pass)
 
 
@@ -124,7 +124,7 @@ def test_what_is_left_to_trl_is_said_once(case):
         if pattern is not None:
             with pytest.raises(AssertionError, match=pattern):
                 raise AssertionError(texts[0])
-    assert [trainer._samples_fast, trainer._packs] == [pattern is None for pattern in expected]
+    assert [trainer.fast_generation.is_on, trainer.packer.is_on] == [pattern is None for pattern in expected]
 
 
 def test_a_suppressed_token_is_never_drawn():
@@ -139,14 +139,14 @@ def test_a_temperature_of_generation_alone_gives_no_old_log_probabilities():
     settings = {"gradient_accumulation_steps": 1, "steps_per_generation": 2, "generation_kwargs": {"temperature": 0.5}}
     trainer = make(tiny_llama(**SIZE), **settings)
     output = trainer._generate_and_score_completions([DATA[i // 4] for i in range(16)])
-    assert trainer._samples_fast
+    assert trainer.fast_generation.is_on
     assert off_by(trainer.model, output) < 1e-4
 
 
 def test_what_the_settings_leave_open_is_the_models_own():
     """As `generate` has it: a TRL configuration names no min_p."""
     trainer = make(with_settings(min_p=0.9, top_p=0.1))
-    sampler = trainer._make_sampler(trainer.model)
+    sampler = trainer.fast_generation.make_sampler(trainer.model)
     assert [type(warper).__name__ for warper in sampler.warpers] == ["MinPLogitsWarper"]
     assert not sampler.keeps_distribution
 

@@ -52,7 +52,7 @@ class Observed(LambdaGRPOTrainer):
         error = math.sqrt(sum(((g - o.double()) ** 2).sum() for g, o in zip(grads[1:], ours, strict=True)))
         norm = math.sqrt(sum((g**2).sum() for g in grads[1:]))
         super()._measure_lambda()
-        lambda_grad = self._lambda_grad.tolist() if self.objective.learnable else None
+        lambda_grad = self.fold.lambda_grad.tolist() if self.objective.learnable else None
         self.compared.append((lambda_grad, None if grads[0] is None else grads[0].tolist(), error / norm))
         self.window.clear()
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trl import GRPOTrainer
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
 from lambda_grpo import PRESETS, policy_loss
 from lambda_grpo.objective.surrogates import CappedWeight, Clip
 from tests.objective.strategies import batches, gradients
 from tests.trl.setup import TRL_SETTINGS, config, make_trainer, stock_config
-from trl import GRPOTrainer
 
 # objective -> what TRL's configuration has to say
 LOSSES = {

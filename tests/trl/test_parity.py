@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from trl import GRPOTrainer
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
 from tests.trl.setup import TRL_SETTINGS, config, logged, make_trainer, parameters, stock_config
-from trl import GRPOTrainer
 
 TRLS = {"sampler": "trl", "packing": False}  # the same random numbers and rounding
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from trl import GRPOTrainer
 
 from lambda_grpo.training.data import task_dataset
 from lambda_grpo.trl import LambdaGRPOTrainer
@@ -15,7 +16,6 @@ from lambda_grpo.trl.rewards import distinct_names, equal_groups
 from tests.invariant.scripted_run import G, Scripted, completion, of
 from tests.objective import reference
 from tests.trl.setup import TASK, config, logged, make_trainer, parameters, stock_config
-from trl import GRPOTrainer
 
 # -- equal rewards -----------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,7 @@ from lambda_grpo.errors import UserError
 from lambda_grpo.models import BUILTIN, resolve_model
 from lambda_grpo.training.data import task_dataset
 from lambda_grpo.trl import LambdaGRPOTrainer
-from lambda_grpo.trl.fresh_prompts import FreshPrompts
-from lambda_grpo.trl.rollouts import ROLLOUT_STATE_FILE
+from lambda_grpo.trl.fresh_prompts import ROLLOUT_STATE_FILE, FreshPrompts
 from tests.invariant.scripted_run import TOKENIZER, G, Scripted, of, one_third, rare, scripted
 from tests.trl.setup import TASK, config, logged, make_trainer, parameters
 
@@ -128,7 +127,7 @@ def test_groups_without_variance_take_no_part(name, way, tmp_path):
     if way == "dropped":  # and none is drawn in their place
         assert len(trainer.drawn) == 1
         assert logged(trainer, "frac_reward_zero_std") == logged(trainer, "selected_share") == [1 - missing / 4]
-    batch, (_, output, _, _) = trainer._generated["train"], trainer.batches[0]
+    batch, (_, output, _, _) = trainer.fold.batches["train"], trainer.batches[0]
     sits_out = ~batch.takes_part
     assert sits_out.sum() == missing * G
     assert (output["advantages"][sits_out] == 0).all()
@@ -291,7 +290,7 @@ def test_selected_samples_have_the_advantages_of_their_baseline(baseline, tmp_pa
     rewards, groups = torch.tensor(one_third(ids)), torch.arange(32) // G
     kept = PRESETS["devis_grpo"].rollouts.selection(rewards, groups)
     assert kept.sum() == 16
-    assert torch.equal(trainer._generated["train"].takes_part, kept)
+    assert torch.equal(trainer.fold.batches["train"].takes_part, kept)
     expected = torch.zeros(32)
     if baseline == "group":
         expected[kept] = group_advantages(rewards, groups)[kept]

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOTrainer
 
 from lambda_grpo.models import BUILTIN, resolve_model
 from lambda_grpo.training.data import task_dataset, task_reward
@@ -12,7 +13,6 @@ from lambda_grpo.trl import LambdaGRPOTrainer
 from tests.invariant.injected_run import Injected, reward
 from tests.invariant.skipping_run import easy
 from tests.trl.setup import TASK, config, logged, make_trainer, parameters
-from trl import GRPOTrainer
 
 
 def trajectory(path, **settings):
@@ -39,8 +39,8 @@ def test_the_packed_pass_makes_the_same_steps(settings, tmp_path):
     settings = {**settings, "lambda_init": 0.5, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}
     packed = trajectory(tmp_path / "packed", packing=True, **settings)
     padded = trajectory(tmp_path / "padded", packing=False, **settings)
-    assert packed._packs
-    assert not padded._packs
+    assert packed.packer.is_on
+    assert not padded.packer.is_on
     for ours, theirs in zip(packed.steps, padded.steps, strict=True):
         assert (ours["policy"] - theirs["policy"]).norm() < 3e-4 * theirs["policy"].norm()
         torch.testing.assert_close(ours["lambda"], theirs["lambda"], rtol=1e-3, atol=1e-7)
@@ -57,7 +57,7 @@ def test_a_batch_without_a_token_that_carries_loss(tmp_path):
     trainer.steps = []
     trainer.train()
     assert logged(trainer, "loss") == [0.0]
-    assert trainer._packs
+    assert trainer.packer.is_on
 
 
 class Counted(LambdaGRPOTrainer):
@@ -145,7 +145,7 @@ def test_what_is_saved_loads_in_transformers_as_it_was(tmp_path):
 
 
 def sampled_by(trainer):
-    return "fast" if trainer._samples_fast else "trl"
+    return "fast" if trainer.fast_generation.is_on else "trl"
 
 
 def test_the_sampler_is_what_is_asked_for(tmp_path):
@@ -194,7 +194,7 @@ def test_lora_with_both(tmp_path):
     trainer.train()
     changed = {name for name, value in parameters(trainer).items() if not torch.equal(value, before[name])}
     assert sampled_by(trainer) == "fast"
-    assert trainer._packs
+    assert trainer.packer.is_on
     assert changed
     assert all("lora_" in name for name in changed)
     assert isinstance(trainer, GRPOTrainer)
@@ -284,7 +284,7 @@ def test_a_model_of_another_trainer_is_packed_too(tmp_path):
         model=first.model, reward_funcs=task_reward(TASK), args=config(tmp_path, max_steps=1),
         train_dataset=task_dataset(TASK), processing_class=first.processing_class,
     )  # fmt: skip
-    assert second._packs
+    assert second.packer.is_on
     second.train()
     assert logged(second, "entropy")[0] > 0
 

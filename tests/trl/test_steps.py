@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from trl import GRPOTrainer
 
 from lambda_grpo import policy_loss, response_weights
 from lambda_grpo.training.data import task_dataset
 from tests.invariant.injected_run import Injected, reward
 from tests.trl.setup import TASK, config, logged, make_trainer
-from trl import GRPOTrainer
 
 TOOL_SHARE = 0.4
 CASES = {
@@ -42,7 +42,7 @@ def trainer_class(has_tools):
     class Compared(*bases):
         def _compute_loss(self, model, inputs):
             rows = {key: value for key, value in inputs.items() if torch.is_tensor(value)}
-            self.window.append((rows, self._generated[self._mode]))
+            self.window.append((rows, self.fold.batches[self._mode]))
             return super()._compute_loss(model, inputs)
 
         def _measure_lambda(self):
@@ -55,7 +55,7 @@ def trainer_class(has_tools):
             theirs = torch.cat([g.flatten() for g in grads[:-1]])
             self.errors.append(((ours - theirs).norm() / theirs.norm()).item())
             if self.objective.learnable:
-                assert self._lambda_grad.item() == pytest.approx(grads[-1].item(), rel=1e-4)
+                assert self.fold.lambda_grad.item() == pytest.approx(grads[-1].item(), rel=1e-4)
             self.window.clear()
 
     return Compared
@@ -116,7 +116,7 @@ def test_a_step_is_one_policy_loss(case, name, tmp_path):
     assert len(trainer.errors) == 2
     assert max(trainer.errors) < 5e-5  # two orders of float32 sums
     if "tool" in case:  # a tool's tokens have no length
-        assert trainer._generated["train"].lengths.tolist() == [sum(row) for row in trainer.by_policy]
+        assert trainer.fold.batches["train"].lengths.tolist() == [sum(row) for row in trainer.by_policy]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_the_loss_of_an_evaluation_is_policy_loss(name, tmp_path):
         def _compute_loss(self, model, inputs):
             loss = super()._compute_loss(model, inputs)
             if not self.model.training:
-                batch = self._generated["eval"]
+                batch = self.fold.batches["eval"]
                 assert batch.group_ids.tolist() == [0] * 4 + [1] * 4
                 self.window = [(inputs, batch)]
                 mask = inputs["completion_mask"]
@@ -161,12 +161,12 @@ def test_a_loss_scale_leaves_the_gradient_of_lambda_as_it_is_and_a_skipped_step_
     class Scaled(Injected):
         def _measure_lambda(self):
             super()._measure_lambda()
-            plain = self._lambda_grad.clone()
-            self._lambda.grad *= 1024
+            plain = self.fold.lambda_grad.clone()
+            self.fold.lambda_.grad *= 1024
             scaler, self.accelerator.scaler = self.accelerator.scaler, SimpleNamespace(get_scale=lambda: 1024.0)
             super()._measure_lambda()
             self.accelerator.scaler = scaler
-            assert self._lambda_grad.item() == pytest.approx(plain.item(), rel=1e-6)
+            assert self.fold.lambda_grad.item() == pytest.approx(plain.item(), rel=1e-6)
 
         def _step_lambda(self):
             before = self.lambda_state.value

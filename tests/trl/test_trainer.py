@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM
+from trl import GRPOTrainer
 
 from lambda_grpo import PRESETS, Objective, response_weights
 from lambda_grpo.errors import UserError
@@ -19,14 +20,10 @@ from lambda_grpo.objective.surrogates import CappedWeight, Clip, GammaWeight, Ge
 from lambda_grpo.objective.token_preferences import TailDecay
 from lambda_grpo.training.data import task_dataset
 from lambda_grpo.trl import LambdaGRPOConfig, LambdaGRPOTrainer
-from lambda_grpo.trl.checkpoints import CheckpointTrainer
 from lambda_grpo.trl.hooks import HOOKS, check_hooks
-from lambda_grpo.trl.prompts import PromptTrainer
-from lambda_grpo.trl.rollouts import RolloutTrainer
 from tests.invariant import injected_run
 from tests.invariant.injected_run import Injected
 from tests.trl.setup import TASK, config, logged, make_trainer, parameters
-from trl import GRPOTrainer
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -342,6 +339,5 @@ def test_a_moved_hook_is_named_at_import():
 
     with pytest.raises(ImportError, match=r"builds on Moved\._compute_loss\(self, model, inputs\), which trl"):
         check_hooks(Moved)
-    classes = (LambdaGRPOTrainer, CheckpointTrainer, RolloutTrainer, PromptTrainer)
-    overridden = {name for one in classes for name in vars(one)}
-    assert HOOKS.keys() - overridden == {"_generate_single_turn"}  # which is called
+    overridden = set(vars(LambdaGRPOTrainer))
+    assert HOOKS.keys() <= overridden

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from trl import GRPOTrainer
 
 from tests.invariant.injected_run import reward
 from tests.objective import reference
@@ -14,7 +15,6 @@ from tests.trl import vllm_stand_in
 from tests.trl.recorded_steps import Recorded, assert_step_is, batch_of
 from tests.trl.setup import config, logged, make_trainer, parameters, stock_config
 from tests.trl.test_gradients import logps
-from trl import GRPOTrainer
 
 LOW, HIGH = 0.7, 1.5
 ENGINE = {

@@ -38,9 +38,9 @@ class Replay(LambdaGRPOTrainer):
         super()._measure_lambda()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         self.found = {
-            "weights": self._weights(self._generated["train"]).tolist(),
+            "weights": self.fold.weights(self.fold.batches["train"]).tolist(),
             "loss": sum(self.losses),
-            "lambda_grad": self._lambda_grad.item(),
+            "lambda_grad": self.fold.lambda_grad.item(),
             "grad_norm": torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients])).item(),
         }
 

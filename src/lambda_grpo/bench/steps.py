@@ -50,8 +50,9 @@ def run(workload: Workload, side: str, warm: int, steps: int) -> dict[str, Any]:
 
     warm: steps before those that count.
     """
-    from lambda_grpo.trl import LambdaGRPOConfig, LambdaGRPOTrainer
     from trl import GRPOConfig, GRPOTrainer
+
+    from lambda_grpo.trl import LambdaGRPOConfig, LambdaGRPOTrainer
 
     with tempfile.TemporaryDirectory() as folder:
         common: dict[str, Any] = {

@@ -69,12 +69,12 @@ def stock(steps: int) -> dict[str, Any]:
     """Seconds that `trl.GRPOTrainer` with its dapo loss takes for the demonstration's training, and to start."""
     start = time.perf_counter()
     from transformers import PrinterCallback
+    from trl import GRPOConfig, GRPOTrainer
 
     from lambda_grpo.models import BUILTIN, resolve_model
     from lambda_grpo.tasks import load_task
     from lambda_grpo.training.data import MADE, task_dataset, task_reward
     from lambda_grpo.training.recipe import Recipe, read_recipe
-    from trl import GRPOConfig, GRPOTrainer
 
     keys = read_recipe(None)
     settings = Recipe.parse({**keys, "output_dir": "unused"}, []).task

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from trl import GRPOConfig
+
 from lambda_grpo.errors import UserError
 from lambda_grpo.objective import PRESETS, get_objective
 from lambda_grpo.suggestions import did_you_mean
 from lambda_grpo.training.recipe import Recipe, read_recipe
 from lambda_grpo.trl import LambdaGRPOConfig
-from trl import GRPOConfig
 
 # Primary endpoints: their unit for readers, how many of it make 1, and whether more is better
 ENDPOINTS = {

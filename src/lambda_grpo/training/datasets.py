@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from datasets import Dataset, IterableDataset, load_dataset
+from trl import DatasetMixtureConfig, get_dataset
 from trl.data_utils import is_conversational
 from trl.rewards import get_soft_overlong_punishment
 from trl.scripts.grpo import GRPOScriptArguments
@@ -13,7 +14,6 @@ from lambda_grpo.errors import UserError
 from lambda_grpo.import_paths import import_callable
 from lambda_grpo.suggestions import did_you_mean
 from lambda_grpo.tasks.maths.problems import loading
-from trl import DatasetMixtureConfig, get_dataset
 
 RewardFunction = Callable[..., list[float | None]]
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 import yaml
+from trl import DatasetMixtureConfig, ModelConfig, TrlParser
 from trl.scripts.grpo import GRPOScriptArguments
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.suggestions import check_choice, did_you_mean, did_you_mean_option
 from lambda_grpo.training.validation import check_kinds, check_ranges
 from lambda_grpo.trl import LambdaGRPOConfig
-from trl import DatasetMixtureConfig, ModelConfig, TrlParser
 
 DEMO = "demo"  # the name of the built-in recipe
 

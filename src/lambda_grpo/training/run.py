@@ -17,6 +17,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PrinterCallback
 from transformers.integrations import get_available_reporting_integrations, is_deepspeed_zero3_enabled
+from trl import get_peft_config, get_quantization_config
 
 from lambda_grpo.errors import Stopped, UserError, warn_once
 from lambda_grpo.evaluation import Sampling, evaluate
@@ -31,8 +32,7 @@ from lambda_grpo.training.datasets import is_conversation
 from lambda_grpo.training.recipe import Recipe, read_recipes
 from lambda_grpo.training.resume import checkpoint_to_resume, reached, set_learning_rate
 from lambda_grpo.trl import LambdaGRPOConfig, LambdaGRPOTrainer
-from lambda_grpo.trl.signal import WarnOfNoSignal
-from trl import get_peft_config, get_quantization_config
+from lambda_grpo.trl.callbacks import WarnOfNoSignal
 
 # Where metrics can be sent to; transformers answers for each of them whether it is there
 REPORTERS = {"clearml", "comet_ml", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"}

@@ -6,6 +6,7 @@ import copy
 from dataclasses import MISSING, fields
 from typing import Any
 
+from trl import GRPOConfig
 from trl.trainer.utils import get_config_model_id
 
 from lambda_grpo.objective import get_objective
@@ -13,7 +14,6 @@ from lambda_grpo.objective.surrogates import CappedWeight, GammaWeight, SoftGate
 from lambda_grpo.trl.config import LambdaGRPOConfig
 from lambda_grpo.trl.losses import HostLoss
 from lambda_grpo.trl.sampling_config import STOP_KEYS
-from trl import GRPOConfig
 
 
 def lambda_config(args: GRPOConfig | None, model: Any) -> LambdaGRPOConfig:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trl.trainer.utils import get_config_model_id
 
 from lambda_grpo.formatting import fields_in_words, in_words
 from lambda_grpo.models import BUILTIN, BUILTIN_LLAMA, model_name
 from lambda_grpo.runs.model_card import CardFacts
-
-if TYPE_CHECKING:
-    from lambda_grpo.trl.trainer import LambdaGRPOTrainer
 
 NORMALIZERS = {
     "batch": "all tokens of the batch",
@@ -29,7 +26,7 @@ ADVANTAGES = {
 
 
 def card_facts(
-    trainer: LambdaGRPOTrainer,
+    trainer: Any,  # a LambdaGRPOTrainer
     name: str | None = None,
     datasets: list[str] | None = None,
     tags: list[str] | None = None,

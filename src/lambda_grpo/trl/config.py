@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import get_scheduler
+from trl import GRPOConfig
 
 from lambda_grpo.objective import Objective, get_objective
 from lambda_grpo.objective.lambda_state import LambdaState
@@ -17,7 +18,6 @@ from lambda_grpo.objective.token_preferences import TailDecay
 from lambda_grpo.suggestions import did_you_mean
 from lambda_grpo.trl.losses import host_loss, kl_is_exact
 from lambda_grpo.trl.sampling_config import SamplingConfig
-from trl import GRPOConfig
 
 # TRL's keys for the numbers of a surrogate, and ours
 SURROGATE_KEYS: dict[type, dict[str, str]] = {

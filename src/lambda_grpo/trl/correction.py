@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from trl.data_utils import is_conversational
 
 from lambda_grpo.objective.sampling import ErrorCorrection
-
-if TYPE_CHECKING:
-    from lambda_grpo.trl.rollouts import RolloutTrainer, Sample
+from lambda_grpo.trl.samples import Sample
 
 KINDS = ("reflected", "answered", "replaced")
 
@@ -34,93 +33,119 @@ def check_columns(correction: ErrorCorrection, example: dict[str, Any]) -> None:
             _column(example, name)
 
 
-def corrected(trainer: RolloutTrainer, samples: list[Sample], is_wrong: list[bool]) -> list[Sample]:
-    """This rank's samples, those that were changed as new objects.
+class Corrector:
+    """Corrects wrong samples, the same ones on every rank and after a resume.
 
-    is_wrong: over all ranks' samples.
+    Args:
+        correction: the shares of what happens to a wrong sample.
+        settings: the configuration's `seed`, `reflection_prompt`, `answer_template` and `max_completion_length`.
+        tokenizer: of the policy.
+        end_ids: tokens that end a completion.
+        generate: prompts' ids -> completions' ids, by the policy.
+        state: the Trainer's state at this moment.
 
-    Raises:
-        ValueError: the data set lacks the answer or the solution that is to be written.
+    Attributes:
+        counts: of all ranks' samples since the last `clear`, by kind.
     """
-    kinds = _kinds(trainer, is_wrong)
-    ranks = [kinds[i : i + len(samples)] for i in range(0, len(kinds), len(samples))]
-    own = ranks[trainer.accelerator.process_index]
-    changed = list(samples)
-    for i, (sample, kind) in enumerate(zip(samples, own, strict=True)):
-        if kind == "answered":
-            text = trainer.args.answer_template.replace("{answer}", _column(sample.example, "answer"))
-            ids = [*_body(trainer, sample), *_tokens(trainer, text), _end(trainer, sample)]
-        elif kind == "replaced":
-            ids = [*_tokens(trainer, _column(sample.example, "solution")), _end(trainer, sample)]
-        else:
-            continue
-        if len(ids) <= trainer.max_completion_length:
-            changed[i] = _with_completion(trainer, sample, ids)
-    if count := max(rank.count("reflected") for rank in ranks):
-        rows = [i for i, kind in enumerate(own) if kind == "reflected"]
-        for i, continued in zip(rows, _continued(trainer, samples, rows, count), strict=True):
-            if continued is not None:
-                changed[i] = _with_completion(trainer, samples[i], continued)
-    counts = Counter(kind for kind, old, new in zip(own, samples, changed, strict=True) if new is not old)
-    totals = trainer.accelerator.reduce(
-        torch.tensor([counts[kind] for kind in KINDS], device=trainer.accelerator.device)
-    )
-    trainer.corrections.update(dict(zip(KINDS, totals.tolist(), strict=True)))
-    return changed
 
+    def __init__(
+        self,
+        correction: ErrorCorrection,
+        settings: Any,
+        accelerator: Any,
+        tokenizer: Any,
+        end_ids: list[int],
+        *,
+        generate: Callable[[list[list[int]]], list[list[int]]],
+        state: Callable[[], Any],
+    ):
+        self.correction, self.settings, self.accelerator = correction, settings, accelerator
+        self.tokenizer, self.end_ids, self._generate, self._state = tokenizer, end_ids, generate, state
+        self.counts: Counter[str] = Counter()
 
-def _kinds(trainer: RolloutTrainer, is_wrong: list[bool]) -> list[str | None]:
-    """What becomes of each sample: the same on every rank, and after a resume."""
-    correction = trainer.rollouts.correction
-    assert correction is not None
-    drawn = trainer.state.num_input_tokens_seen  # tells the draws of a step apart
-    chance = random.Random(f"{trainer.args.seed}-{trainer.state.global_step}-{drawn}")
-    shares = (correction.reflect, correction.answer, correction.solution)
-    weights = (*shares, max(0.0, 1 - sum(shares)))
-    return [chance.choices((*KINDS, None), weights)[0] if wrong else None for wrong in is_wrong]
+    def corrected(self, samples: list[Sample], is_wrong: list[bool]) -> list[Sample]:
+        """This rank's samples, those that were changed as new objects.
 
+        Args:
+            samples: this rank's.
+            is_wrong: over all ranks' samples.
 
-def _continued(trainer: RolloutTrainer, samples: list[Sample], rows: list[int], count: int) -> list[list[int] | None]:
-    """The completions of some rows that the policy goes on with after the reflection prompt; None without room.
+        Raises:
+            ValueError: the data set lacks the answer or the solution that is to be written.
+        """
+        kinds = self._kinds(is_wrong)
+        ranks = [kinds[i : i + len(samples)] for i in range(0, len(kinds), len(samples))]
+        own = ranks[self.accelerator.process_index]
+        changed = list(samples)
+        for i, (sample, kind) in enumerate(zip(samples, own, strict=True)):
+            if kind == "answered":
+                text = self.settings.answer_template.replace("{answer}", _column(sample.example, "answer"))
+                ids = [*self._body(sample), *self._tokens(text), self._end(sample)]
+            elif kind == "replaced":
+                ids = [*self._tokens(_column(sample.example, "solution")), self._end(sample)]
+            else:
+                continue
+            if len(ids) <= self.settings.max_completion_length:
+                changed[i] = self._with_completion(sample, ids)
+        if count := max(rank.count("reflected") for rank in ranks):
+            reflected = [i for i, kind in enumerate(own) if kind == "reflected"]
+            for i, continued in zip(reflected, self._continued(samples, reflected, count), strict=True):
+                if continued is not None:
+                    changed[i] = self._with_completion(samples[i], continued)
+        counts = Counter(kind for kind, old, new in zip(own, samples, changed, strict=True) if new is not old)
+        totals = self.accelerator.reduce(torch.tensor([counts[kind] for kind in KINDS], device=self.accelerator.device))
+        self.counts.update(dict(zip(KINDS, totals.tolist(), strict=True)))
+        return changed
 
-    count: of prompts on every rank, since engines that share a model or a server expect as many of each.
-    """
-    reflection = _tokens(trainer, trainer.args.reflection_prompt)
-    begun = [[*_body(trainer, samples[i]), *reflection] for i in rows]
-    room = [trainer.max_completion_length - len(ids) for ids in begun]
-    prompts = [samples[0].prompt_ids] * count
-    for place, (i, ids, free) in enumerate(zip(rows, begun, room, strict=True)):
-        if free > 0:
-            prompts[place] = [*samples[i].prompt_ids, *ids]
-    added, _ = trainer._generate_single_turn(prompts, None, {}, 1)
-    used = [len(prompts[k]) + len(added[k]) for k, free in enumerate(room) if free > 0]
-    total = trainer.accelerator.reduce(torch.tensor(sum(used), device=trainer.accelerator.device))
-    trainer.state.num_input_tokens_seen += int(total)
-    rests = added[: len(rows)]
-    return [[*ids, *rest[:free]] if free > 0 else None for ids, rest, free in zip(begun, rests, room, strict=True)]
+    def _kinds(self, is_wrong: list[bool]) -> list[str | None]:
+        """Which correction each sample gets, None for none: the same on every rank, and after a resume."""
+        state = self._state()
+        drawn = state.num_input_tokens_seen  # tells the draws of a step apart
+        chance = random.Random(f"{self.settings.seed}-{state.global_step}-{drawn}")
+        shares = (self.correction.reflect, self.correction.answer, self.correction.solution)
+        weights = (*shares, max(0.0, 1 - sum(shares)))
+        return [chance.choices((*KINDS, None), weights)[0] if wrong else None for wrong in is_wrong]
 
+    def _continued(self, samples: list[Sample], reflected: list[int], count: int) -> list[list[int] | None]:
+        """The completions that the policy continues after the reflection prompt; None without room.
 
-def _with_completion(trainer: RolloutTrainer, sample: Sample, ids: list[int]) -> Sample:
-    text: Any = trainer._tokenizer.decode(ids, skip_special_tokens=True)
-    if is_conversational({"prompt": sample.example["prompt"]}):
-        text = [{"role": "assistant", "content": text}]
-    return replace(sample, completion_ids=ids, completion=text, logprobs=None)
+        Args:
+            samples: this rank's.
+            reflected: which of them.
+            count: of prompts on every rank, since engines that share a model or a server expect as many of each.
+        """
+        reflection = self._tokens(self.settings.reflection_prompt)
+        begun = [[*self._body(samples[i]), *reflection] for i in reflected]
+        room = [self.settings.max_completion_length - len(ids) for ids in begun]
+        prompts = [samples[0].prompt_ids] * count
+        for place, (i, ids, free) in enumerate(zip(reflected, begun, room, strict=True)):
+            if free > 0:
+                prompts[place] = [*samples[i].prompt_ids, *ids]
+        added = self._generate(prompts)
+        used = [len(prompts[k]) + len(added[k]) for k, free in enumerate(room) if free > 0]
+        total = self.accelerator.reduce(torch.tensor(sum(used), device=self.accelerator.device))
+        self._state().num_input_tokens_seen += int(total)
+        rests = added[: len(reflected)]
+        return [[*ids, *rest[:free]] if free > 0 else None for ids, rest, free in zip(begun, rests, room, strict=True)]
 
+    def _with_completion(self, sample: Sample, ids: list[int]) -> Sample:
+        text: Any = self.tokenizer.decode(ids, skip_special_tokens=True)
+        if is_conversational({"prompt": sample.example["prompt"]}):
+            text = [{"role": "assistant", "content": text}]
+        return replace(sample, completion_ids=ids, completion=text, logprobs=None)
 
-def _body(trainer: RolloutTrainer, sample: Sample) -> list[int]:
-    """A completion without the token that ends it."""
-    ids = sample.completion_ids
-    return ids[:-1] if ids and ids[-1] in trainer.eos_token_ids else ids
+    def _body(self, sample: Sample) -> list[int]:
+        """A completion without the token that ends it."""
+        ids = sample.completion_ids
+        return ids[:-1] if ids and ids[-1] in self.end_ids else ids
 
+    def _end(self, sample: Sample) -> int:
+        """The token that ends a completion: the sample's own where it has ended, of a model that knows several."""
+        ids = sample.completion_ids
+        return ids[-1] if ids and ids[-1] in self.end_ids else self.tokenizer.eos_token_id
 
-def _end(trainer: RolloutTrainer, sample: Sample) -> int:
-    """The token that ends a completion: the sample's own where it has ended, of a model that knows several."""
-    ids = sample.completion_ids
-    return ids[-1] if ids and ids[-1] in trainer.eos_token_ids else trainer._tokenizer.eos_token_id
-
-
-def _tokens(trainer: RolloutTrainer, text: str) -> list[int]:
-    return trainer._tokenizer(text, add_special_tokens=False)["input_ids"]
+    def _tokens(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def _column(example: dict[str, Any], name: str) -> str:

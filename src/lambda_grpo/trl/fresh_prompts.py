@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
+
+from lambda_grpo.objective.lambda_file import read_state
+
+ROLLOUT_STATE_FILE = "rollout_state.json"
 
 
 class FreshPrompts:
@@ -49,9 +54,27 @@ class FreshPrompts:
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there."""
+        """Continue from there."""
         self.epoch, self.position = state["epoch"], state["position"]
         self._examples = self._rest_of_pass()
+
+    def save(self, folder: str) -> None:
+        """Write how far it is into a checkpoint."""
+        with open(os.path.join(folder, ROLLOUT_STATE_FILE), "w") as file:
+            json.dump({"fresh_prompts": self.state_dict()}, file)
+
+    def load(self, checkpoint: str, *, is_optional: bool = False) -> None:
+        """Continue from where it was when a checkpoint was saved.
+
+        Raises:
+            FileNotFoundError: the checkpoint doesn't say, and that isn't optional.
+        """
+        if is_optional and not os.path.exists(os.path.join(checkpoint, ROLLOUT_STATE_FILE)):
+            return
+        state = read_state(
+            checkpoint, ROLLOUT_STATE_FILE, "was written without dynamic sampling, or for its model only"
+        )
+        self.load_state_dict(state["fresh_prompts"])
 
     def _rest_of_pass(self) -> Iterator[dict[str, Any]]:
         seed = self.seed + self.epoch

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Any
 
 # TRL's methods that are overridden, wrapped or called, with their parameters; None where all are passed on as they are.
 _SINGLE_TURN = ["self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images"]
@@ -34,3 +37,17 @@ def check_hooks(trainer_class: type) -> None:
                 f"lambda-grpo builds on {trainer_class.__name__}.{name}({', '.join(parameters or '…')}), which trl "
                 f"{version('trl')} doesn't have: install trl 1.16.0, or a lambda-grpo that knows this trl"
             )
+
+
+@contextmanager
+def replaced(trainer: Any, **attributes: Any) -> Iterator[None]:
+    """Let a trainer have other attributes of its own while TRL reads them."""
+    own = trainer.__dict__
+    before = {name: own[name] for name in attributes.keys() & own.keys()}
+    own.update(attributes)
+    try:
+        yield
+    finally:
+        for name in attributes:
+            own.pop(name, None)
+        own.update(before)

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from trl import GRPOConfig
+
 from lambda_grpo.objective import Objective
 from lambda_grpo.objective.preferences import inverse_length
 from lambda_grpo.objective.surrogates import CappedWeight, Clip, GammaWeight, SoftGate
-from trl import GRPOConfig
 
 # TRL's loss types with PPO's clip, by what they divide by. "grpo" takes the mean over each response's own tokens, then
 # over the responses.

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from transformers import TrainerCallback
 from trl.trainer.utils import get_config_model_id
 
 from lambda_grpo.errors import warn_once
+from lambda_grpo.objective.batch import GeneratedBatch
 from lambda_grpo.runs.directory import Run, metrics_line
 from lambda_grpo.runs.provenance import provenance
-
-if TYPE_CHECKING:
-    from lambda_grpo.trl.trainer import LambdaGRPOTrainer
+from lambda_grpo.trl.rewards import RewardTable, known, total_reward
 
 # TRL's names of what every metrics line holds under a name of ours
 METRIC_NAMES = {"completions/mean_length": "completion_length_mean"}
@@ -101,10 +102,11 @@ class RunRecorder(TrainerCallback):
         self._step = None
 
 
-def describe_run(trainer: LambdaGRPOTrainer) -> dict[str, Any]:
+def describe_run(trainer: Any) -> dict[str, Any]:
     """What run.json holds: the objective, the model, the data, settings, versions, and when it began.
 
-    `trainer.run_details` adds to it, and to its "resolved" settings.
+    Args:
+        trainer: a `LambdaGRPOTrainer`, whose `run_details` add to it, and to its "resolved" settings.
     """
     objective, details = trainer.objective, trainer.run_details
     preference: Any = objective.preference
@@ -126,6 +128,40 @@ def describe_run(trainer: LambdaGRPOTrainer) -> dict[str, Any]:
         **provenance(),
     }
     return {**found, "resolved": {"training": trainer.args.to_dict(), **details.get("resolved", {})}}
+
+
+def sample_columns(
+    batch: GeneratedBatch, weights: list[float], answers: list[Any], logs: Mapping[str, Any], table: RewardTable
+) -> dict[str, list[Any]]:
+    """A generated batch in the columns of the trainer's `on_samples`.
+
+    Args:
+        batch: of N samples.
+        weights: (N,) the mean of f over each sample's tokens.
+        answers: (N,) the data set's; None where it has none.
+        logs: TRL's table of completions, whose last N rows are the batch's.
+        table: how rewards add up.
+    """
+    count = len(batch.lengths)
+    each = {name: list(logs["rewards"][name])[-count:] for name in table.names}
+    rewards = torch.tensor(list(each.values()), dtype=torch.float64)
+    reward = total_reward(rewards.T * table.weights.cpu().double())
+    return {
+        "prompt": [_text(prompt) for prompt in list(logs["prompt"])[-count:]],
+        "completion": [_text(completion) for completion in list(logs["completion"])[-count:]],
+        "answer": [None if answer is None else str(answer) for answer in answers],
+        "reward": known(reward.tolist()),
+        **{f"reward/{name}": known(values) for name, values in each.items()},
+        "advantage": batch.advantages.tolist(),
+        "length": [int(length) for length in batch.lengths.tolist()],
+        "weight": weights,
+        "group": batch.group_ids.tolist(),
+    }
+
+
+def _text(value: Any) -> str:
+    """A prompt or completion as text; conversations as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _row(step: int, logs: Mapping[str, Any]) -> dict[str, Any]:

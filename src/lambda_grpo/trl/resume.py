@@ -1,6 +1,6 @@
 """Resuming in TRL: exactly, or not without being asked to.
 
-TRL and the Trainer load what they find. Without the optimiser's files they go on with a fresh optimiser and the
+TRL and the Trainer load what they find. Without the optimiser's files they start with a fresh optimiser and the
 learning rate of the first step; within a generated batch (`num_iterations` above 1, or `steps_per_generation`
 above `gradient_accumulation_steps`) they generate anew. Here a checkpoint holds the batch too, and one that lacks
 something is refused, unless `resume_without_optimizer` is set.
@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import send_to_device
@@ -22,12 +23,11 @@ from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from lambda_grpo.errors import UserError, warn_once
-from lambda_grpo.objective import Objective
 from lambda_grpo.objective.batch import GeneratedBatch
 from lambda_grpo.objective.lambda_file import LAMBDA_STATE_FILE, NO_LAMBDA, read_state
 from lambda_grpo.runs.checkpoints import OPTIMIZER, RANDOM_STATE, SCHEDULE, missing_state
 from lambda_grpo.runs.directory import Run
-from lambda_grpo.trl.rollouts import ROLLOUT_STATE_FILE, RolloutTrainer
+from lambda_grpo.trl.fresh_prompts import ROLLOUT_STATE_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -35,25 +35,56 @@ logger = logging.getLogger(__name__)
 AFRESH = {
     OPTIMIZER: "the optimizer starts fresh",
     SCHEDULE: "the optimizer starts fresh",
-    RANDOM_STATE: "sampling goes on with other random numbers",
+    RANDOM_STATE: "sampling continues with other random numbers",
     ROLLOUT_STATE_FILE: "fresh prompts come from the start of their order",
     "generated_batch": "completions of its generated batch are generated anew",
 }
 
 
-class ResumeTrainer(RolloutTrainer):
-    """`trl.GRPOTrainer` whose resumed run is the uninterrupted one, also between two steps of a generated batch."""
+class SavedBatch(NamedTuple):
+    """A generated batch that a checkpoint was saved within.
 
-    objective: Objective
-    _generated: dict[str, GeneratedBatch]
+    step: micro-batches that had been trained on.
+    inputs: TRL's micro-batches.
+    batch: stage 1's.
+    """
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    step: int
+    inputs: list[dict[str, Any]]
+    batch: GeneratedBatch
+
+
+class Resumption:
+    """What a checkpoint holds beside the Trainer's own files, so that a resumed run is the uninterrupted one.
+
+    Args:
+        args: the configuration.
+        num_iterations: optimiser passes over a generated batch.
+        is_learnable: whether the objective has a λ.
+        draws_fresh_prompts: whether the run samples dynamically.
+        epoch_steps: the optimiser steps and the micro-batches of an epoch, asked when there is a checkpoint.
+    """
+
+    def __init__(
+        self,
+        args: Any,
+        accelerator: Any,
+        *,
+        num_iterations: int,
+        is_learnable: bool,
+        draws_fresh_prompts: bool,
+        epoch_steps: Callable[[], tuple[int, int]],
+    ):
+        self.args, self.accelerator, self._epoch_steps = args, accelerator, epoch_steps
+        self.is_learnable, self.draws_fresh_prompts = is_learnable, draws_fresh_prompts
+        self.num_iterations = num_iterations
         self._lacks: list[str] = []  # what the checkpoint that is resumed from lacks
         self._saved_batch: dict[str, Any] | None = None  # the generated batch that it was saved within
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer's. True takes the last complete checkpoint: one whose writing was cut short doesn't count.
+    def begin(self, resume_from_checkpoint: str | bool | None) -> Any:
+        """Check what a training is to resume from. Returns what the Trainer is given in turn.
+
+        True takes the last complete checkpoint: one whose writing was cut short doesn't count.
 
         Raises:
             UserError: the checkpoint lacks the optimiser, the schedule, the random state, or the generated batch that
@@ -64,10 +95,10 @@ class ResumeTrainer(RolloutTrainer):
             complete = Run(self.args.output_dir).checkpoints()
             resume_from_checkpoint = str(complete[-1]) if complete else True  # the Trainer says that there is none
         if isinstance(resume_from_checkpoint, str | os.PathLike) and Path(resume_from_checkpoint).is_dir():
-            self._check_checkpoint(Path(resume_from_checkpoint))
+            self._check(Path(resume_from_checkpoint))
         elif self.args.save_only_model and self.args.save_strategy != "no" and self.accelerator.is_main_process:
             logger.warning("save_only_model: checkpoints hold no optimizer, this run can't be resumed from them")
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        return resume_from_checkpoint
 
     # -- saving ------------------------------------------------------------------------------------------------------
 
@@ -83,7 +114,7 @@ class ResumeTrainer(RolloutTrainer):
 
     @property
     def _batch_settings(self) -> dict[str, int]:
-        """What must be the same for a saved batch to go on."""
+        """What must be the same for a saved batch to be continued."""
         args = self.args
         return {
             "processes": self.accelerator.num_processes,
@@ -93,15 +124,22 @@ class ResumeTrainer(RolloutTrainer):
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
         }
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self._step % self._generate_every == 0:
+    def save_batch(self, output_dir: str, step: int, inputs: Any, batches: dict[str, GeneratedBatch]) -> None:
+        """Save the generated batch into a checkpoint that is saved within one.
+
+        Args:
+            output_dir: the checkpoint.
+            step: micro-batches that have been trained on.
+            inputs: TRL's micro-batches.
+            batches: stage 1's, of which "train" is saved.
+        """
+        if step % self._generate_every == 0:
             return
-        batch = self._generated["train"]
+        batch = batches["train"]
         saved = {
-            "step": self._step,
+            "step": step,
             "settings": self._batch_settings,
-            "inputs": self._buffered_inputs,
+            "inputs": inputs,
             "batch": {column.name: getattr(batch, column.name) for column in fields(batch)},
         }
         os.makedirs(output_dir, exist_ok=True)  # rank 0 may not have made it yet
@@ -109,11 +147,11 @@ class ResumeTrainer(RolloutTrainer):
 
     # -- what a checkpoint lacks -------------------------------------------------------------------------------------
 
-    def _check_checkpoint(self, checkpoint: Path) -> None:
-        """Take note of what a checkpoint lacks, and of its generated batch. Raises UserError as `train`."""
+    def _check(self, checkpoint: Path) -> None:
+        """Take note of what a checkpoint lacks, and of its generated batch. Raises UserError as `begin`."""
         if not (checkpoint / TRAINER_STATE_NAME).exists():
             raise UserError(f"{checkpoint} is no complete checkpoint: it has no {TRAINER_STATE_NAME}")
-        if self.objective.learnable:
+        if self.is_learnable:
             try:
                 read_state(checkpoint, LAMBDA_STATE_FILE, NO_LAMBDA)
             except FileNotFoundError as error:
@@ -127,39 +165,34 @@ class ResumeTrainer(RolloutTrainer):
         own = "rng_state.pth" if self.args.world_size <= 1 else f"rng_state_{self.args.process_index}.pth"
         self._lacks = self._missing(checkpoint)
         if RANDOM_STATE not in self._lacks and not (checkpoint / own).exists():
-            warn_once(f"{checkpoint} is of another number of processes: sampling goes on with other random numbers")
+            warn_once(f"{checkpoint} is of another number of processes: {AFRESH[RANDOM_STATE]}")
         if not self._lacks:
             return
         names = ", ".join(self._lacks)
         if not self.args.resume_without_optimizer:
             raise UserError(
                 f"{checkpoint} can't be resumed from, it lacks {names}{self._why(self._lacks)}: "
-                f"{self._instead(checkpoint)}set resume_without_optimizer to go on without, or start a new run from it "
-                "as a model"
+                f"{self._instead(checkpoint)}set resume_without_optimizer to resume without, or start a new run from "
+                "it as a model"
             )
         if self.accelerator.is_main_process:
             consequences = "; ".join(dict.fromkeys(_afresh(part) for part in self._lacks))
-            warnings.warn(f"{checkpoint} lacks {names}: {consequences}", stacklevel=3)
+            warnings.warn(f"{checkpoint} lacks {names}: {consequences}", stacklevel=4)
 
     def _missing(self, checkpoint: Path) -> list[str]:
         """The files that a resumption from a checkpoint would lack."""
         missing = missing_state(checkpoint)
-        if self.rollouts.dynamic_sampling and not (checkpoint / ROLLOUT_STATE_FILE).exists():
+        if self.draws_fresh_prompts and not (checkpoint / ROLLOUT_STATE_FILE).exists():
             missing.append(ROLLOUT_STATE_FILE)
-        if self._micro_steps(checkpoint) % self._generate_every != 0 and not (checkpoint / self._batch_file).exists():
+        if self.micro_steps(checkpoint) % self._generate_every != 0 and not (checkpoint / self._batch_file).exists():
             missing.append(self._batch_file)
         return missing
 
-    def _micro_steps(self, checkpoint: Path) -> int:
-        """How many micro-batches had been trained on when it was saved."""
+    def micro_steps(self, checkpoint: Path) -> int:
+        """How many micro-batches had been trained on when a checkpoint was saved."""
         step = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
-        _, updates_per_epoch, *_, steps_in_epoch, _ = self.set_initial_training_values(
-            self.args, self.get_train_dataloader()
-        )
-        return (
-            step // updates_per_epoch * steps_in_epoch
-            + step % updates_per_epoch * self.args.gradient_accumulation_steps
-        )
+        updates, micro_batches = self._epoch_steps()
+        return step // updates * micro_batches + step % updates * self.args.gradient_accumulation_steps
 
     def _check_batch_settings(self, checkpoint: Path, saved: dict[str, int]) -> None:
         for name, value in self._batch_settings.items():
@@ -183,25 +216,24 @@ class ResumeTrainer(RolloutTrainer):
         good = [path for path in others if not self._missing(path) and not (path / self._batch_file).exists()]
         return f"resume from {good[-1]} (remove the later ones), " if good else ""
 
-    # -- going on ----------------------------------------------------------------------------------------------------
+    # -- resuming ----------------------------------------------------------------------------------------------------
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
+    def continue_schedule(self, schedule: Any, optimizer: Any, step: int) -> None:
+        """Let a fresh optimiser's schedule begin at the step of the checkpoint."""
         if {OPTIMIZER, SCHEDULE}.intersection(self._lacks):
-            set_step(self.lr_scheduler, self.optimizer, self.state.global_step)
-        self._step = self._micro_steps(Path(checkpoint))
-        self._buffered_inputs = None  # TRL generates where there are none
-        if self._saved_batch is not None:
-            self._step = self._saved_batch["step"]
-            self._buffered_inputs = send_to_device(self._saved_batch["inputs"], self.accelerator.device)
-            self._generated["train"] = GeneratedBatch(**self._saved_batch["batch"])
-            self._saved_batch = None
+            set_step(schedule, optimizer, step)
+
+    def take_batch(self) -> SavedBatch | None:
+        """The generated batch that the checkpoint was saved within, once; None where it was saved between two."""
+        saved, self._saved_batch = self._saved_batch, None
+        if saved is None:
+            return None
+        inputs = send_to_device(saved["inputs"], self.accelerator.device)
+        return SavedBatch(saved["step"], inputs, GeneratedBatch(**saved["batch"]))
 
 
 def set_step(schedule: Any, optimizer: Any, step: int) -> None:
-    """Let a fresh schedule go on at a step, where it is a function of the step alone."""
+    """Let a fresh schedule begin at a step, where it is a function of the step alone."""
     if not isinstance(schedule, LambdaLR):
         return
     schedule.last_epoch = step

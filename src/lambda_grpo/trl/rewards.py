@@ -1,4 +1,4 @@
-"""What TRL's reward functions gave: told apart by name, summed, and without an advantage where a group's are equal."""
+"""What TRL's reward functions gave: told apart by name, and summed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from trl.trainer.utils import nanstd
 
-from lambda_grpo.objective import group_advantages
 from lambda_grpo.objective.groups import FLOAT32, has_variance
 
 # Of TRL's table of completions, in which each reward function has a column of its name
@@ -66,40 +66,51 @@ def known(rewards: Sequence[float]) -> list[float | None]:
     return [None if math.isnan(reward) else reward for reward in rewards]
 
 
-class EqualGroups(NamedTuple):
-    """What is to be changed about the advantages that TRL made of a batch's rewards.
-
-    differs: (N,) whether a response's group has different rewards. Elsewhere its advantage is 0.
-    advantages: (N,) to be taken in place of TRL's; None where they are right.
-    """
-
-    differs: Tensor
-    advantages: Tensor | None = None
-
-
-def equal_groups(rewards: Tensor, weights: Tensor, group_size: int, aggregation: str) -> EqualGroups:
-    """Where TRL's advantages have nothing to say, but may be off 0 by the rounding of a group's mean.
-
-    With "normalize_then_sum" a reward function whose rewards are equal in some group adds that rounding, divided by
-    1e-4, to the sum of all of them; such a batch is computed anew.
+class RewardTable:
+    """How (N, F) rewards by function add up.
 
     Args:
-        rewards: (N, F) by function, in float32.
+        names: of the F reward functions.
         weights: (F,).
-        group_size: the rows of a group, which are adjacent.
-        aggregation: TRL's `multi_objective_aggregation`.
+        overlong: the place of the overlong penalty among them, which says nothing about the task; None without one.
     """
-    ids = torch.arange(len(rewards)) // group_size
-    if aggregation == "sum_then_normalize":
-        total, rounding = reward_sum(rewards, weights)
-        return EqualGroups(has_variance(total, ids, rounding))
-    grouped = rewards.view(-1, group_size, rewards.size(1))
-    residue = (grouped - torch.nanmean(grouped, dim=1, keepdim=True)).view_as(rewards).cpu()  # as TRL takes it
-    columns = rewards.cpu().unbind(1)
-    differs = torch.stack([has_variance(column, ids) for column in columns], 1)
-    normalised = torch.stack([group_advantages(column, ids) for column in columns], 1)
-    normalised = normalised.masked_fill(rewards.cpu().isnan(), torch.nan)
-    total, rounding = reward_sum(normalised, weights)
-    has_residue = bool((~differs & (residue.nan_to_num() != 0)).any())
-    anew = group_advantages(total.float(), torch.zeros_like(ids)) if has_residue else None  # one group: the batch
-    return EqualGroups(has_variance(total, ids, rounding), anew)
+
+    def __init__(self, names: Sequence[str], weights: Tensor, overlong: int | None = None):
+        self.names, self.weights, self.overlong = names, weights, overlong
+
+    @property
+    def tasks(self) -> list[int]:
+        """The places of the functions that score the task."""
+        return [i for i in range(len(self.names)) if i != self.overlong]
+
+    def sum(self, rewards: Tensor) -> RewardSum:
+        """Of (N, F) rewards the weighted sum."""
+        return reward_sum(rewards, self.weights)
+
+    def task_sum(self, rewards: Tensor) -> RewardSum:
+        """The same without the overlong penalty."""
+        return reward_sum(rewards[:, self.tasks], self.weights[self.tasks])
+
+    def is_informative(self, rewards: Tensor, group_size: int) -> Tensor:
+        """(N, F) -> (N,): whether a sample's group has different rewards for the task."""
+        total, rounding = self.task_sum(rewards)
+        return has_variance(total, torch.arange(len(rewards)) // group_size, rounding)
+
+    def without_penalty_alone(self, rewards: Tensor) -> Tensor:
+        """The rewards with no overlong penalty (NaN) where no other function could score."""
+        if self.overlong is None:
+            return rewards
+        rewards[:, self.overlong] = rewards[:, self.overlong].masked_fill(
+            rewards[:, self.tasks].isnan().all(1), torch.nan
+        )
+        return rewards
+
+    def log(self, metrics: dict[str, list[float]], rewards: Tensor, group_size: int) -> None:
+        """Put TRL's last metrics of rewards right: of these, in place of those that it was given."""
+        total, rounding = self.sum(rewards)
+        columns = {f"rewards/{name}": rewards[:, i] for i, name in enumerate(self.names)}
+        for name, values in columns.items():
+            metrics[f"{name}/mean"][-1], metrics[f"{name}/std"][-1] = values.nanmean().item(), nanstd(values).item()
+        metrics["reward"][-1], metrics["reward_std"][-1] = total.nanmean().item(), nanstd(total).item()
+        differs = has_variance(total, torch.arange(len(total)) // group_size, rounding)
+        metrics["frac_reward_zero_std"][-1] = 1 - differs.double().mean().item()

@@ -4,139 +4,158 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from trl.models.utils import unwrap_model_for_generation
 
-from lambda_grpo.fast.sampler import FastSampler, Sampled, UnsupportedError
-from lambda_grpo.trl.stops import StopTrainer
+from lambda_grpo.fast.sampler import FastSampler, Sampled, StopStrings, UnsupportedError
 
 
-class SamplingTrainer(StopTrainer):
-    """`trl.GRPOTrainer` that samples by `FastSampler` on a CPU, where `args.sampler` is "fast".
+class FastGeneration:
+    """Completions by `FastSampler` in place of TRL's generation, on a CPU.
 
-    vLLM and continuous batching are chosen by TRL's own settings and go before it. A model or a setting that the
-    sampler doesn't know exactly goes to TRL's generation; one warning names it. So does a GPU, silently: there the
-    sampler hasn't been measured.
+    A model or a setting that the sampler doesn't know exactly goes to TRL's generation; one warning names it. So does a
+    GPU, silently: there the sampler hasn't been measured.
 
     The sampler knows the log-probabilities and entropies of what it draws. They are taken where TRL computes old
-    log-probabilities, and go with the batch as `known_logps` and `known_entropies`: (B, T), NaN in rows that were made
-    in another way.
+    log-probabilities, and go with the batch as `known_logps` and `known_entropies`: (B, T), NaN for samples that were
+    made in another way.
+
+    Args:
+        model: that is to sample.
+        generation_config: TRL's settings at this moment.
+        stops: texts that end a completion.
+        end_ids: the tokens at which TRL ends completions.
+        temperature: of the loss.
+        checkpointing: TRL's `gradient_checkpointing_kwargs`.
+        is_wanted: whether to take the fast sampler at all.
+        unsupported: a setting of TRL's that it doesn't follow; None where there is none.
+
+    Attributes:
+        is_on: whether it samples; it ends with the first model or setting that isn't known.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        accelerator: Any,
+        model: Any,
+        generation_config: Callable[[], Any],
+        *,
+        stops: StopStrings | None,
+        end_ids: list[int],
+        temperature: float,
+        checkpointing: dict[str, Any] | None = None,
+        is_wanted: bool = True,
+        unsupported: str | None = None,
+    ):
+        self.accelerator, self._generation_config, self.stops = accelerator, generation_config, stops
+        self.end_ids, self.temperature, self.checkpointing = end_ids, temperature, checkpointing
         self._awaits_old_logps = False
         # log-probabilities and entropies of this batch's samples, by (*prompt, -1, *completion)
         self._known: dict[tuple[int, ...], tuple[list[float], list[float]]] = {}
-        is_elsewhere = (
-            self.use_vllm or self.use_transformers_continuous_batching or self.accelerator.device.type != "cpu"
-        )
-        self._samples_fast = self.args.sampler == "fast" and not is_elsewhere
-        if not self._samples_fast:
+        self.is_on = is_wanted and accelerator.device.type == "cpu"
+        if not self.is_on:
             return
         try:
-            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise UnsupportedError("weights that are spread over processes (FSDP, DeepSpeed)")
-            if self.args.cast_lm_head_to_fp32:
-                raise UnsupportedError("cast_lm_head_to_fp32")
-            self._make_sampler(self.accelerator.unwrap_model(self.model))
+            if unsupported is not None:
+                raise UnsupportedError(unsupported)
+            self.make_sampler(accelerator.unwrap_model(model))
         except UnsupportedError as error:
             self._fall_back(error)
 
     def _fall_back(self, error: UnsupportedError) -> None:
-        self._samples_fast = False
+        self.is_on = False
         if self.accelerator.is_main_process:
             warnings.warn(
                 f"the fast sampler doesn't know {error}. TRL's generation takes its place (sampler: trl)", stacklevel=2
             )
 
-    def _make_sampler(self, model: Any) -> FastSampler:
+    def make_sampler(self, model: Any) -> FastSampler:
         """By TRL's settings and, where they leave one open, the model's own, as `generate` has them at this moment.
 
-        Raises UnsupportedError, naming a setting that the sampler doesn't follow.
+        Raises:
+            UnsupportedError: naming a setting that the sampler doesn't follow.
         """
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         if model.generation_config is not base.generation_config:
             raise UnsupportedError("a generation_config of PEFT's model that isn't the one of the model in it")
-        config = base._prepare_generation_config(self.generation_config)[0]
+        config = base._prepare_generation_config(self._generation_config())[0]
         ends = config.eos_token_id
-        if set(ends if isinstance(ends, list) else [ends]) != set(self.eos_token_ids):
-            raise UnsupportedError(f"eos_token_id = {ends} where TRL ends completions at {self.eos_token_ids}")
+        if set(ends if isinstance(ends, list) else [ends]) != set(self.end_ids):
+            raise UnsupportedError(f"eos_token_id = {ends} where TRL ends completions at {self.end_ids}")
         return FastSampler(config, self.stops)
 
-    def _generate_single_turn(
-        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
-    ) -> Any:
-        if self._samples_fast and not multimodal_fields:
-            sampled = self._sample(prompt_ids)
-            if sampled is not None:
-                return sampled.ids, None
-        return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
-
     @torch.no_grad()
-    def _sample(self, prompt_ids: list[list[int]]) -> Sampled | None:
-        """Completions by the fast sampler, their log-probabilities kept; None where it doesn't know the model."""
+    def sample(self, model: Any, prompt_ids: list[list[int]]) -> list[list[int]] | None:
+        """A completion for each prompt; None where the sampler is off or doesn't know the model.
+
+        Args:
+            model: as the accelerator has wrapped it.
+            prompt_ids: a group's prompts are equal and adjacent.
+        """
+        if not self.is_on:
+            return None
         with unwrap_model_for_generation(
-            self.model_wrapped,
-            self.accelerator,
-            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-        ) as model:
+            model, self.accelerator, gradient_checkpointing_kwargs=self.checkpointing
+        ) as unwrapped:
             try:
-                sampler = self._make_sampler(model)
-                sampled = sampler(model, prompt_ids)
+                sampler = self.make_sampler(unwrapped)
+                sampled = sampler(unwrapped, prompt_ids)
             except UnsupportedError as error:  # in here: TRL turns checkpointing on again only after a quiet end
                 self._fall_back(error)
                 return None
         # in mixed precision the loss would have other values of the same policy
-        is_exact = self.accelerator.mixed_precision == "no" and model.dtype == torch.float32
+        is_exact = self.accelerator.mixed_precision == "no" and unwrapped.dtype == torch.float32
         if is_exact and sampler.keeps_distribution and sampler.temperature == self.temperature:
-            known = zip(sampled.logprobs, sampled.entropies, strict=True)
-            for prompt, ids, values in zip(prompt_ids, sampled.ids, known, strict=True):
-                self._known[(*prompt, -1, *ids)] = values
-        return sampled
+            self._remember(prompt_ids, sampled)
+        return sampled.ids
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        self._awaits_old_logps = self._samples_are_old
-        output = super()._generate_and_score_completions(inputs)
+    def _remember(self, prompt_ids: list[list[int]], sampled: Sampled) -> None:
+        known = zip(sampled.logprobs, sampled.entropies, strict=True)
+        for prompt, ids, values in zip(prompt_ids, sampled.ids, known, strict=True):
+            self._known[(*prompt, -1, *ids)] = values
+
+    # -- what is known of the samples --------------------------------------------------------------------------------
+
+    def await_old_logps(self, awaits: bool) -> None:
+        """Say whether TRL computes old log-probabilities next: the first thing that it asks for after generation."""
+        self._awaits_old_logps = awaits
+
+    def old_logps(self, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int) -> Tensor | None:
+        """(B, T) old log-probabilities of (B, P + T) samples; None where they aren't asked for, or not all known."""
+        if not self._awaits_old_logps:
+            return None
+        self._awaits_old_logps = False
+        (prompt_ids, ids), (prompt_mask, mask) = (
+            (both[:, :-logits_to_keep], both[:, -logits_to_keep:]) for both in (input_ids, attention_mask)
+        )
+        logps, _ = self._look_up(prompt_ids, prompt_mask, ids, mask)
+        return None if logps.isnan().any() else logps
+
+    def add_known(self, output: dict[str, Any]) -> None:
+        """Add `known_logps` and `known_entropies` to TRL's output, and forget the batch."""
         if self._known:
             parts = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
             output["known_logps"], output["known_entropies"] = self._look_up(*(output[part] for part in parts))
         self._known = {}
-        return output
-
-    def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *rest: Any, **settings: Any
-    ) -> Any:
-        if self._awaits_old_logps:  # the first thing that TRL asks for after generation
-            self._awaits_old_logps = False
-            parts = [part for both in (input_ids, attention_mask) for part in _split(both, logits_to_keep)]
-            logps, _ = self._look_up(parts[0], parts[2], parts[1], parts[3])
-            if not logps.isnan().any():
-                return logps, None, None
-        arguments = (model, input_ids, attention_mask, logits_to_keep, *rest)
-        return super()._get_per_token_logps_and_entropies(*arguments, **settings)
 
     def _look_up(
         self, prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor, completion_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(B, T) log-probabilities and entropies of padded rows, 0 behind their ends; NaN where they aren't known."""
+        """(B, T) log-probabilities and entropies of padded samples, 0 behind their ends; NaN where unknown."""
         width = completion_ids.size(1)
-        rows = zip(
+        samples = zip(
             prompt_ids.tolist(), prompt_mask.sum(1).tolist(), completion_ids.tolist(), completion_mask.sum(1).tolist(),
             strict=True,
         )  # fmt: skip
         unknown = ([math.nan] * width,) * 2
         found = []
-        for prompt, m, completion, n in rows:
+        for prompt, m, completion, n in samples:
             key = (*prompt[len(prompt) - m :], -1, *completion[:n])
             known = self._known.get(key, unknown) if n > 0 else ([], [])  # n = 0: masked whole, and never read
             found.append([[*values, *[0.0] * (width - len(values))] for values in known])
         logps, entropies = torch.tensor(found).unbind(1)
         return logps, entropies
-
-
-def _split(rows: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-    return rows[:, :-keep], rows[:, -keep:]

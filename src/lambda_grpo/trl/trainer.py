@@ -1,12 +1,17 @@
-"""λ-GRPO and its family in TRL: a thin subclass of `trl.GRPOTrainer` that copies no loss code.
+"""λ-GRPO and its family in TRL: one subclass of `trl.GRPOTrainer` that copies no loss code.
 
-A token preference folds into the advantages, f · min(ρA, clip(ρ)A) = min(ρ · fA, clip(ρ) · fA) for f > 0, so TRL's
-own loss stays as it is. Three things are added around it:
+The methods of TRL's that it overrides stand here in the order in which TRL calls them in a step. Each is a few lines on
+one of the objects that the trainer holds, none of which knows it:
 
-1. whole groups, where TRL still has them: lengths and advantages of the generated batch, over all ranks; each sample
-   takes its row number along, through TRL's shuffling and splitting;
-2. at the loss, f from that batch and the present λ, times the advantages;
-3. at the optimiser step, the gradient that reached λ, averaged over ranks as the policy's is, to λ's own optimiser.
+    prompt_limit     prompts that are too long                              prompts.py
+    fast_generation  the fast sampler in place of TRL's generation          sampling.py
+    stop_ends        completions that end at a text                         stop_strings.py
+    rollouts         drawing, correcting and refilling a batch              rollouts.py
+    advantages       exact zeros, and which samples are kept                advantages.py
+    packer           the packed pass in place of TRL's log-probabilities    packing.py
+    fold             stage 1, Z of the objective over Z of TRL's loss, λ    fold.py
+    resumption       what a checkpoint holds for an exact resume            resume.py
+    recorder         the run directory                                      records.py
 
 A surrogate that none of TRL's losses has (GMPO's, FSPO's, one of your own) takes `policy_loss` instead: TRL's loss then
 gets advantages of 0 and brings the rest, from the KL term to the metrics.
@@ -18,38 +23,40 @@ and FSDP2 fail on it and it would be sent to vLLM.
 from __future__ import annotations
 
 import inspect
-import json
-import math
-import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from datasets import IterableDataset
 from torch import Tensor
-from transformers import TrainerCallback
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from lambda_grpo.objective import policy_loss
-from lambda_grpo.objective.batch import GeneratedBatch, describe_lambda
+from lambda_grpo.objective.batch import GeneratedBatch
+from lambda_grpo.objective.lambda_file import load_lambda
 from lambda_grpo.runs.directory import Run
+from lambda_grpo.runs.model_card import CARD_FILE, write_card
 from lambda_grpo.trl.args import host_config, lambda_config, restore
-from lambda_grpo.trl.checkpoints import CheckpointTrainer
+from lambda_grpo.trl.callbacks import LambdaStep, WarnOfNoSignal
+from lambda_grpo.trl.card import card_facts
+from lambda_grpo.trl.checkpoints import copy_beside, hub_folder, save_beside
 from lambda_grpo.trl.config import LambdaGRPOConfig
-from lambda_grpo.trl.hooks import check_hooks
+from lambda_grpo.trl.gather import gather_batch
+from lambda_grpo.trl.hooks import check_hooks, replaced
 from lambda_grpo.trl.losses import check_nothing_weighs_tokens, host_loss
-from lambda_grpo.trl.records import RunRecorder, describe_run
-from lambda_grpo.trl.rewards import known, total_reward
-from lambda_grpo.trl.signal import WarnOfNoSignal
-from trl import GRPOTrainer
-
-LAMBDA_CHECK_STEPS = 20  # how many optimiser steps lie between two comparisons of the ranks' λ
+from lambda_grpo.trl.parts import hold_parts
+from lambda_grpo.trl.records import RunRecorder, describe_run, sample_columns
+from lambda_grpo.trl.reward_functions import checked
+from lambda_grpo.trl.samples import ScoredSamples
 
 check_hooks(GRPOTrainer)
 
 
-class LambdaGRPOTrainer(CheckpointTrainer):
+class LambdaGRPOTrainer(GRPOTrainer):
     """`trl.GRPOTrainer` with any objective of the family, λ learned beside the policy where it has one.
 
     Takes all of `GRPOTrainer`'s arguments; without `args`, or with a plain `trl.GRPOConfig`, it trains as TRL would.
@@ -70,9 +77,19 @@ class LambdaGRPOTrainer(CheckpointTrainer):
             (None where the data set has no such column), reward (the weighted sum; None where it could not be scored),
             `reward/NAME` (what the reward function of that name gave), advantage, length, weight, and group, counted
             from 0 in each batch.
+
+    Raises:
+        UserError: a prompt is too long and `max_prompt_overflow` doesn't say what to do, or a reward function can't be
+            called as TRL calls it.
+        ValueError: a setting that the objective, or another setting, contradicts.
     """
 
     args: LambdaGRPOConfig
+    mask_truncated_completions: bool
+    # for the model card: by default what the data set tells of itself
+    data_description: dict[str, Any] | None = None
+    hub_data_sets: list[str] | None = None
+    recorder: RunRecorder | None = None
 
     def __init__(
         self,
@@ -88,21 +105,23 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         if not self.host_loss.has_surrogate:
             check_nothing_weighs_tokens(config, self.objective.name)
         self.lambda_state = config.make_lambda_state()
-        self._lambda: Tensor = self._fresh_lambda()
-        self._lambda_grad = torch.zeros_like(self._lambda)
-        self._generated: dict[str, GeneratedBatch] = {}  # by "train" and "eval"
+        self.run_directory = Path(config.output_dir)
+        self.run_details: dict[str, Any] = {}  # what run.json holds beside what the trainer knows
+        self.loaded_step: int | None = None  # where the policy is of another step than training has reached
+        self.examples: list[dict[str, Any]] = []  # this rank's rows of the data set, one for each sample of the batch
+        self._scored: ScoredSamples | None = None  # a batch that TRL's method finds drawn and scored
         self._per_token_logps = torch.empty(0)
-        self._has_warned = False
-        self._on_samples = on_samples
 
         host = host_config(config, self.host_loss)
         signature.arguments["args"] = host
-        super().__init__(self.objective.rollouts, *signature.args[1:], **signature.kwargs)
+        super().__init__(*signature.args[1:], **signature.kwargs)
+        hold_parts(self, super()._tokenize_prompts)
         restore(self.args, config, given)
         if self.is_deepspeed_enabled and host.fp16 and self.objective.learnable:
             raise ValueError("DeepSpeed's fp16 scales the loss where λ's gradient can't be unscaled: use bf16")
-        self.add_callback(_LambdaStep(self))
+        self.add_callback(LambdaStep(self))
         self.add_callback(WarnOfNoSignal())
+        self._on_samples = on_samples
         if config.save_run_records:
             self.recorder = RunRecorder(Run(self.run_directory), lambda: describe_run(self), on_samples)
             self.add_callback(self.recorder)
@@ -117,259 +136,256 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         """How many make an optimiser step."""
         return self.current_gradient_accumulation_steps if self._mode == "train" else 1
 
-    # -- 1. whole groups ---------------------------------------------------------------------------------------------
+    @property
+    def policy_step(self) -> int:
+        """The step that the policy is of: the best one's where that was loaded."""
+        return self.state.global_step if self.loaded_step is None else self.loaded_step
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """As TRL's, of a data set that `evaluate` is given, too, and for any `per_device_eval_batch_size`."""
+        self.args.fit_eval_batch()
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = self.prompt_limit.fitting(eval_dataset, "evaluation")
+        return super().get_eval_dataloader(eval_dataset)
+
+    # -- 1. a generated batch ----------------------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        draws = self.model.training and self.rollouts is not None
+        batch = self.rollouts.draw(inputs) if draws else None
+        self.examples = inputs if batch is None else batch.examples
+        output = self._assemble(batch)
+        size = self.num_generations if self.model.training else self.num_generations_eval
+        metrics, log = self._metrics[self._mode], self._logs["advantages"]
+        self.advantages.set_equal_groups_to_zero(output, self._rewards_per_func, size, metrics, log)
+        if batch is not None:
+            self.rollouts.log(batch, self.state.num_input_tokens_seen)
+        if self.model.training and self.objective.rollouts.leaves_out_samples:
+            self.advantages.keep_selected(output, self._rewards_per_func, size, metrics, log)
+        if self.objective.advantage_min is not None:
+            output["advantages"] = output["advantages"].clamp(min=self.objective.advantage_min)
+        output["has_no_advantage"] = output["advantages"] == 0  # (B,)
+        generated = self.fold.begin(self._mode, self._gather_batch(output))
+        local = len(self._token_mask)
+        output["row"] = torch.arange(local) + self.accelerator.process_index * local  # (B,) into that batch
+        if self._on_samples is not None and self.model.training:
+            self._report_samples(generated)
+        return output
+
+    def _assemble(self, batch: ScoredSamples | None) -> dict[str, Any]:
+        """TRL's output of `self.examples`, with what the sampler knew of them.
+
+        batch: what TRL's methods are to find drawn and scored; None to let them do it.
+        """
+        calculate = self._calculate_rewards  # a subclass's, or an instance's
+
+        def calculated(*arguments: Any) -> Tensor:
+            self._rewards_per_func = calculate(*arguments) if batch is None else batch.rewards
+            return self._rewards_per_func
+
+        masks_truncated = self.mask_truncated_completions
+        if batch is not None:
+            self._pending_extra_logs.update(batch.logged)
+        self.fast_generation.await_old_logps(self._samples_are_old)
+        masks = masks_truncated and self.stop_ends is None
+        with replaced(self, _scored=batch, _calculate_rewards=calculated, mask_truncated_completions=masks):
+            output: dict[str, Any] = super()._generate_and_score_completions(self.examples)
+        if masks_truncated and self.stop_ends is not None:
+            self.stop_ends.mask_truncated(output)
+        self.fast_generation.add_known(output)
+        return output
 
     def _generate(self, prompts: list[Any]) -> Any:
-        output = super()._generate(prompts)
+        if self._scored is not None:
+            output = self._scored.generated
+        else:
+            output = super()._generate(prompts)
+            if self.stop_ends is not None:
+                self.stop_ends.log(self._metrics[self._mode], *output[1:3])
         completion_ids, tool_mask = output[1], output[2]
         # Before padding, and before truncation masking empties the mask. A tool's output isn't the policy's.
         self._token_mask = [[1] * len(ids) for ids in completion_ids] if tool_mask is None else tool_mask
         return output
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        output = super()._generate_and_score_completions(inputs)
-        if self.objective.advantage_min is not None:
-            output["advantages"] = output["advantages"].clamp(min=self.objective.advantage_min)
-        output["has_no_advantage"] = output["advantages"] == 0  # (B,)
-        batch = self._gather_batch(output)
-        if not self.objective.learnable:  # once for all micro-batches
-            batch = replace(batch, fixed_weights=batch.weights(self.objective, self._lambda))
-        self._generated[self._mode] = batch
-        local = len(self._token_mask)
-        output["row"] = torch.arange(local) + self.accelerator.process_index * local  # (B,) into that batch
-        if self._on_samples is not None and self.model.training:
-            self._report_samples(batch)
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        prompt_ids, images, fields = super()._tokenize_prompts(prompts)
+        if not images and not fields:
+            is_stream = isinstance(self.train_dataset, IterableDataset)
+            metrics = self._metrics[self._mode]
+            prompt_ids = self.prompt_limit.limited(prompts, prompt_ids, metrics, is_stream=is_stream)
+        return prompt_ids, images, fields
+
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
+    ) -> Any:
+        if not multimodal_fields:
+            completions = self.fast_generation.sample(self.model_wrapped, prompt_ids)
+            if completions is not None:
+                return completions, None
+        arguments = (prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
+        if self.stop_ends is None or self.use_vllm:
+            return super()._generate_single_turn(*arguments)
+        with self.stop_ends.stopping(self.accelerator.unwrap_model(self.model_wrapped)):
+            completions, logprobs = super()._generate_single_turn(*arguments)
+        return self.stop_ends.cut(completions), logprobs
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **inputs: Any,
+    ) -> Any:
+        arguments = (model, input_ids, attention_mask, logits_to_keep)
+        has_more = compute_aux_loss or any(value is not None for value in inputs.values())  # images, experts
+        known = self.fast_generation.old_logps(*arguments[1:])
+        packed = (known, None) if known is not None else None
+        if packed is None and not has_more:
+            packed = self.packer.logps_and_entropies(*arguments, batch_size=batch_size, compute_entropy=compute_entropy)
+        if packed is not None:
+            output: Any = (*packed, None)
+        else:
+            output = super()._get_per_token_logps_and_entropies(
+                *arguments, batch_size, compute_entropy, compute_aux_loss, **inputs
+            )
+        if not self.host_loss.has_surrogate:
+            self._per_token_logps = output[0]
         return output
 
-    def _gather_batch(self, output: dict[str, Any]) -> GeneratedBatch:
-        """Stage 1's input over all ranks: a group may straddle them."""
-        advantages = output["advantages"].float()
-        takes_part = output.pop("takes_part", torch.ones_like(advantages))
-        lengths = torch.tensor([sum(mask) for mask in self._token_mask], device=advantages.device).float()
-        columns = self.accelerator.gather(torch.stack([lengths, advantages, takes_part.float()], 1)).cpu()
-        group_size = self.num_generations if self.model.training else self.num_generations_eval
-        tokens = {}
-        if {"entropies", "completion_ids"}.intersection(self.objective.needs):
-            width = output["completion_ids"].size(1)
-            tokens["token_mask"] = torch.tensor([[*mask, *[0] * (width - len(mask))] for mask in self._token_mask])
-        if "completion_ids" in self.objective.needs:
-            tokens["completion_ids"] = output["completion_ids"]
-        if "entropies" in self.objective.needs:
-            tokens["entropies"] = self._entropies(output)
-        return GeneratedBatch(
-            columns[:, 0],
-            torch.arange(len(columns)) // group_size,
-            columns[:, 1],
-            columns[:, 2].bool(),
-            **{name: self._gather_tokens(value) for name, value in tokens.items()},
-        )
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        with checked(self, list(inputs[0]), len(prompts)):
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        return self.reward_table.without_penalty_alone(rewards)
 
-    def _gather_tokens(self, values: Tensor) -> Tensor:
-        """(B, T) of this rank -> (N, T) of all."""
-        values = self.accelerator.pad_across_processes(values.to(self.accelerator.device), dim=1)
-        return self.accelerator.gather(values).cpu()
+    def _gather_batch(self, output: dict[str, Any]) -> GeneratedBatch:
+        size = self.num_generations if self.model.training else self.num_generations_eval
+        needs = self.objective.needs
+        return gather_batch(self.accelerator, output, self._token_mask, size, needs, self._entropies)
 
     @torch.no_grad()
-    def _entropies(self, output: dict[str, Any]) -> Tensor:
-        """(B, T) of the policy that sampled, also for completions that truncation masking hides."""
-        known = output.get("known_entropies")
-        if known is not None and not known.isnan().any():
-            return known
-        completion_ids = output["completion_ids"]
-        lengths = torch.tensor([len(mask) for mask in self._token_mask], device=completion_ids.device)
-        mask = torch.arange(completion_ids.size(1), device=lengths.device) < lengths[:, None]
-        training = self.model.training
-        rows = self.args.per_device_train_batch_size if training else self.args.per_device_eval_batch_size
+    def _entropies(self, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int) -> Tensor:
+        """(B, T) of the policy that sampled."""
+        train, evaluation = self.args.per_device_train_batch_size, self.args.per_device_eval_batch_size
+        size = train if self.model.training else evaluation
         with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
             return self._get_per_token_logps_and_entropies(
-                self.model,
-                torch.cat([output["prompt_ids"], completion_ids], 1),
-                torch.cat([output["prompt_mask"], mask.to(output["prompt_mask"])], 1),
-                completion_ids.size(1),
-                batch_size=rows,
-                compute_entropy=True,
+                self.model, input_ids, attention_mask, logits_to_keep, batch_size=size, compute_entropy=True
             )[1]
-
-    def _weights(self, batch: GeneratedBatch) -> Tensor:
-        """(N,) or (N, T) f of the whole batch at the present λ."""
-        fixed = batch.fixed_weights
-        return batch.weights(self.objective, self._lambda) if fixed is None else fixed
 
     def _report_samples(self, batch: GeneratedBatch) -> None:
         answers = gather_object([example.get("answer") for example in self.examples])
-        if not self.accelerator.is_main_process or self._on_samples is None:
-            return
-        count = len(batch.lengths)
-        each = {name: list(self._logs["rewards"][name])[-count:] for name in self.reward_func_names}
-        rewards = torch.tensor(list(each.values()), dtype=torch.float64)
-        reward = total_reward(rewards.T * self.reward_weights.cpu().double())
-        self._on_samples(
-            {
-                "prompt": [_text(prompt) for prompt in list(self._logs["prompt"])[-count:]],
-                "completion": [_text(completion) for completion in list(self._logs["completion"])[-count:]],
-                "answer": [None if answer is None else str(answer) for answer in answers],
-                "reward": known(reward.tolist()),
-                **{f"reward/{name}": known(values) for name, values in each.items()},
-                "advantage": batch.advantages.tolist(),
-                "length": [int(length) for length in batch.lengths.tolist()],
-                "weight": batch.mean_weights(self._weights(batch)).tolist(),
-                "group": batch.group_ids.tolist(),
-            }
-        )
+        if self.accelerator.is_main_process and self._on_samples is not None:
+            weights = batch.mean_weights(self.fold.weights(batch)).tolist()
+            self._on_samples(sample_columns(batch, weights, answers, self._logs, self.reward_table))
 
-    # -- 2. the fold -------------------------------------------------------------------------------------------------
+    # -- 2. the loss -------------------------------------------------------------------------------------------------
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        advantages, mask = inputs["advantages"], inputs["completion_mask"]
-        row = inputs["row"].cpu()
-        batch = self._generated[self._mode]
-        share = max(int(batch.takes_part.sum()), 1) / len(batch.takes_part)
-        weights = self._weights(batch)[row]  # (B,) or (B, T), on the CPU like all that is float64
-        if weights.dim() == 2:  # other ranks' completions may be longer
-            weights = weights[:, : mask.size(1)]
-        mask = mask * inputs["tool_mask"] if "tool_mask" in inputs else mask
-        if self.host_loss.has_surrogate:
-            ours, theirs = self.objective.normalizer, self.host_loss.divides_by
-            if ours != theirs or share < 1:
-                divisor = self._normalizer(ours, inputs, mask, share) / self._normalizer(theirs, inputs, mask)
-                weights = weights / (divisor[:, None] if weights.dim() == 2 and divisor.dim() == 1 else divisor)
-            weights = weights.to(advantages.device, advantages.dtype)
-            # A copy: TRL uses the buffered inputs again when num_iterations > 1.
-            folded = weights * (advantages if weights.dim() == 1 else advantages[:, None])
-            return super()._compute_loss(model, {**inputs, "advantages": folded})
-        rest = super()._compute_loss(model, {**inputs, "advantages": torch.zeros_like(advantages)})
-        logps, self._per_token_logps = self._per_token_logps, torch.empty(0)  # its graph isn't kept
-        loss, metrics = policy_loss(
-            logps,
-            inputs.get("old_per_token_logps", logps.detach()),
-            advantages,
-            mask,
-            row,
-            self.objective,
-            weights=weights.to(mask.device, torch.float32),
-            normalizer=self._normalizer(self.objective.normalizer, inputs, mask, share).to(mask.device, torch.float32),
+        # A copy: TRL uses the buffered inputs again when num_iterations > 1.
+        is_trls = self.host_loss.has_surrogate
+        folded = (
+            self.fold.advantages(inputs, self._mode, self._micro_batches)
+            if is_trls
+            else torch.zeros_like(inputs["advantages"])
         )
-        # with advantages of 0 TRL saw nothing clipped
-        clip_ratio = self.accelerator.gather(metrics["clip_ratio"].float()).mean().item()
-        for name, values in self._metrics[self._mode].items():
-            if name.startswith("clip_ratio/"):
-                values[-1] = clip_ratio if name == "clip_ratio/region_mean" else math.nan
-            elif name == "policy_loss":  # logged with an entropy bonus; TRL's means are those of a micro-batch there
-                pieces = 1 if self.host_loss.divides_by == "batch" else self._micro_batches
-                values[-1] += self.accelerator.gather(loss.detach()).mean().item() * pieces
-        return rest + loss.to(rest.dtype)
+        with self.packer.skipping(inputs):
+            trl_loss = super()._compute_loss(model, {**inputs, "advantages": folded})
+        if is_trls:
+            return trl_loss
+        logps, self._per_token_logps = self._per_token_logps, torch.empty(0)  # its graph isn't kept
+        loss, metrics = self.fold.policy_loss(inputs, logps, self._mode, self._micro_batches)
+        self.fold.log_policy_loss(self._metrics[self._mode], loss, metrics, self._micro_batches)
+        return trl_loss + loss.to(trl_loss.dtype)
 
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        output = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        self._per_token_logps = output[0] if not self.host_loss.has_surrogate else self._per_token_logps
-        return output
-
-    def _normalizer(self, name: str, inputs: dict[str, Any], mask: Tensor, share: float = 1.0) -> Tensor:
-        """Z of these rows as TRL has it: this rank's part of an optimiser step's; the ranks' gradients are averaged.
-
-        name: an objective's normaliser, or "response_mean" for what TRL's "grpo" divides each response by.
-        share: of the generated rows, those that are counted. TRL counts all; their tokens are masked in any case.
-        """
-        training, micro_batches = self._mode == "train", self._micro_batches
-        tokens, rows = mask.sum(1).cpu().double(), len(mask) * micro_batches
-        match name:
-            case "batch":  # TRL's share of the generated batch, also where steps differ in their tokens
-                steps = self.args.steps_per_generation if training else 1
-                total = inputs["num_items_in_batch"].cpu().double().clamp(min=1)
-                return total / self.accelerator.num_processes * micro_batches / steps
-            case "response_mean":
-                return rows * tokens.clamp(min=1)
-            case "group":  # these rows' share of stage 1's
-                batch = self._generated[self._mode]
-                return batch.normalizer(self.objective)[inputs["row"].cpu()] * rows / len(batch.lengths)
-            case "micro_batch":
-                return micro_batches * tokens.sum().clamp(min=1)
-            case "constant":
-                return tokens.new_tensor(rows * share * self.max_completion_length)
-            case "responses":
-                return tokens.new_tensor(rows * share)
-        raise AssertionError(name)
-
-    # -- 3. λ's step -------------------------------------------------------------------------------------------------
+    # -- 3. the optimiser's step: `LambdaStep` calls these ----------------------------------------------------------
 
     def _measure_lambda(self) -> None:
-        """Before the optimiser's step, while fp16's loss scale is still the one that the gradient has."""
-        metrics = self._metrics["train"]
-        batch = self._generated["train"]
-        with torch.no_grad():
-            weights = self._weights(batch)
-        for name, value in batch.describe(weights).items():
-            metrics[name].append(value)
-        metrics["informative_groups"].append(batch.informative_groups())
-        if not self.objective.learnable:
-            return
-        self._warn_if_saturated(weights, batch)
-        local = torch.zeros_like(self._lambda) if self._lambda.grad is None else self._lambda.grad
-        # The mean over ranks, as DDP and FSDP take it of the policy's gradient.
-        grad = self.accelerator.reduce(local.float().to(self.accelerator.device), "mean").cpu().double()
-        scaler = self.accelerator.scaler
-        grad = grad if scaler is None else grad / scaler.get_scale()
-        self._lambda_grad = grad + batch.penalty_gradient(self.objective, self._lambda)
-        for name, value in describe_lambda(self._lambda, self._lambda_grad).items():
-            metrics[name].append(value)
-
-    def _warn_if_saturated(self, weights: Tensor, batch: GeneratedBatch) -> None:
-        if self._has_warned or not batch.is_saturated(weights):
-            return
-        self._has_warned = True
-        if self.accelerator.is_main_process:
-            warnings.warn(
-                f"λ = {self.lambda_state.value}: in half of the groups one response has nearly all the weight, and λ's "
-                "gradient vanishes. Narrow lambda_bounds, or lower lambda_lr",
-                stacklevel=2,
-            )
+        self.fold.measure(self._metrics["train"])
 
     def _step_lambda(self) -> None:
-        """After the optimiser's step: λ moves when the policy moved. An overflow under fp16 leaves both out."""
-        if not self.objective.learnable:
+        self.fold.step()
+
+    # -- 4. saving and resuming --------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's, from checkpoints that `Resumption.begin` lets through. Raises UserError as that does."""
+        return super().train(self.resumption.begin(resume_from_checkpoint), *args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        folder = output_dir or self.args.output_dir
+        self._save_beside(folder)
+        is_final = Path(folder).resolve() == self.run_directory.resolve()
+        if is_final and self.recorder is not None and self.args.should_save:
+            self.recorder.record_model(self.policy_step)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save and self.fresh_prompts is not None:
+            self.fresh_prompts.save(output_dir)
+        self.resumption.save_batch(output_dir, self._step, self._buffered_inputs, self.fold.batches)
+        self._save_beside(output_dir)  # FSDP's sharded checkpoints don't pass through _save
+
+    def _save_beside(self, output_dir: str) -> None:
+        if self.args.should_save:  # some engines save on every rank
+            lambda_state = self.lambda_state if self.objective.learnable else None
+            save_beside(output_dir, card_facts(self), self.objective.name, lambda_state)
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """Write the model card into the output directory, as TRL does with each checkpoint."""
+        if self.is_world_process_zero():
+            datasets, tags = [dataset_name] if dataset_name else None, [tags] if isinstance(tags, str) else tags
+            write_card(Path(self.args.output_dir, CARD_FILE), card_facts(self, model_name, datasets, tags))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        with hub_folder(self.args) as folder:
+            if self.is_world_process_zero():
+                copy_beside(checkpoint_folder, folder)
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's. λ and the model card go with the policy; the rest of the output directory stays."""
+        with hub_folder(self.args):
+            return super().push_to_hub(*args, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
             return
-        if not self.accelerator.optimizer_step_was_skipped:
-            self.lambda_state.step(self._lambda_grad)
-        self._lambda = self._fresh_lambda()
+        if self.fresh_prompts is not None:
+            self.fresh_prompts.load(checkpoint, is_optional=self.args.resume_without_optimizer)
+        self.resumption.continue_schedule(self.lr_scheduler, self.optimizer, self.state.global_step)
+        self._step = self.resumption.micro_steps(Path(checkpoint))
+        self._buffered_inputs = None  # TRL generates where there are none
+        if (saved := self.resumption.take_batch()) is not None:
+            self._step, self._buffered_inputs, self.fold.batches["train"] = saved
+        self._load_lambda(checkpoint)
 
-    def _check_lambda_on_ranks(self) -> None:
-        """Each rank keeps and steps λ by itself: with different ones their gradients would be of different losses.
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_lambda(self.state.best_model_checkpoint)
+        self.loaded_step = self.state.best_global_step
 
-        Raises:
-            RuntimeError: two ranks differ; on all ranks alike, so that none waits for another.
+    def load_trained(self, checkpoint: Path, policy: Path) -> None:
+        """Be as after a training that ended at a checkpoint.
+
+        Args:
+            checkpoint: where the training ended.
+            policy: the checkpoint whose policy and λ are taken: an earlier one where that is the best.
         """
-        if not self.objective.learnable or self.accelerator.num_processes == 1:
-            return
-        # As objects: exactly, and on devices without float64, too. It costs one more gathering of TRL's kind, of some
-        # bytes, where TRL gathers several with each generated batch.
-        values = gather_object([self.lambda_state.value])
-        if any(value != values[0] for value in values):
-            raise RuntimeError(
-                f"λ isn't the same on all ranks after step {self.state.global_step + 1}: "
-                + ", ".join(f"{value} on rank {rank}" for rank, value in enumerate(values))
-            )
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        self.state.is_world_process_zero = self.is_world_process_zero()
+        self._load_from_checkpoint(str(policy))
+        self._load_lambda(str(policy))
+        self.loaded_step = int(policy.name.removeprefix("checkpoint-"))
 
-
-class _LambdaStep(TrainerCallback):
-    """The Trainer's hooks: where the number of steps is known, and on both sides of the optimiser's step."""
-
-    def __init__(self, trainer: LambdaGRPOTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, *rest: Any, **kwargs: Any) -> None:
-        self.trainer.loaded_step = None
-        self.first_step = state.global_step  # of this training: another one after a resumption
-        self.trainer.lambda_state.schedule = self.trainer.args.lambda_schedule(state.max_steps)
-
-    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        self.trainer._measure_lambda()
-
-    def on_optimizer_step(self, args: Any, state: Any, *rest: Any, **kwargs: Any) -> None:
-        self.trainer._step_lambda()
-        if (state.global_step - self.first_step) % LAMBDA_CHECK_STEPS == 0:
-            self.trainer._check_lambda_on_ranks()
-
-
-def _text(value: Any) -> str:
-    """A prompt or completion as text; conversations as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    def _load_lambda(self, checkpoint: str) -> None:
+        if self.objective.learnable:
+            load_lambda(checkpoint, self.objective.name, self.lambda_state)
+            self.fold.restart_lambda()

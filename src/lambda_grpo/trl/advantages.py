@@ -1,0 +1,141 @@
+"""Advantages in TRL: exactly 0 where a group's rewards are equal, and of the samples that are kept."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lambda_grpo.objective import group_advantages
+from lambda_grpo.objective.groups import has_variance
+from lambda_grpo.objective.sampling import Rollouts
+from lambda_grpo.trl.rewards import RewardTable, reward_sum
+
+
+class EqualGroups(NamedTuple):
+    """What is to be changed about the advantages that TRL made of a batch's rewards.
+
+    differs: (N,) whether a response's group has different rewards. Elsewhere its advantage is 0.
+    advantages: (N,) to be taken in place of TRL's; None where they are right.
+    """
+
+    differs: Tensor
+    advantages: Tensor | None = None
+
+
+def equal_groups(rewards: Tensor, weights: Tensor, group_size: int, aggregation: str) -> EqualGroups:
+    """Where TRL's advantages have nothing to say, but may be off 0 by the rounding of a group's mean.
+
+    With "normalize_then_sum" a reward function whose rewards are equal in some group adds that rounding, divided by
+    1e-4, to the sum of all of them; such a batch is computed anew.
+
+    Args:
+        rewards: (N, F) by function, in float32.
+        weights: (F,).
+        group_size: the rows of a group, which are adjacent.
+        aggregation: TRL's `multi_objective_aggregation`.
+    """
+    ids = torch.arange(len(rewards)) // group_size
+    if aggregation == "sum_then_normalize":
+        total, rounding = reward_sum(rewards, weights)
+        return EqualGroups(has_variance(total, ids, rounding))
+    grouped = rewards.view(-1, group_size, rewards.size(1))
+    residue = (grouped - torch.nanmean(grouped, dim=1, keepdim=True)).view_as(rewards).cpu()  # as TRL takes it
+    columns = rewards.cpu().unbind(1)
+    differs = torch.stack([has_variance(column, ids) for column in columns], 1)
+    normalised = torch.stack([group_advantages(column, ids) for column in columns], 1)
+    normalised = normalised.masked_fill(rewards.cpu().isnan(), torch.nan)
+    total, rounding = reward_sum(normalised, weights)
+    has_residue = bool((~differs & (residue.nan_to_num() != 0)).any())
+    anew = group_advantages(total.float(), torch.zeros_like(ids)) if has_residue else None  # one group: the batch
+    return EqualGroups(has_variance(total, ids, rounding), anew)
+
+
+class Advantages:
+    """What is put right in TRL's output: advantages, and which samples take part.
+
+    Args:
+        table: how rewards add up.
+        spec: which samples are kept.
+        scale: TRL's `scale_rewards`.
+        aggregation: TRL's `multi_objective_aggregation`.
+    """
+
+    def __init__(self, accelerator: Any, table: RewardTable, spec: Rollouts, *, scale: str, aggregation: str):
+        self.accelerator, self.table, self.spec = accelerator, table, spec
+        self.scale, self.aggregation = scale, aggregation
+
+    def set_equal_groups_to_zero(
+        self,
+        output: dict[str, Any],
+        rewards: Tensor,
+        group_size: int,
+        metrics: dict[str, list[float]],
+        log: deque[float],
+    ) -> None:
+        """Give a group an advantage of exactly 0 where its rewards are equal.
+
+        TRL's float32 mean of equal rewards is off by rounding for most values, which divided by a standard deviation
+        of nothing but ε leaves advantages of some 1e-4: full steps for an optimiser like Adam. `frac_reward_zero_std`
+        is that share of groups, whatever the advantages are divided by.
+
+        Args:
+            output: TRL's, of this rank.
+            rewards: (N, F) of all ranks.
+            group_size: samples of a group.
+            metrics: TRL's.
+            log: TRL's table of advantages, of all ranks and no longer than a training batch.
+        """
+        found = equal_groups(rewards, self.table.weights, group_size, self.aggregation)
+        metrics["frac_reward_zero_std"][-1] = 1 - found.differs.double().mean().item()
+        advantages, own = output["advantages"], self._own(output)
+        if found.advantages is not None:
+            advantages = found.advantages[own].to(advantages)
+        output["advantages"] = advantages.masked_fill(~found.differs[own].to(advantages.device), 0.0)
+        logged = [log.pop() for _ in range(min(len(log), len(found.differs)))][::-1]
+        whole = logged if found.advantages is None else found.advantages.tolist()[-len(logged) :]
+        log.extend(
+            value if differs else 0.0 for value, differs in zip(whole, found.differs[-len(logged) :], strict=True)
+        )
+
+    def keep_selected(
+        self,
+        output: dict[str, Any],
+        rewards: Tensor,
+        group_size: int,
+        metrics: dict[str, list[float]],
+        log: deque[float],
+    ) -> None:
+        """Mark the samples that take part, and take the others out of the loss, its normaliser and the advantages.
+
+        The arguments are those of `set_equal_groups_to_zero`.
+        """
+        ids = torch.arange(len(rewards)) // group_size
+        task_rewards, task_rounding = self.table.task_sum(rewards)
+        takes_part = self.spec.takes_part(task_rewards, ids, task_rounding)
+        advantages = self.accelerator.gather(output["advantages"])
+        is_selected = self.spec.selection is not None and self.spec.selection.baseline == "selected"
+        if is_selected or (self.scale == "batch" and self.spec.leaves_out_equal_groups):
+            # TRL's mean and std are over samples that take no part, too
+            counted = takes_part if is_selected else has_variance(task_rewards, ids, task_rounding)
+            total, rounding = self.table.sum(rewards)
+            anew = group_advantages(total[counted], ids[counted], self.scale, rounding=rounding[counted])
+            advantages = advantages.masked_scatter(counted.to(advantages.device), anew.to(advantages))
+        advantages = torch.where(takes_part.to(advantages.device), advantages, 0.0)
+        log.extend(advantages.tolist())  # in place of TRL's: it keeps as many as a batch has
+        own = self._own(output)
+        output["advantages"] = advantages[own]
+        output["takes_part"] = takes_part[own].to(advantages.device)
+        # of TRL's two masks the one that the loss alone reads, not attention
+        in_loss = output["takes_part"][:, None].to(output["completion_mask"])
+        output["tool_mask"] = output.get("tool_mask", torch.ones_like(output["completion_mask"])) * in_loss
+        tokens = (output["completion_mask"] * output["tool_mask"]).sum()
+        output["num_items_in_batch"] = self.accelerator.gather(tokens).sum()
+        metrics["selected_share"].append(takes_part.double().mean().item())
+
+    def _own(self, output: dict[str, Any]) -> slice:
+        """This rank's samples among those of all."""
+        local = len(output["advantages"])
+        return slice(self.accelerator.process_index * local, (self.accelerator.process_index + 1) * local)

@@ -1,0 +1,232 @@
+"""The weights folded into TRL's advantages: stage 1 on whole groups, Z at the loss, and λ's step.
+
+A token preference folds into the advantages, f · min(ρA, clip(ρ)A) = min(ρ · fA, clip(ρ) · fA) for f > 0, and so does
+the ratio of the objective's normaliser to that of TRL's loss.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from lambda_grpo.objective import Objective, policy_loss
+from lambda_grpo.objective.batch import GeneratedBatch, describe_lambda
+from lambda_grpo.objective.lambda_state import LambdaState
+from lambda_grpo.trl.losses import HostLoss
+
+
+class Fold:
+    """An objective in one of TRL's losses, with its λ.
+
+    Args:
+        objective: that is trained with.
+        loss: TRL's, which carries it.
+        lambda_state: λ.
+        steps_per_generation: micro-batches of a generated batch.
+        max_completion_length: tokens that a completion may have.
+
+    Attributes:
+        lambda_: λ as a leaf whose gradient the loss leaves; a fresh one after each step.
+        lambda_grad: dL/dλ of the last optimiser step, over all ranks.
+        batches: the generated batch of "train" and of "eval".
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        loss: HostLoss,
+        lambda_state: LambdaState,
+        accelerator: Any,
+        *,
+        steps_per_generation: int,
+        max_completion_length: int,
+    ):
+        self.objective, self.loss, self.lambda_state, self.accelerator = objective, loss, lambda_state, accelerator
+        self.steps_per_generation, self.max_completion_length = steps_per_generation, max_completion_length
+        self.batches: dict[str, GeneratedBatch] = {}
+        self._has_warned = False
+        self.restart_lambda()
+        self.lambda_grad = torch.zeros_like(self.lambda_)
+
+    def restart_lambda(self) -> None:
+        """Take λ's present value as the leaf of the next steps."""
+        self.lambda_: Tensor = torch.tensor(
+            self.lambda_state.value, dtype=torch.float64, requires_grad=self.objective.learnable
+        )
+
+    # -- 1. whole groups ---------------------------------------------------------------------------------------------
+
+    def begin(self, mode: str, batch: GeneratedBatch) -> GeneratedBatch:
+        """Keep a generated batch, as it is folded into each of its losses."""
+        if not self.objective.learnable:  # once for all micro-batches
+            batch = replace(batch, fixed_weights=batch.weights(self.objective, self.lambda_))
+        self.batches[mode] = batch
+        return batch
+
+    def weights(self, batch: GeneratedBatch) -> Tensor:
+        """(N,) or (N, T) f of the whole batch at the present λ."""
+        fixed = batch.fixed_weights
+        return batch.weights(self.objective, self.lambda_) if fixed is None else fixed
+
+    # -- 2. at the loss ----------------------------------------------------------------------------------------------
+
+    def advantages(self, inputs: dict[str, Any], mode: str, micro_batches: int) -> Tensor:
+        """(B,) or (B, T) f · A · Z of TRL's loss / Z of the objective.
+
+        Args:
+            inputs: a micro-batch of TRL's, with `row`: (B,) the place of each sample in the generated batch.
+            mode: "train" or "eval".
+            micro_batches: of an optimiser step.
+        """
+        advantages, mask = inputs["advantages"], _loss_mask(inputs)
+        weights = self._weights_of(inputs, mode)
+        objective_z, trl_z = self.objective.normalizer, self.loss.divides_by
+        share = self._share(mode)
+        if objective_z != trl_z or share < 1:
+            z = self._normalizer(objective_z, inputs, mask, mode, micro_batches, share)
+            divisor = z / self._normalizer(trl_z, inputs, mask, mode, micro_batches)
+            weights = weights / (divisor[:, None] if weights.dim() == 2 and divisor.dim() == 1 else divisor)
+        weights = weights.to(advantages.device, advantages.dtype)
+        return weights * (advantages if weights.dim() == 1 else advantages[:, None])
+
+    def policy_loss(
+        self, inputs: dict[str, Any], logps: Tensor, mode: str, micro_batches: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective's own loss and metrics, for a surrogate that none of TRL's losses has.
+
+        logps: (B, T) of the policy, with their graph. The other arguments are those of `advantages`.
+        """
+        mask = _loss_mask(inputs)
+        z = self._normalizer(self.objective.normalizer, inputs, mask, mode, micro_batches, self._share(mode))
+        return policy_loss(
+            logps,
+            inputs.get("old_per_token_logps", logps.detach()),
+            inputs["advantages"],
+            mask,
+            inputs["row"].cpu(),
+            self.objective,
+            weights=self._weights_of(inputs, mode).to(mask.device, torch.float32),
+            normalizer=z.to(mask.device, torch.float32),
+        )
+
+    def log_policy_loss(
+        self, trl_metrics: dict[str, list[Any]], loss: Tensor, metrics: dict[str, Tensor], micro_batches: int
+    ) -> None:
+        """Put TRL's metrics of a loss right that was computed here: with advantages of 0 it saw nothing clipped."""
+        clip_ratio = self.accelerator.gather(metrics["clip_ratio"].float()).mean().item()
+        for name, values in trl_metrics.items():
+            if name.startswith("clip_ratio/"):
+                values[-1] = clip_ratio if name == "clip_ratio/region_mean" else math.nan
+            elif name == "policy_loss":  # logged with an entropy bonus; TRL's means are those of a micro-batch there
+                pieces = 1 if self.loss.divides_by == "batch" else micro_batches
+                values[-1] += self.accelerator.gather(loss.detach()).mean().item() * pieces
+
+    def _weights_of(self, inputs: dict[str, Any], mode: str) -> Tensor:
+        """(B,) or (B, T) f of a micro-batch, on the CPU like all that is float64."""
+        weights = self.weights(self.batches[mode])[inputs["row"].cpu()]
+        # other ranks' completions may be longer
+        return weights[:, : inputs["completion_mask"].size(1)] if weights.dim() == 2 else weights
+
+    def _share(self, mode: str) -> float:
+        """Of the generated samples, those that take part."""
+        takes_part = self.batches[mode].takes_part
+        return max(int(takes_part.sum()), 1) / len(takes_part)
+
+    def _normalizer(
+        self, name: str, inputs: dict[str, Any], mask: Tensor, mode: str, micro_batches: int, share: float = 1.0
+    ) -> Tensor:
+        """Z of these samples as TRL has it: this rank's part of an optimiser step's; ranks' gradients are averaged.
+
+        name: an objective's normaliser, or "response_mean" for what TRL's "grpo" divides each response by.
+        share: of the generated samples, those that are counted. TRL counts all; their tokens are masked in any case.
+        """
+        tokens, samples = mask.sum(1).cpu().double(), len(mask) * micro_batches
+        match name:
+            case "batch":  # TRL's share of the generated batch, also where steps differ in their tokens
+                steps = self.steps_per_generation if mode == "train" else 1
+                total = inputs["num_items_in_batch"].cpu().double().clamp(min=1)
+                return total / self.accelerator.num_processes * micro_batches / steps
+            case "response_mean":
+                return samples * tokens.clamp(min=1)
+            case "group":  # these samples' share of stage 1's
+                batch = self.batches[mode]
+                return batch.normalizer(self.objective)[inputs["row"].cpu()] * samples / len(batch.lengths)
+            case "micro_batch":
+                return micro_batches * tokens.sum().clamp(min=1)
+            case "constant":
+                return tokens.new_tensor(samples * share * self.max_completion_length)
+            case "responses":
+                return tokens.new_tensor(samples * share)
+        raise AssertionError(name)
+
+    # -- 3. λ's step -------------------------------------------------------------------------------------------------
+
+    def measure(self, metrics: dict[str, list[Any]]) -> None:
+        """Before the optimiser's step, while fp16's loss scale is still the one that the gradient has."""
+        batch = self.batches["train"]
+        with torch.no_grad():
+            weights = self.weights(batch)
+        for name, value in batch.describe(weights).items():
+            metrics[name].append(value)
+        metrics["informative_groups"].append(batch.informative_groups())
+        if not self.objective.learnable:
+            return
+        self._warn_if_saturated(weights, batch)
+        local = torch.zeros_like(self.lambda_) if self.lambda_.grad is None else self.lambda_.grad
+        # The mean over ranks, as DDP and FSDP take it of the policy's gradient.
+        grad = self.accelerator.reduce(local.float().to(self.accelerator.device), "mean").cpu().double()
+        scaler = self.accelerator.scaler
+        grad = grad if scaler is None else grad / scaler.get_scale()
+        self.lambda_grad = grad + batch.penalty_gradient(self.objective, self.lambda_)
+        for name, value in describe_lambda(self.lambda_, self.lambda_grad).items():
+            metrics[name].append(value)
+
+    def _warn_if_saturated(self, weights: Tensor, batch: GeneratedBatch) -> None:
+        if self._has_warned or not batch.is_saturated(weights):
+            return
+        self._has_warned = True
+        if self.accelerator.is_main_process:
+            warnings.warn(
+                f"λ = {self.lambda_state.value}: in half of the groups one response has nearly all the weight, and λ's "
+                "gradient vanishes. Narrow lambda_bounds, or lower lambda_lr",
+                stacklevel=2,
+            )
+
+    def step(self) -> None:
+        """After the optimiser's step: λ moves when the policy moved. An overflow under fp16 leaves both out."""
+        if not self.objective.learnable:
+            return
+        if not self.accelerator.optimizer_step_was_skipped:
+            self.lambda_state.step(self.lambda_grad)
+        self.restart_lambda()
+
+    def check_ranks(self, step: int) -> None:
+        """Each rank keeps and steps λ by itself: with different ones their gradients would be of different losses.
+
+        step: of the training, for the message.
+
+        Raises:
+            RuntimeError: two ranks differ; on all ranks alike, so that none waits for another.
+        """
+        if not self.objective.learnable or self.accelerator.num_processes == 1:
+            return
+        # As objects: exactly, and on devices without float64, too. It costs one more gathering of TRL's kind, of some
+        # bytes, where TRL gathers several with each generated batch.
+        values = gather_object([self.lambda_state.value])
+        if any(value != values[0] for value in values):
+            raise RuntimeError(
+                f"λ isn't the same on all ranks after step {step}: "
+                + ", ".join(f"{value} on rank {rank}" for rank, value in enumerate(values))
+            )
+
+
+def _loss_mask(inputs: dict[str, Any]) -> Tensor:
+    """(B, T) tokens that the loss is of."""
+    mask: Tensor = inputs["completion_mask"]
+    return mask * inputs["tool_mask"] if "tool_mask" in inputs else mask
