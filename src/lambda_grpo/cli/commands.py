@@ -341,7 +341,3 @@ def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]
     if not console.is_terminal:  # in a file or a pipe nothing need be cut off
         console = Console(width=max(console.width, console.measure(table).maximum))
     console.print(table)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
