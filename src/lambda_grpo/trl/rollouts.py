@@ -24,7 +24,7 @@ from trl.trainer.utils import nanstd
 from lambda_grpo.objective import group_advantages
 from lambda_grpo.objective.groups import has_variance
 from lambda_grpo.objective.lambda_file import read_state
-from lambda_grpo.objective.sampling import Rollouts
+from lambda_grpo.objective.sampling import RolloutSpec
 from lambda_grpo.trl.correction import KINDS, check_columns, corrected
 from lambda_grpo.trl.fresh_prompts import FreshPrompts, prompt_key
 from lambda_grpo.trl.prompts import PromptTrainer
@@ -61,14 +61,14 @@ class Draw:
 
 
 class RolloutTrainer(PromptTrainer):
-    """`trl.GRPOTrainer` with `Rollouts` between sampling and the loss.
+    """`trl.GRPOTrainer` with `RolloutSpec` between sampling and the loss.
 
     Logs what TRL logs of the samples that the policy drew for the batch's own prompts; what is drawn beyond them, and
     what is corrected, is counted apart. The order of the data set is left as it is: fresh prompts come from passes of
     their own, whose place is saved with each checkpoint.
     """
 
-    def __init__(self, rollouts: Rollouts, *args: Any, **kwargs: Any):
+    def __init__(self, rollouts: RolloutSpec, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.rollouts = rollouts
         self.examples: list[dict[str, Any]] = []  # this rank's rows of the data set, one for each sample of the batch
@@ -153,7 +153,7 @@ class RolloutTrainer(PromptTrainer):
             self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
             for kind in KINDS if self.rollouts.correction is not None else ():
                 self._metrics["train"][f"error_correction/{kind}"].append(self.corrections[kind])
-        if self.model.training and self.rollouts.leaves_out_samples:
+        if self.model.training and self.rollouts.filters_samples:
             self._select(output)
         return output
 
@@ -352,27 +352,27 @@ class RolloutTrainer(PromptTrainer):
         rewards = self._rewards_per_func
         ids = torch.arange(len(rewards)) // self.num_generations
         task_rewards, task_rounding = self._task_rewards(rewards)
-        takes_part = self.rollouts.takes_part(task_rewards, ids, task_rounding)
+        is_kept = self.rollouts.is_kept(task_rewards, ids, task_rounding)
         advantages = self.accelerator.gather(output["advantages"])
         is_selected = self.rollouts.selection is not None and self.rollouts.selection.baseline == "selected"
-        if is_selected or (self.scale_rewards == "batch" and self.rollouts.leaves_out_equal_groups):
+        if is_selected or (self.scale_rewards == "batch" and self.rollouts.filters_equal_groups):
             # TRL's mean and std are over rows that take no part, too
-            counted = takes_part if is_selected else has_variance(task_rewards, ids, task_rounding)
+            counted = is_kept if is_selected else has_variance(task_rewards, ids, task_rounding)
             total, rounding = reward_sum(rewards, self.reward_weights)
             anew = group_advantages(total[counted], ids[counted], self.scale_rewards, rounding=rounding[counted])
             advantages = advantages.masked_scatter(counted.to(advantages.device), anew.to(advantages))
-        advantages = torch.where(takes_part.to(advantages.device), advantages, 0.0)
+        advantages = torch.where(is_kept.to(advantages.device), advantages, 0.0)
         self._logs["advantages"].extend(advantages.tolist())  # in place of TRL's: it keeps as many as a batch has
         local = len(output["advantages"])
         own = slice(self.accelerator.process_index * local, (self.accelerator.process_index + 1) * local)
         output["advantages"] = advantages[own]
-        output["takes_part"] = takes_part[own].to(advantages.device)
+        output["is_kept"] = is_kept[own].to(advantages.device)
         # of TRL's two masks the one that the loss alone reads, not attention
-        in_loss = output["takes_part"][:, None].to(output["completion_mask"])
+        in_loss = output["is_kept"][:, None].to(output["completion_mask"])
         output["tool_mask"] = output.get("tool_mask", torch.ones_like(output["completion_mask"])) * in_loss
         tokens = (output["completion_mask"] * output["tool_mask"]).sum()
         output["num_items_in_batch"] = self.accelerator.gather(tokens).sum()
-        self._metrics["train"]["selected_share"].append(takes_part.double().mean().item())
+        self._metrics["train"]["selected_share"].append(is_kept.double().mean().item())
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 

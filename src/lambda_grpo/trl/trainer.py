@@ -32,13 +32,13 @@ from transformers import TrainerCallback
 from trl.models.utils import disable_gradient_checkpointing
 
 from lambda_grpo.objective import policy_loss
-from lambda_grpo.objective.batch import GeneratedBatch, describe_lambda
+from lambda_grpo.objective.batch import GeneratedBatch, lambda_metrics
 from lambda_grpo.runs.directory import Run
-from lambda_grpo.trl.args import host_config, lambda_config, restore
+from lambda_grpo.trl.args import config_for_trl, lambda_config, restore
 from lambda_grpo.trl.checkpoints import CheckpointTrainer
 from lambda_grpo.trl.config import LambdaGRPOConfig
 from lambda_grpo.trl.hooks import check_hooks
-from lambda_grpo.trl.losses import check_nothing_weighs_tokens, host_loss
+from lambda_grpo.trl.losses import check_nothing_weighs_tokens, trl_loss
 from lambda_grpo.trl.records import RunRecorder, describe_run
 from lambda_grpo.trl.rewards import known, total_reward
 from lambda_grpo.trl.signal import WarnOfNoSignal
@@ -53,8 +53,8 @@ class LambdaGRPOTrainer(CheckpointTrainer):
     """`trl.GRPOTrainer` with any objective of the family, λ learned beside the policy where it has one.
 
     Takes all of `GRPOTrainer`'s arguments; without `args`, or with a plain `trl.GRPOConfig`, it trains as TRL would.
-    Beside TRL's metrics it logs `lambda`, `lambda_grad`, `weight_min`, `weight_max`, `effective_responses` (of a group,
-    the mean over groups) and `informative_groups` (the share of groups with an advantage other than 0); these are over
+    Beside TRL's metrics it logs `lambda`, `lambda_grad`, `weight_min`, `weight_max`, `effective_sample_size` (of a
+    group, the mean over groups) and `informative_groups` (the share of groups with an advantage other than 0); these are over
     the whole generated batch, and with `logging_steps` above 1 means over the steps, as TRL's are. An objective with
     several λ logs their mean, and each as `lambda/1` …. λ is saved with each checkpoint and model in
     `lambda_state.json`, and resumed from there. When the softmax saturates, one warning says so; at the end of a
@@ -84,8 +84,8 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         given = signature.arguments.get("args")
         config = lambda_config(given, signature.arguments["model"])
         self.objective = config.resolve_objective()
-        self.host_loss = host_loss(self.objective)
-        if not self.host_loss.has_surrogate:
+        self.trl_loss = trl_loss(self.objective)
+        if not self.trl_loss.has_surrogate:
             check_nothing_weighs_tokens(config, self.objective.name)
         self.lambda_state = config.make_lambda_state()
         self._lambda: Tensor = self._fresh_lambda()
@@ -95,7 +95,7 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         self._has_warned = False
         self._on_samples = on_samples
 
-        host = host_config(config, self.host_loss)
+        host = config_for_trl(config, self.trl_loss)
         signature.arguments["args"] = host
         super().__init__(self.objective.rollouts, *signature.args[1:], **signature.kwargs)
         restore(self.args, config, given)
@@ -144,9 +144,9 @@ class LambdaGRPOTrainer(CheckpointTrainer):
     def _gather_batch(self, output: dict[str, Any]) -> GeneratedBatch:
         """Stage 1's input over all ranks: a group may straddle them."""
         advantages = output["advantages"].float()
-        takes_part = output.pop("takes_part", torch.ones_like(advantages))
+        is_kept = output.pop("is_kept", torch.ones_like(advantages))
         lengths = torch.tensor([sum(mask) for mask in self._token_mask], device=advantages.device).float()
-        columns = self.accelerator.gather(torch.stack([lengths, advantages, takes_part.float()], 1)).cpu()
+        columns = self.accelerator.gather(torch.stack([lengths, advantages, is_kept.float()], 1)).cpu()
         group_size = self.num_generations if self.model.training else self.num_generations_eval
         tokens = {}
         if {"entropies", "completion_ids"}.intersection(self.objective.needs):
@@ -223,15 +223,15 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         advantages, mask = inputs["advantages"], inputs["completion_mask"]
         row = inputs["row"].cpu()
         batch = self._generated[self._mode]
-        share = max(int(batch.takes_part.sum()), 1) / len(batch.takes_part)
+        share = max(int(batch.is_kept.sum()), 1) / len(batch.is_kept)
         weights = self._weights(batch)[row]  # (B,) or (B, T), on the CPU like all that is float64
         if weights.dim() == 2:  # other ranks' completions may be longer
             weights = weights[:, : mask.size(1)]
         mask = mask * inputs["tool_mask"] if "tool_mask" in inputs else mask
-        if self.host_loss.has_surrogate:
-            ours, theirs = self.objective.normalizer, self.host_loss.divides_by
-            if ours != theirs or share < 1:
-                divisor = self._normalizer(ours, inputs, mask, share) / self._normalizer(theirs, inputs, mask)
+        if self.trl_loss.has_surrogate:
+            objective_z, trl_z = self.objective.normalizer, self.trl_loss.divides_by
+            if objective_z != trl_z or share < 1:
+                divisor = self._normalizer(objective_z, inputs, mask, share) / self._normalizer(trl_z, inputs, mask)
                 weights = weights / (divisor[:, None] if weights.dim() == 2 and divisor.dim() == 1 else divisor)
             weights = weights.to(advantages.device, advantages.dtype)
             # A copy: TRL uses the buffered inputs again when num_iterations > 1.
@@ -255,13 +255,13 @@ class LambdaGRPOTrainer(CheckpointTrainer):
             if name.startswith("clip_ratio/"):
                 values[-1] = clip_ratio if name == "clip_ratio/region_mean" else math.nan
             elif name == "policy_loss":  # logged with an entropy bonus; TRL's means are those of a micro-batch there
-                pieces = 1 if self.host_loss.divides_by == "batch" else self._micro_batches
+                pieces = 1 if self.trl_loss.divides_by == "batch" else self._micro_batches
                 values[-1] += self.accelerator.gather(loss.detach()).mean().item() * pieces
         return rest + loss.to(rest.dtype)
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         output = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        self._per_token_logps = output[0] if not self.host_loss.has_surrogate else self._per_token_logps
+        self._per_token_logps = output[0] if not self.trl_loss.has_surrogate else self._per_token_logps
         return output
 
     def _normalizer(self, name: str, inputs: dict[str, Any], mask: Tensor, share: float = 1.0) -> Tensor:
@@ -298,7 +298,7 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         batch = self._generated["train"]
         with torch.no_grad():
             weights = self._weights(batch)
-        for name, value in batch.describe(weights).items():
+        for name, value in batch.weight_metrics(weights).items():
             metrics[name].append(value)
         metrics["informative_groups"].append(batch.informative_groups())
         if not self.objective.learnable:
@@ -310,7 +310,7 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         scaler = self.accelerator.scaler
         grad = grad if scaler is None else grad / scaler.get_scale()
         self._lambda_grad = grad + batch.penalty_gradient(self.objective, self._lambda)
-        for name, value in describe_lambda(self._lambda, self._lambda_grad).items():
+        for name, value in lambda_metrics(self._lambda, self._lambda_grad).items():
             metrics[name].append(value)
 
     def _warn_if_saturated(self, weights: Tensor, batch: GeneratedBatch) -> None:
