@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lambda_grpo import Objective, policy_loss
-from lambda_grpo.objective import Groups, Tokens
+from lambda_grpo.objective import Groups, SurrogateInputs
 
 
 def middle(groups: Groups, lambda_: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class Bent:
 
     bend: float = 0.5
 
-    def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    def __call__(self, tokens: SurrogateInputs) -> tuple[Tensor, Tensor]:
         """(B, T) surrogate, and that nothing is clipped."""
         bent = 1 + self.bend * torch.tanh(tokens.log_ratio.expm1() / self.bend)
         return bent * tokens.advantages, torch.zeros_like(tokens.mask)

@@ -111,7 +111,7 @@ def test_help_and_a_wrong_word_need_nothing_heavy():
 
 def test_public_names():
     assert set(lambda_grpo.__all__) == {
-        "PRESETS", "LambdaState", "Objective", "PolicyLoss", "__version__", "effective_responses", "group_advantages",
+        "PRESETS", "LambdaState", "Objective", "PolicyLoss", "__version__", "effective_sample_size", "group_advantages",
         "implied_lambda", "lambda_penalty", "loss_normalizer", "policy_loss", "response_weights",
     }  # fmt: skip
     assert all(hasattr(lambda_grpo, name) for name in lambda_grpo.__all__)

@@ -84,7 +84,7 @@ def main(out, rows):
     found = {
         "samples": [(prompts, completions) for _, _, prompts, completions in trainer.batches],
         "advantages": batch.advantages,
-        "takes_part": batch.takes_part,
+        "is_kept": batch.is_kept,
         "entropies": batch.entropies[batch.token_mask.bool()],
         "gradients": trainer.gradients,
         "logged": {

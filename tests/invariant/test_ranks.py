@@ -73,7 +73,7 @@ def test_every_rank_draws_and_corrects_the_same(tmp_path):
     many = found[4]
     assert many["samples"] == one["samples"]
     assert many["logged"] == one["logged"]
-    assert torch.equal(many["takes_part"], one["takes_part"])
+    assert torch.equal(many["is_kept"], one["is_kept"])
     for key in ("advantages", "entropies"):
         torch.testing.assert_close(many[key], one[key], rtol=1e-3, atol=1e-4)
     for ours, theirs in zip(many["gradients"], one["gradients"], strict=True):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lambda_grpo import PRESETS, effective_responses, implied_lambda, policy_loss, response_weights
+from lambda_grpo import PRESETS, effective_sample_size, implied_lambda, policy_loss, response_weights
 from lambda_grpo.objective.groups import Groups
 from lambda_grpo.objective.surrogates import Clip
 from tests.objective import reference
@@ -106,7 +106,7 @@ def test_the_surrogate_rises_with_lambda_without_end_where_the_long_answer_is_ri
 def test_where_the_softmax_saturates_for_evenly_spread_lengths(size, lam, effective):
     lengths, ids = one_group(list(range(1, size + 1)))
     f = response_weights(lengths, ids, "lambda_grpo", float(lam))
-    assert effective_responses(f, ids).item() == pytest.approx(effective, rel=0.01)
+    assert effective_sample_size(f, ids).item() == pytest.approx(effective, rel=0.01)
 
 
 def test_the_paper_form_moves_the_learning_rate_and_weight_norm_tokens_does_not():

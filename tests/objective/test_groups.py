@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lambda_grpo import (
     PRESETS,
-    effective_responses,
+    effective_sample_size,
     group_advantages,
     lambda_penalty,
     loss_normalizer,
@@ -105,7 +105,7 @@ def test_rows_and_any_other_order_give_the_same(name, count, size, lam, random):
         own_tokens = {key: value[rows] for key, value in given.items()}
         f = response_weights(*own, name, lam, advantages=advantages, **own_tokens)
         penalty = lambda_penalty(*own, name, lam, advantages=advantages)
-        return advantages, Z, f, effective_responses(mean_weights(f, own[0]), own[1]), penalty
+        return advantages, Z, f, effective_sample_size(mean_weights(f, own[0]), own[1]), penalty
 
     even = stage_1(torch.arange(B))
     advantages, Z, f, effective, penalty = stage_1(order)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lambda_grpo import PRESETS, group_advantages
 from lambda_grpo.objective.groups import has_variance
-from lambda_grpo.objective.sampling import AtLeast, BestAndWorst, ErrorCorrection, Rollouts
+from lambda_grpo.objective.sampling import AtLeast, BestAndWorst, ErrorCorrection, RolloutSpec
 from tests.objective import reference
 
 REWARDS = st.one_of(st.sampled_from([0.0, 1.0, 0.5]), st.floats(-3, 3), st.just(math.nan))
@@ -57,12 +57,12 @@ def test_a_group_is_informative_where_two_of_its_rewards_differ(rows):
 
 def test_who_takes_part():
     rewards, ids = torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 1.0]), torch.tensor([0, 0, 0, 1, 1, 1])
-    assert Rollouts().takes_part(rewards, ids).all()
-    assert Rollouts(dynamic_sampling=True).takes_part(rewards, ids).tolist() == [True] * 3 + [False] * 3
-    assert Rollouts(drop_zero_variance=True).takes_part(rewards, ids).tolist() == [True] * 3 + [False] * 3
-    both = Rollouts(dynamic_sampling=True, selection=BestAndWorst(1))
-    assert both.takes_part(rewards, ids).tolist() == [True, True, False, False, False, False]
-    assert PRESETS["devis_grpo"].rollouts.takes_part(rewards, ids).all()  # 2 best and 2 worst of 3
+    assert RolloutSpec().is_kept(rewards, ids).all()
+    assert RolloutSpec(dynamic_sampling=True).is_kept(rewards, ids).tolist() == [True] * 3 + [False] * 3
+    assert RolloutSpec(drop_zero_variance=True).is_kept(rewards, ids).tolist() == [True] * 3 + [False] * 3
+    both = RolloutSpec(dynamic_sampling=True, selection=BestAndWorst(1))
+    assert both.is_kept(rewards, ids).tolist() == [True, True, False, False, False, False]
+    assert PRESETS["devis_grpo"].rollouts.is_kept(rewards, ids).all()  # 2 best and 2 worst of 3
 
 
 @given(st.integers(1, 7), st.integers(1, 4))
@@ -98,4 +98,4 @@ def test_values_out_of_range_are_named():
     with pytest.raises(ValueError, match="at least 0"):
         ErrorCorrection(-0.1, 0.2, 0.0)
     with pytest.raises(ValueError, match="overlong_buffer is a share"):
-        Rollouts(overlong_buffer=4096)
+        RolloutSpec(overlong_buffer=4096)

@@ -16,7 +16,7 @@ from lambda_grpo.objective.surrogates import (
     GeometricMean,
     LengthBand,
     SoftGate,
-    Tokens,
+    SurrogateInputs,
     TracedClip,
 )
 from tests.objective import reference
@@ -71,8 +71,10 @@ def test_positively_homogeneous_in_the_advantage(kind, batch, factor):
     logps = torch.where(mask, batch["per_token_logps"], 0.0)
     log_ratio = logps - torch.where(mask, batch["old_per_token_logps"], 0.0)
     A = batch["advantages"][:, None]
-    folded, _ = surrogate(Tokens(logps, log_ratio, factor * A, mask))
-    torch.testing.assert_close(folded, factor * surrogate(Tokens(logps, log_ratio, A, mask))[0], rtol=1e-9, atol=1e-12)
+    folded, _ = surrogate(SurrogateInputs(logps, log_ratio, factor * A, mask))
+    torch.testing.assert_close(
+        folded, factor * surrogate(SurrogateInputs(logps, log_ratio, A, mask))[0], rtol=1e-9, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("kind", SURROGATES)
@@ -82,7 +84,7 @@ def test_a_ratio_that_overflows_leaves_no_nan(kind, advantage, log_ratio):
     """In float32, where e^200 is infinite. PPO's own loss is infinite for A < 0 there, and only there."""
     logps = torch.tensor([[log_ratio, 0.0]], requires_grad=True)
     mask = torch.ones(1, 2, dtype=torch.bool)
-    surrogate, _ = SURROGATES[kind][0](Tokens(logps, logps, torch.full((1, 1), advantage), mask))
+    surrogate, _ = SURROGATES[kind][0](SurrogateInputs(logps, logps, torch.full((1, 1), advantage), mask))
     unbounded = advantage < 0 and log_ratio > 0 and isinstance(SURROGATES[kind][0], (Clip, GeometricMean))
     (grad,) = torch.autograd.grad(surrogate.expand_as(logps).sum(), logps)
     if unbounded:
@@ -96,7 +98,7 @@ def test_fspo_stays_finite_where_a_long_response_drifts_a_little():
     """W = e^(100,000 · 0.001) has no float32."""
     logps = torch.full((1, 100_000), 1e-3, requires_grad=True)
     mask = torch.ones(1, 100_000, dtype=torch.bool)
-    surrogate, _ = LengthBand()(Tokens(logps, logps, torch.full((1, 1), -1.0), mask))
+    surrogate, _ = LengthBand()(SurrogateInputs(logps, logps, torch.full((1, 1), -1.0), mask))
     (grad,) = torch.autograd.grad(surrogate.sum(), logps)
     assert surrogate.item() == pytest.approx(-math.exp(20), rel=1e-4)
     assert (grad == 0.0).all()

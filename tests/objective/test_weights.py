@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lambda_grpo import (
     PRESETS,
     Objective,
-    effective_responses,
+    effective_sample_size,
     lambda_penalty,
     loss_normalizer,
     response_weights,
@@ -154,10 +154,10 @@ def test_what_an_objective_needs_is_named():
 
 def test_effective_responses_by_hand():
     ids = torch.tensor([7, 7, 3, 3, 3, 3])
-    found = effective_responses(torch.tensor([2.0, 0.0, 1.0, 1.0, 1.0, 1.0]), ids)
+    found = effective_sample_size(torch.tensor([2.0, 0.0, 1.0, 1.0, 1.0, 1.0]), ids)
     assert found.tolist() == [4.0, 1.0]  # of group 3, then of group 7
     weights = response_weights(torch.tensor([1, 9, 1, 2, 3, 4]), ids, "lambda_grpo", -10.0)
-    assert effective_responses(weights, ids)[0].item() == pytest.approx(
+    assert effective_sample_size(weights, ids)[0].item() == pytest.approx(
         sum(weights[2:].tolist()) ** 2 / sum(w * w for w in weights[2:].tolist())
     )
 

@@ -128,14 +128,14 @@ def test_groups_without_variance_take_no_part(name, way, tmp_path):
         assert len(trainer.drawn) == 1
         assert logged(trainer, "frac_reward_zero_std") == logged(trainer, "selected_share") == [1 - missing / 4]
     batch, (_, output, _, _) = trainer.fold.batches["train"], trainer.batches[0]
-    sits_out = ~batch.takes_part
-    assert sits_out.sum() == missing * G
-    assert (output["advantages"][sits_out] == 0).all()
-    assert (output["tool_mask"][sits_out] == 0).all()
+    filtered_out = ~batch.is_kept
+    assert filtered_out.sum() == missing * G
+    assert (output["advantages"][filtered_out] == 0).all()
+    assert (output["tool_mask"][filtered_out] == 0).all()
     assert (output["completion_mask"].sum(1) == batch.lengths).all()  # attention sees what it saw
-    assert (batch.weights(trainer.objective, torch.tensor(0.0))[sits_out] == 0).all()
+    assert (batch.weights(trainer.objective, torch.tensor(0.0))[filtered_out] == 0).all()
     assert logged(trainer, "selected_share") == logged(trainer, "informative_groups") == [1 - missing / 4]
-    assert output["num_items_in_batch"] == batch.lengths[~sits_out].sum()
+    assert output["num_items_in_batch"] == batch.lengths[~filtered_out].sum()
     kept = [example for example in trainer.batches[0][2][::G] if len(set(rare(None, of(example)))) == 2]
 
     class Alone(Scripted):
@@ -290,7 +290,7 @@ def test_selected_samples_have_the_advantages_of_their_baseline(baseline, tmp_pa
     rewards, groups = torch.tensor(one_third(ids)), torch.arange(32) // G
     kept = PRESETS["devis_grpo"].rollouts.selection(rewards, groups)
     assert kept.sum() == 16
-    assert torch.equal(trainer.fold.batches["train"].takes_part, kept)
+    assert torch.equal(trainer.fold.batches["train"].is_kept, kept)
     expected = torch.zeros(32)
     if baseline == "group":
         expected[kept] = group_advantages(rewards, groups)[kept]

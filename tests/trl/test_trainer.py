@@ -15,7 +15,7 @@ from lambda_grpo import PRESETS, Objective, response_weights
 from lambda_grpo.errors import UserError
 from lambda_grpo.objective.lambda_file import LAMBDA_STATE_FILE
 from lambda_grpo.objective.preferences import LambdaExp, LambdaSoftmax
-from lambda_grpo.objective.sampling import AtLeast, BestAndWorst, ErrorCorrection, Rollouts
+from lambda_grpo.objective.sampling import AtLeast, BestAndWorst, ErrorCorrection, RolloutSpec
 from lambda_grpo.objective.surrogates import CappedWeight, Clip, GammaWeight, GeometricMean, SoftGate, TracedClip
 from lambda_grpo.objective.token_preferences import TailDecay
 from lambda_grpo.training.data import task_dataset
@@ -138,15 +138,15 @@ def test_what_is_set_goes_before_the_objectives_own(tmp_path):
     traced = resolved(objective="grpo_lambda", trace="both", trace_lambda=0.9, epsilon=0.1, advantage_min=-0.5)
     assert (traced.surrogate, traced.advantage_min) == (TracedClip("both", 1.0, 0.9, 0.1), -0.5)
     assert resolved(objective="grpo_lambda_tail", trace_gamma=0.5).preference == TailDecay(0.5)
-    assert resolved(objective="dapo_full").rollouts == Rollouts(dynamic_sampling=True, overlong_buffer=0.2)
-    assert resolved(objective="dapo_full", dynamic_sampling=False, overlong_buffer_length=0).rollouts == Rollouts()
-    assert resolved(overlong_buffer_length=10, max_completion_length=40).rollouts == Rollouts(overlong_buffer=0.25)
+    assert resolved(objective="dapo_full").rollouts == RolloutSpec(dynamic_sampling=True, overlong_buffer=0.2)
+    assert resolved(objective="dapo_full", dynamic_sampling=False, overlong_buffer_length=0).rollouts == RolloutSpec()
+    assert resolved(overlong_buffer_length=10, max_completion_length=40).rollouts == RolloutSpec(overlong_buffer=0.25)
     assert resolved(select_best_and_worst=3, selection_baseline="selected").rollouts.selection == BestAndWorst(
         3, "selected"
     )
     assert resolved(objective="devis_grpo", select_min_reward=0.5).rollouts.selection == AtLeast(0.5)
     assert resolved(error_correction=[0.0, 1.0, 0.0]).rollouts.correction == ErrorCorrection(0.0, 1.0, 0.0)
-    assert resolved(objective="edge_grpo", error_correction=[0.0, 0.0, 0.0]).rollouts == Rollouts()
+    assert resolved(objective="edge_grpo", error_correction=[0.0, 0.0, 0.0]).rollouts == RolloutSpec()
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -176,7 +176,7 @@ def test_weights_are_logged_over_the_generated_batch(tmp_path):
     trainer = make_trainer(args, on_samples=batches.append)
     trainer.train()
     for batch, low, high, effective in zip(
-        batches, *(logged(trainer, key) for key in ("weight_min", "weight_max", "effective_responses")), strict=True
+        batches, *(logged(trainer, key) for key in ("weight_min", "weight_max", "effective_sample_size")), strict=True
     ):
         weights = torch.tensor(batch["weight"]).view(-1, 8)
         assert (low, high) == pytest.approx((weights.min().item(), weights.max().item()))

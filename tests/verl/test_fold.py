@@ -234,7 +234,7 @@ def test_groups_of_another_size_sit_out_where_each_pass_rate_has_a_lambda():
     lambda_ = torch.tensor([0.5, 0.2], dtype=torch.float64, requires_grad=True)
     uids, part = ["a", "a", "a", "b", "b"], torch.ones(5, dtype=torch.bool)
     found = fold(adv, mask, uids, part, PRESETS["daro"], lambda_, max_completion_length=8)
-    assert found.batch.takes_part.tolist() == [True, True, True, False, False]
+    assert found.batch.is_kept.tolist() == [True, True, True, False, False]
     alone = fold(
         jagged(list(adv.unbind())[:3]), jagged(list(mask.unbind())[:3]), uids[:3], part[:3], PRESETS["daro"], lambda_,
         max_completion_length=8,

@@ -172,7 +172,7 @@ def test_lambda_moves_by_its_gradient(uninterrupted):
 def test_what_is_logged(uninterrupted):
     """The names that the TRL trainer logs λ under; nothing that only the plug-in needs."""
     names = set(metrics(uninterrupted)[1])
-    assert {"lambda", "lambda_grad", "weight_min", "weight_max", "effective_responses"} <= names
+    assert {"lambda", "lambda_grad", "weight_min", "weight_max", "effective_sample_size"} <= names
     assert not [name for name in names if "lambda_grpo" in name]
 
 

@@ -10,9 +10,9 @@ from lambda_grpo.objective.groups import Groups, group_advantages
 from lambda_grpo.objective.implied import implied_lambda
 from lambda_grpo.objective.loss import PolicyLoss, policy_loss
 from lambda_grpo.objective.presets import PRESETS, Objective, get_objective
-from lambda_grpo.objective.surrogates import Tokens
+from lambda_grpo.objective.surrogates import SurrogateInputs
 from lambda_grpo.objective.weights import (
-    effective_responses,
+    effective_sample_size,
     is_saturated,
     lambda_penalty,
     loss_normalizer,
@@ -25,8 +25,8 @@ __all__ = [
     "Groups",
     "Objective",
     "PolicyLoss",
-    "Tokens",
-    "effective_responses",
+    "SurrogateInputs",
+    "effective_sample_size",
     "get_objective",
     "group_advantages",
     "implied_lambda",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lambda_grpo.objective import (
     Objective,
-    effective_responses,
+    effective_sample_size,
     is_saturated,
     lambda_penalty,
     loss_normalizer,
@@ -28,7 +28,7 @@ class GeneratedBatch:
     lengths: (N,) tokens that the policy generated.
     group_ids: (N,).
     advantages: (N,).
-    takes_part: (N,) booleans. The other rows are no part of the objective: their weights are 0, and neither a group's
+    is_kept: (N,) booleans. The other rows are no part of the objective: their weights are 0, and neither a group's
         statistics nor a normaliser sees them.
     entropies, completion_ids, token_mask: (N, T) where the objective needs them.
     fixed_weights: (N,) or (N, T) f of an objective without λ.
@@ -37,24 +37,24 @@ class GeneratedBatch:
     lengths: Tensor
     group_ids: Tensor
     advantages: Tensor
-    takes_part: Tensor
+    is_kept: Tensor
     entropies: Tensor | None = None
     completion_ids: Tensor | None = None
     token_mask: Tensor | None = None
     fixed_weights: Tensor | None = None
 
     @cached_property
-    def part(self) -> GeneratedBatch:
+    def kept(self) -> GeneratedBatch:
         """The rows that take part, alone."""
-        if self.takes_part.all():
+        if self.is_kept.all():
             return self
         columns: dict[str, Any] = {column.name: getattr(self, column.name) for column in fields(self)}
-        rows: dict[str, Any] = {k: None if v is None else v[self.takes_part] for k, v in columns.items()}
+        rows: dict[str, Any] = {k: None if v is None else v[self.is_kept] for k, v in columns.items()}
         return GeneratedBatch(**rows)
 
     def weights(self, objective: Objective, lambda_: Tensor) -> Tensor:
         """(N,) or (N, T) f. Raises ValueError where one is below 0: it couldn't fold into an advantage."""
-        part = self.part
+        part = self.kept
         weights = response_weights(
             part.lengths,
             part.group_ids,
@@ -69,17 +69,17 @@ class GeneratedBatch:
             raise ValueError(f"objective {objective.name!r} gives weights below 0: they can't fold into advantages")
         if part is self:
             return weights
-        rows = self.takes_part.nonzero()[:, 0]
+        rows = self.is_kept.nonzero()[:, 0]
         return weights.new_zeros(len(self.lengths), *weights.shape[1:]).index_add(0, rows, weights)
 
     def normalizer(self, objective: Objective) -> Tensor:
         """(N,) Z of a whole batch, for an objective that divides by its groups' tokens; 1 for rows that sit out."""
-        whole = loss_normalizer(self.part.lengths, self.part.group_ids, objective)
-        return torch.ones_like(self.lengths, dtype=whole.dtype).masked_scatter(self.takes_part, whole)
+        whole = loss_normalizer(self.kept.lengths, self.kept.group_ids, objective)
+        return torch.ones_like(self.lengths, dtype=whole.dtype).masked_scatter(self.is_kept, whole)
 
     def penalty(self, objective: Objective, lambda_: Tensor) -> Tensor:
         """What the loss adds for λ itself."""
-        part = self.part
+        part = self.kept
         return lambda_penalty(part.lengths, part.group_ids, objective, lambda_, advantages=part.advantages)
 
     def penalty_gradient(self, objective: Objective, lambda_: Tensor) -> Tensor:
@@ -88,35 +88,35 @@ class GeneratedBatch:
         penalty = self.penalty(objective, leaf)
         return torch.autograd.grad(penalty, leaf)[0] if penalty.requires_grad else torch.zeros_like(leaf)
 
-    def describe(self, weights: Tensor) -> dict[str, float]:
+    def weight_metrics(self, weights: Tensor) -> dict[str, float]:
         """What is logged of the weights: least and greatest of any token, and how even they are. NaN without any."""
-        part, own = self.part, weights[self.takes_part]
+        part, own = self.kept, weights[self.is_kept]
         tokens = own if own.dim() == 1 or part.token_mask is None else own[part.token_mask.bool()]
         if len(tokens) == 0:
-            return dict.fromkeys(("weight_min", "weight_max", "effective_responses"), math.nan)
-        even = effective_responses(mean_weights(own, part.lengths), part.group_ids)
+            return dict.fromkeys(("weight_min", "weight_max", "effective_sample_size"), math.nan)
+        even = effective_sample_size(mean_weights(own, part.lengths), part.group_ids)
         return {
             "weight_min": tokens.min().item(),
             "weight_max": tokens.max().item(),
-            "effective_responses": even.mean().item(),
+            "effective_sample_size": even.mean().item(),
         }
 
     def is_saturated(self, weights: Tensor) -> bool:
         """Whether one response has nearly all the weight in half of the groups."""
-        own = mean_weights(weights[self.takes_part], self.part.lengths)
-        return is_saturated(own, self.part.lengths, self.part.group_ids)
+        own = mean_weights(weights[self.is_kept], self.kept.lengths)
+        return is_saturated(own, self.kept.lengths, self.kept.group_ids)
 
     def informative_groups(self) -> float:
         """Share of the groups with an advantage other than 0: those that policy and λ can learn from."""
-        informative = self.group_ids[self.takes_part & (self.advantages != 0)]
+        informative = self.group_ids[self.is_kept & (self.advantages != 0)]
         return len(informative.unique()) / max(len(self.group_ids.unique()), 1)
 
     def mean_weights(self, weights: Tensor) -> Tensor:
         """(N,) the mean of f over each response's tokens, 0 for rows that sit out."""
-        return torch.where(self.takes_part, mean_weights(weights, self.lengths), 0.0)
+        return torch.where(self.is_kept, mean_weights(weights, self.lengths), 0.0)
 
 
-def describe_lambda(lambda_: Tensor, gradient: Tensor) -> dict[str, float]:
+def lambda_metrics(lambda_: Tensor, gradient: Tensor) -> dict[str, float]:
     """What is logged of λ and dL/dλ: of several λ the means, and each λ as `lambda/1` …."""
     described = {"lambda": lambda_.mean().item(), "lambda_grad": gradient.mean().item()}
     if lambda_.dim() > 0:

@@ -71,7 +71,7 @@ class Groups:
         """(B,) -> (B,): the maximum over each response's group."""
         return self._flat(self._max(self._rows(values)))
 
-    def one_of_each(self, values: Tensor) -> Tensor:
+    def per_group(self, values: Tensor) -> Tensor:
         """(B,) of one value a group, as `sum` gives -> (P,), in the order of the sorted ids."""
         if self.index is None:
             return values.view(self.count, -1)[:, 0]
@@ -79,7 +79,7 @@ class Groups:
         return values[torch.zeros_like(rows[: self.count]).scatter(0, self.index, rows)]
 
     @property
-    def number(self) -> Tensor:
+    def group_index(self) -> Tensor:
         """(B,) the group of each response, 0 .. count - 1. A new tensor each time."""
         if self.index is not None:
             return self.index.clone()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lambda_grpo.objective.presets import Objective, get_objective
-from lambda_grpo.objective.surrogates import Tokens, reference_kl
+from lambda_grpo.objective.surrogates import SurrogateInputs, reference_kl
 from lambda_grpo.objective.weights import lambda_penalty, loss_normalizer, response_weights
 
 
@@ -114,7 +114,7 @@ def policy_loss(
     per_token_logps = _masked(per_token_logps, mask, dtype)
 
     surrogate, is_clipped = objective.surrogate(
-        Tokens(
+        SurrogateInputs(
             per_token_logps,
             per_token_logps - _masked(old_per_token_logps, mask, dtype),
             advantages.to(dtype)[:, None],

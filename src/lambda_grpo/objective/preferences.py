@@ -105,7 +105,7 @@ def pass_rate_penalty(groups: Groups, lambda_: Tensor) -> Tensor:
     right, is_mixed = _right_answers(groups)
     repeats = _over_groups(groups, torch.ones_like(groups.total_length), right)
     each = torch.where(is_mixed, _of_pass_rate(groups, lambda_) / repeats, 0.0)
-    return -groups.one_of_each(each).sum()
+    return -groups.per_group(each).sum()
 
 
 def _right_answers(groups: Groups) -> tuple[Tensor, Tensor]:
@@ -117,7 +117,7 @@ def _right_answers(groups: Groups) -> tuple[Tensor, Tensor]:
 
 def _over_groups(groups: Groups, values: Tensor, right: Tensor) -> Tensor:
     """The sum of a group's value over all groups with as many right answers."""
-    keys, each = groups.one_of_each(right), groups.one_of_each(values)
+    keys, each = groups.per_group(right), groups.per_group(values)
     return each.new_zeros(int(groups.size.max()) + 1 if len(keys) else 0).index_add(0, keys, each)[right]
 
 

@@ -24,7 +24,7 @@ from lambda_grpo.objective.preferences import (
     sign_balanced,
     uniform,
 )
-from lambda_grpo.objective.sampling import BestAndWorst, ErrorCorrection, Rollouts
+from lambda_grpo.objective.sampling import BestAndWorst, ErrorCorrection, RolloutSpec
 from lambda_grpo.objective.surrogates import (
     CappedWeight,
     Clip,
@@ -87,7 +87,7 @@ class Objective:
     needs: tuple[Need, ...] = ()
     weighs_tokens: bool = False
     advantage_min: float | None = None
-    rollouts: Rollouts = field(default_factory=Rollouts)
+    rollouts: RolloutSpec = field(default_factory=RolloutSpec)
     penalty: Callable[[Groups, Tensor], Tensor] | None = None
     lambda_shape: Callable[[int], tuple[int, ...]] = lambda group_size: ()
     lambda_bounds: tuple[float, float] = (-10.0, 10.0)
@@ -179,7 +179,7 @@ PRESETS: dict[str, Objective] = {
             "dapo_full",
             uniform,
             surrogate=Clip("token", 0.2, 0.28),
-            rollouts=Rollouts(dynamic_sampling=True, overlong_buffer=0.2),
+            rollouts=RolloutSpec(dynamic_sampling=True, overlong_buffer=0.2),
         ),
         # arXiv 2510.00194
         replace(_GRPO, name="grpo_lambda", surrogate=TracedClip("recent"), advantage_min=-0.1),
@@ -192,10 +192,10 @@ PRESETS: dict[str, Objective] = {
             inverse_entropy,
             normalizer="group",
             needs=("entropies",),
-            rollouts=Rollouts(correction=ErrorCorrection()),
+            rollouts=RolloutSpec(correction=ErrorCorrection()),
         ),
         # arXiv 2605.16937, its generic part
-        replace(_GRPO, name="devis_grpo", rollouts=Rollouts(selection=BestAndWorst(2))),
+        replace(_GRPO, name="devis_grpo", rollouts=RolloutSpec(selection=BestAndWorst(2))),
         # arXiv 2509.21154
         Objective("lambda_grpo_prm", shared_prefix, kl_weighted=True, needs=("completion_ids",), weighs_tokens=True),
     )

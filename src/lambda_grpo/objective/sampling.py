@@ -96,7 +96,7 @@ class ErrorCorrection:
 
 
 @dataclass(frozen=True)
-class Rollouts:
+class RolloutSpec:
     """What an engine does between sampling and the loss. The default: nothing.
 
     Attributes:
@@ -121,16 +121,16 @@ class Rollouts:
             raise ValueError(f"overlong_buffer is a share of the length, 0 to 1, got {self.overlong_buffer}")
 
     @property
-    def leaves_out_equal_groups(self) -> bool:
+    def filters_equal_groups(self) -> bool:
         """Whether groups without reward variance take no part."""
         return self.dynamic_sampling or self.drop_zero_variance
 
     @property
-    def leaves_out_samples(self) -> bool:
+    def filters_samples(self) -> bool:
         """Whether some of the samples may take no part."""
-        return self.leaves_out_equal_groups or self.selection is not None
+        return self.filters_equal_groups or self.selection is not None
 
-    def takes_part(self, rewards: Tensor, group_ids: Tensor, rounding: Tensor | None = None) -> Tensor:
+    def is_kept(self, rewards: Tensor, group_ids: Tensor, rounding: Tensor | None = None) -> Tensor:
         """Which samples the loss is of.
 
         Args:
@@ -142,7 +142,7 @@ class Rollouts:
             (B,) booleans.
         """
         kept = torch.ones_like(rewards, dtype=torch.bool)
-        if self.leaves_out_equal_groups:
+        if self.filters_equal_groups:
             kept = has_variance(rewards, group_ids, rounding)
         return kept if self.selection is None else kept & self.selection(rewards, group_ids)
 

@@ -26,7 +26,7 @@ VESPO_LOG_WEIGHT = (math.log(1e-8), MAX_LOG_WEIGHT)  # TRL's
 
 
 @dataclass(frozen=True)
-class Tokens:
+class SurrogateInputs:
     """What a surrogate sees. Zero outside the mask.
 
     per_token_logps: (B, T) log π.
@@ -58,7 +58,7 @@ class Surrogate(Protocol):
     Where the advantage is 0, so are its value and its gradient: trainers may leave such rows out.
     """
 
-    def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    def __call__(self, tokens: SurrogateInputs) -> tuple[Tensor, Tensor]:
         """Surrogate, (B, T) or (B, 1), and whether a clip holds its ratio back, of the same shape."""
         ...
 
@@ -90,10 +90,10 @@ class Clip(_PositiveNumbers):
             raise ValueError(f"the level of a ratio is {self.level!r}{meant}, it must be 'token' or 'sequence'")
         super().__post_init__()
 
-    def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    def __call__(self, tokens: SurrogateInputs) -> tuple[Tensor, Tensor]:
         low, high = clip_range(self, tokens)
         log_ratio = tokens.log_ratio if self.level == "token" else tokens.sequence_mean(tokens.log_ratio)
-        held, is_clipped = hold(log_ratio, tokens.advantages, _log(1 - low), math.log1p(high))
+        held, is_clipped = clip_log_ratio(log_ratio, tokens.advantages, _log(1 - low), math.log1p(high))
         return held.exp() * tokens.advantages, is_clipped
 
 
@@ -124,12 +124,12 @@ class TracedClip:
         check_decay(self.gamma, self.lambda_trace)
         Clip("token", self.epsilon, self.epsilon_high)  # refuses values out of range
 
-    def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    def __call__(self, tokens: SurrogateInputs) -> tuple[Tensor, Tensor]:
         low, high = clip_range(self, tokens)
         decay = self.gamma * self.lambda_trace
         accumulate = recent_trace if self.trace == "recent" else both_trace
         log_ratio = accumulate(tokens.log_ratio, decay).clamp(max=MAX_LOG_WEIGHT)
-        held, is_clipped = hold(log_ratio, tokens.advantages, _log(1 - low), math.log1p(high))
+        held, is_clipped = clip_log_ratio(log_ratio, tokens.advantages, _log(1 - low), math.log1p(high))
         return held.exp() * tokens.advantages, is_clipped
 
 
@@ -143,9 +143,9 @@ class GeometricMean(_PositiveNumbers):
     epsilon: float = 0.4
     epsilon_high: float | None = None
 
-    def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    def __call__(self, tokens: SurrogateInputs) -> tuple[Tensor, Tensor]:
         low, high = clip_range(self, tokens)
-        held, is_clipped = hold(tokens.log_ratio, tokens.advantages, -low, high)
+        held, is_clipped = clip_log_ratio(tokens.log_ratio, tokens.advantages, -low, high)
         return tokens.sequence_mean(held).exp() * tokens.advantages, is_clipped
 
 
@@ -161,10 +161,10 @@ class LengthBand(_PositiveNumbers):
     c_low: float = 0.03
     c_high: float = 0.03
 
-    def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    def __call__(self, tokens: SurrogateInputs) -> tuple[Tensor, Tensor]:
         width = tokens.mask.sum(1, keepdim=True).to(tokens.log_ratio.dtype).sqrt()
         log_weight = tokens.sequence_sum(tokens.log_ratio).clamp(max=MAX_LOG_WEIGHT)
-        held, is_clipped = hold(log_weight, tokens.advantages, -self.c_low * width, self.c_high * width)
+        held, is_clipped = clip_log_ratio(log_weight, tokens.advantages, -self.c_low * width, self.c_high * width)
         return held.exp() * tokens.advantages, is_clipped
 
 
@@ -174,7 +174,7 @@ class CappedWeight(_PositiveNumbers):
 
     cap: float = 5.0
 
-    def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    def __call__(self, tokens: SurrogateInputs) -> tuple[Tensor, Tensor]:
         log_ratio = tokens.log_ratio.detach()
         weight = log_ratio.clamp(max=math.log(self.cap)).exp()
         return weight * tokens.advantages * tokens.per_token_logps, log_ratio > math.log(self.cap)
@@ -187,7 +187,7 @@ class SoftGate(_PositiveNumbers):
     tau_pos: float = 1.0
     tau_neg: float = 1.05
 
-    def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    def __call__(self, tokens: SurrogateInputs) -> tuple[Tensor, Tensor]:
         tau = _choose(tokens.advantages > 0, self.tau_pos, self.tau_neg, tokens.advantages)
         gate = torch.sigmoid(tau * torch.expm1(tokens.log_ratio.clamp(max=SAPO_MAX_LOG_RATIO))) * 4 / tau
         return gate * tokens.advantages, torch.zeros_like(tokens.mask)
@@ -206,7 +206,7 @@ class GammaWeight(_PositiveNumbers):
     k_neg: float = 3.0
     c_neg: float = 2.0
 
-    def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    def __call__(self, tokens: SurrogateInputs) -> tuple[Tensor, Tensor]:
         log_ratio = tokens.log_ratio.detach().clamp(-MAX_LOG_WEIGHT, MAX_LOG_WEIGHT)
         log_weight = tokens.sequence_sum(log_ratio).clamp(*VESPO_LOG_WEIGHT)
         rises = tokens.advantages >= 0
@@ -221,14 +221,16 @@ def has_one_value(surrogate: Surrogate) -> bool:
     return isinstance(surrogate, GeometricMean | LengthBand) or getattr(surrogate, "level", None) == "sequence"
 
 
-def hold(log_ratio: Tensor, advantages: Tensor, low: float | Tensor, high: float | Tensor) -> tuple[Tensor, Tensor]:
+def clip_log_ratio(
+    log_ratio: Tensor, advantages: Tensor, low: float | Tensor, high: float | Tensor
+) -> tuple[Tensor, Tensor]:
     """Log ρ where min(ρA, clip(ρ)A) leaves it: held at `high` for A >= 0 and at `low` for A < 0; and where it is."""
     rises = advantages >= 0
     held = torch.where(rises, log_ratio.clamp(max=high), log_ratio.clamp(min=low))
     return held, torch.where(rises, (log_ratio > high) & (advantages > 0), log_ratio < low)
 
 
-def clip_range(surrogate: Clip | GeometricMean | TracedClip, tokens: Tokens) -> tuple[float, float]:
+def clip_range(surrogate: Clip | GeometricMean | TracedClip, tokens: SurrogateInputs) -> tuple[float, float]:
     """The surrogate's own (ε, ε_high), or the caller's where it names none; its own ε stands for both."""
     if surrogate.epsilon is not None:
         return surrogate.epsilon, surrogate.epsilon if surrogate.epsilon_high is None else surrogate.epsilon_high

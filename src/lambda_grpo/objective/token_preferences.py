@@ -28,7 +28,7 @@ def shared_prefix(groups: Groups, lambda_: Tensor) -> Tensor:
     weights = mask.double()
     ids = ids.long() - ids.min() if ids.numel() > 0 else ids
     symbols = int(ids.max()) + 1 if ids.numel() > 0 else 1
-    node = groups.number  # in the trie: the root is the group
+    node = groups.group_index  # in the trie: the root is the group
     rows = torch.arange(len(ids), device=ids.device)
     for t in range(ids.size(1)):
         rows = rows[ends[rows, 0] > t]

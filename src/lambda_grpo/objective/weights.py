@@ -150,7 +150,7 @@ def loss_normalizer(
     return total.clamp(min=1).expand_as(counted)
 
 
-def effective_responses(weights: Tensor, group_ids: Tensor) -> Tensor:
+def effective_sample_size(weights: Tensor, group_ids: Tensor) -> Tensor:
     """Effective number of responses of each group, (Σ f)² / Σ f²: G where all count alike, 1 where one has it all.
 
     Args:
@@ -162,7 +162,7 @@ def effective_responses(weights: Tensor, group_ids: Tensor) -> Tensor:
     """
     groups = Groups.of(weights, group_ids)  # whose "lengths" are the weights here
     squares = groups.sum(groups.lengths.square())
-    return groups.one_of_each(groups.total_length.square() / squares.clamp(min=1e-300))
+    return groups.per_group(groups.total_length.square() / squares.clamp(min=1e-300))
 
 
 def is_saturated(weights: Tensor, lengths: Tensor, group_ids: Tensor) -> bool:
@@ -175,8 +175,8 @@ def is_saturated(weights: Tensor, lengths: Tensor, group_ids: Tensor) -> bool:
         group_ids: (B,) integers.
     """
     groups = Groups.of(lengths, group_ids)
-    differs = groups.one_of_each(groups.max(groups.lengths) > -groups.max(-groups.lengths))
-    effective = effective_responses(weights, group_ids)[differs]
+    differs = groups.per_group(groups.max(groups.lengths) > -groups.max(-groups.lengths))
+    effective = effective_sample_size(weights, group_ids)[differs]
     return len(effective) > 0 and bool((effective < SATURATED).double().mean() >= 0.5)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lambda_grpo.objective import group_advantages
 from lambda_grpo.objective.groups import has_variance
-from lambda_grpo.objective.sampling import Rollouts
+from lambda_grpo.objective.sampling import RolloutSpec
 from lambda_grpo.trl.rewards import RewardTable, reward_sum
 
 
@@ -63,7 +63,7 @@ class Advantages:
         aggregation: TRL's `multi_objective_aggregation`.
     """
 
-    def __init__(self, accelerator: Any, table: RewardTable, spec: Rollouts, *, scale: str, aggregation: str):
+    def __init__(self, accelerator: Any, table: RewardTable, spec: RolloutSpec, *, scale: str, aggregation: str):
         self.accelerator, self.table, self.spec = accelerator, table, spec
         self.scale, self.aggregation = scale, aggregation
 
@@ -114,26 +114,26 @@ class Advantages:
         """
         ids = torch.arange(len(rewards)) // group_size
         task_rewards, task_rounding = self.table.task_sum(rewards)
-        takes_part = self.spec.takes_part(task_rewards, ids, task_rounding)
+        is_kept = self.spec.is_kept(task_rewards, ids, task_rounding)
         advantages = self.accelerator.gather(output["advantages"])
         is_selected = self.spec.selection is not None and self.spec.selection.baseline == "selected"
-        if is_selected or (self.scale == "batch" and self.spec.leaves_out_equal_groups):
+        if is_selected or (self.scale == "batch" and self.spec.filters_equal_groups):
             # TRL's mean and std are over samples that take no part, too
-            counted = takes_part if is_selected else has_variance(task_rewards, ids, task_rounding)
+            counted = is_kept if is_selected else has_variance(task_rewards, ids, task_rounding)
             total, rounding = self.table.sum(rewards)
             anew = group_advantages(total[counted], ids[counted], self.scale, rounding=rounding[counted])
             advantages = advantages.masked_scatter(counted.to(advantages.device), anew.to(advantages))
-        advantages = torch.where(takes_part.to(advantages.device), advantages, 0.0)
+        advantages = torch.where(is_kept.to(advantages.device), advantages, 0.0)
         log.extend(advantages.tolist())  # in place of TRL's: it keeps as many as a batch has
         own = self._own(output)
         output["advantages"] = advantages[own]
-        output["takes_part"] = takes_part[own].to(advantages.device)
+        output["is_kept"] = is_kept[own].to(advantages.device)
         # of TRL's two masks the one that the loss alone reads, not attention
-        in_loss = output["takes_part"][:, None].to(output["completion_mask"])
+        in_loss = output["is_kept"][:, None].to(output["completion_mask"])
         output["tool_mask"] = output.get("tool_mask", torch.ones_like(output["completion_mask"])) * in_loss
         tokens = (output["completion_mask"] * output["tool_mask"]).sum()
         output["num_items_in_batch"] = self.accelerator.gather(tokens).sum()
-        metrics["selected_share"].append(takes_part.double().mean().item())
+        metrics["selected_share"].append(is_kept.double().mean().item())
 
     def _own(self, output: dict[str, Any]) -> slice:
         """This rank's samples among those of all."""

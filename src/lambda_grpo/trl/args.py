@@ -12,7 +12,7 @@ from trl.trainer.utils import get_config_model_id
 from lambda_grpo.objective import get_objective
 from lambda_grpo.objective.surrogates import CappedWeight, GammaWeight, SoftGate
 from lambda_grpo.trl.config import LambdaGRPOConfig
-from lambda_grpo.trl.losses import HostLoss
+from lambda_grpo.trl.losses import TRLLoss
 from lambda_grpo.trl.sampling_config import STOP_KEYS
 
 
@@ -58,7 +58,7 @@ def _of_plain(plain: GRPOConfig) -> LambdaGRPOConfig:
     return config
 
 
-def host_config(config: LambdaGRPOConfig, loss: HostLoss) -> LambdaGRPOConfig:
+def config_for_trl(config: LambdaGRPOConfig, loss: TRLLoss) -> LambdaGRPOConfig:
     """A copy for TRL, which reads its own loss and no stop strings there."""
     host = copy.copy(config)
     settings = {"loss_type": loss.loss_type, "importance_sampling_level": "token", "epsilon": 0.2, **loss.settings}

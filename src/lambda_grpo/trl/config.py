@@ -12,11 +12,11 @@ from trl import GRPOConfig
 
 from lambda_grpo.objective import Objective, get_objective
 from lambda_grpo.objective.lambda_state import LambdaState
-from lambda_grpo.objective.sampling import AtLeast, BestAndWorst, ErrorCorrection, Rollouts
+from lambda_grpo.objective.sampling import AtLeast, BestAndWorst, ErrorCorrection, RolloutSpec
 from lambda_grpo.objective.surrogates import CappedWeight, Clip, GammaWeight, GeometricMean, SoftGate, TracedClip
 from lambda_grpo.objective.token_preferences import TailDecay
 from lambda_grpo.suggestions import did_you_mean
-from lambda_grpo.trl.losses import host_loss, kl_is_exact
+from lambda_grpo.trl.losses import kl_is_exact, trl_loss
 from lambda_grpo.trl.sampling_config import SamplingConfig
 
 # TRL's keys for the numbers of a surrogate, and ours
@@ -172,7 +172,7 @@ class LambdaGRPOConfig(SamplingConfig):
             self.fit_eval_batch()
         if self.beta != 0.0 and not kl_is_exact(objective):
             raise ValueError(
-                f"objective {objective.name!r} with beta {self.beta}: TRL's {host_loss(objective).loss_type!r} loss "
+                f"objective {objective.name!r} with beta {self.beta}: TRL's {trl_loss(objective).loss_type!r} loss "
                 "averages the KL term in another way; set beta to 0, or use an objective whose normaliser it shares"
             )
         if objective.lambda_shape(2) and self.num_generations_eval not in (None, self.num_generations):
@@ -244,7 +244,7 @@ class LambdaGRPOConfig(SamplingConfig):
         given = {name: value for name, value in given.items() if value is not None}
         return replace(preference, **given) if given else preference
 
-    def _rollouts(self, objective: Objective) -> Rollouts:
+    def _rollouts(self, objective: Objective) -> RolloutSpec:
         """What the objective does to its samples, with what is set here in its place."""
         rollouts = objective.rollouts
         if self.max_resample_times < 1:
@@ -285,7 +285,7 @@ class LambdaGRPOConfig(SamplingConfig):
                 )
             correction = ErrorCorrection(*self.error_correction) if any(self.error_correction) else None
         rollouts = replace(rollouts, selection=selection, correction=correction)
-        is_plain = replace(rollouts, correction=None) == Rollouts()
+        is_plain = replace(rollouts, correction=None) == RolloutSpec()
         if self.multi_objective_aggregation != "sum_then_normalize" and not is_plain:
             raise ValueError(
                 "dynamic sampling, drop_zero_variance, selection and the overlong penalty need "

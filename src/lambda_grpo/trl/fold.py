@@ -16,9 +16,9 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from lambda_grpo.objective import Objective, policy_loss
-from lambda_grpo.objective.batch import GeneratedBatch, describe_lambda
+from lambda_grpo.objective.batch import GeneratedBatch, lambda_metrics
 from lambda_grpo.objective.lambda_state import LambdaState
-from lambda_grpo.trl.losses import HostLoss
+from lambda_grpo.trl.losses import TRLLoss
 
 
 class Fold:
@@ -40,7 +40,7 @@ class Fold:
     def __init__(
         self,
         objective: Objective,
-        loss: HostLoss,
+        loss: TRLLoss,
         lambda_state: LambdaState,
         accelerator: Any,
         *,
@@ -135,8 +135,8 @@ class Fold:
 
     def _share(self, mode: str) -> float:
         """Of the generated samples, those that take part."""
-        takes_part = self.batches[mode].takes_part
-        return max(int(takes_part.sum()), 1) / len(takes_part)
+        is_kept = self.batches[mode].is_kept
+        return max(int(is_kept.sum()), 1) / len(is_kept)
 
     def _normalizer(
         self, name: str, inputs: dict[str, Any], mask: Tensor, mode: str, micro_batches: int, share: float = 1.0
@@ -172,7 +172,7 @@ class Fold:
         batch = self.batches["train"]
         with torch.no_grad():
             weights = self.weights(batch)
-        for name, value in batch.describe(weights).items():
+        for name, value in batch.weight_metrics(weights).items():
             metrics[name].append(value)
         metrics["informative_groups"].append(batch.informative_groups())
         if not self.objective.learnable:
@@ -184,7 +184,7 @@ class Fold:
         scaler = self.accelerator.scaler
         grad = grad if scaler is None else grad / scaler.get_scale()
         self.lambda_grad = grad + batch.penalty_gradient(self.objective, self.lambda_)
-        for name, value in describe_lambda(self.lambda_, self.lambda_grad).items():
+        for name, value in lambda_metrics(self.lambda_, self.lambda_grad).items():
             metrics[name].append(value)
 
     def _warn_if_saturated(self, weights: Tensor, batch: GeneratedBatch) -> None:

@@ -22,16 +22,16 @@ def gather_batch(
     """A generated batch of all ranks' samples.
 
     Args:
-        output: TRL's, of this rank; `takes_part` is taken out of it.
+        output: TRL's, of this rank; `is_kept` is taken out of it.
         token_mask: of this rank's samples, 1 for tokens that the policy generated, before truncation masking.
         group_size: samples of a group, which are adjacent.
         needs: what the objective needs beside lengths and advantages.
         entropies: (B, P + T) ids and attention mask, T -> (B, T) entropies of the policy that sampled.
     """
     advantages = output["advantages"].float()
-    takes_part = output.pop("takes_part", torch.ones_like(advantages))
+    is_kept = output.pop("is_kept", torch.ones_like(advantages))
     lengths = torch.tensor([sum(mask) for mask in token_mask], device=advantages.device).float()
-    columns = accelerator.gather(torch.stack([lengths, advantages, takes_part.float()], 1)).cpu()
+    columns = accelerator.gather(torch.stack([lengths, advantages, is_kept.float()], 1)).cpu()
     tokens = {}
     if {"entropies", "completion_ids"}.intersection(needs):
         width = output["completion_ids"].size(1)

@@ -35,7 +35,7 @@ DIVIDES_BY = {
 
 
 @dataclass(frozen=True)
-class HostLoss:
+class TRLLoss:
     """One of TRL's losses, for an objective.
 
     loss_type: TRL's name.
@@ -54,30 +54,30 @@ class HostLoss:
         return DIVIDES_BY[self.loss_type]
 
 
-def host_loss(objective: Objective) -> HostLoss:
+def trl_loss(objective: Objective) -> TRLLoss:
     """The loss of TRL's that carries the objective, its clip range given."""
     clip_type = CLIP_LOSS_TYPE[objective.normalizer]
     match objective.surrogate:
         case Clip(level, epsilon, epsilon_high):
-            return HostLoss(
+            return TRLLoss(
                 clip_type, {"importance_sampling_level": level, "epsilon": epsilon, "epsilon_high": epsilon_high}
             )
         case CappedWeight(cap):
-            return HostLoss("cispo", {"epsilon_high": cap})
+            return TRLLoss("cispo", {"epsilon_high": cap})
         case SoftGate(tau_pos, tau_neg):
-            return HostLoss("sapo", {"sapo_temperature_pos": tau_pos, "sapo_temperature_neg": tau_neg})
+            return TRLLoss("sapo", {"sapo_temperature_pos": tau_pos, "sapo_temperature_neg": tau_neg})
         case GammaWeight(k_pos, c_pos, k_neg, c_neg):
             settings = {
                 "vespo_k_pos": k_pos, "vespo_lambda_pos": c_pos, "vespo_k_neg": k_neg, "vespo_lambda_neg": c_neg,
             }  # fmt: skip
-            return HostLoss("vespo", settings)
-    return HostLoss(clip_type, has_surrogate=False)
+            return TRLLoss("vespo", settings)
+    return TRLLoss(clip_type, has_surrogate=False)
 
 
 def kl_is_exact(objective: Objective) -> bool:
     """Whether TRL's loss averages the KL term as `policy_loss` does for this objective."""
-    divides_by = host_loss(objective).divides_by
-    if objective.rollouts.leaves_out_samples and divides_by != "batch":
+    divides_by = trl_loss(objective).divides_by
+    if objective.rollouts.filters_samples and divides_by != "batch":
         return False  # it counts rows, also those that take no part
     if divides_by == "response_mean":
         return objective.normalizer == "group" and objective.preference is inverse_length and objective.kl_weighted

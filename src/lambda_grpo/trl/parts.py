@@ -54,7 +54,7 @@ def hold_parts(trainer: Any, tokenize: Callable[[list[Any]], Any]) -> None:
     )
     trainer.fold = Fold(
         trainer.objective,
-        trainer.host_loss,
+        trainer.trl_loss,
         trainer.lambda_state,
         trainer.accelerator,
         steps_per_generation=trainer.args.steps_per_generation,

@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from trl.rewards import get_soft_overlong_punishment
 
-from lambda_grpo.objective.sampling import Rollouts
+from lambda_grpo.objective.sampling import RolloutSpec
 from lambda_grpo.trl.correction import KINDS, Corrector
 from lambda_grpo.trl.fresh_prompts import FreshPrompts, prompt_key
 from lambda_grpo.trl.rewards import RewardTable
@@ -34,7 +34,7 @@ def check_single_turn(unsupported: dict[str, Any]) -> None:
             raise ValueError(f"dynamic sampling and error correction take text of a single turn: leave {name} out")
 
 
-def overlong_penalty(spec: Rollouts, max_length: int, taken: Sequence[str]) -> Callable[..., Any] | None:
+def overlong_penalty(spec: RolloutSpec, max_length: int, taken: Sequence[str]) -> Callable[..., Any] | None:
     """The reward function of an objective with an overlong buffer (DAPO, eq. 13): TRL's; None without one.
 
     Args:

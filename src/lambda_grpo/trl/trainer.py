@@ -40,14 +40,14 @@ from lambda_grpo.objective.batch import GeneratedBatch
 from lambda_grpo.objective.lambda_file import load_lambda
 from lambda_grpo.runs.directory import Run
 from lambda_grpo.runs.model_card import CARD_FILE, write_card
-from lambda_grpo.trl.args import host_config, lambda_config, restore
+from lambda_grpo.trl.args import config_for_trl, lambda_config, restore
 from lambda_grpo.trl.callbacks import LambdaStep, WarnOfNoSignal
 from lambda_grpo.trl.card import card_facts
 from lambda_grpo.trl.checkpoints import copy_beside, hub_folder, save_beside
 from lambda_grpo.trl.config import LambdaGRPOConfig
 from lambda_grpo.trl.gather import gather_batch
 from lambda_grpo.trl.hooks import check_hooks, replaced
-from lambda_grpo.trl.losses import check_nothing_weighs_tokens, host_loss
+from lambda_grpo.trl.losses import check_nothing_weighs_tokens, trl_loss
 from lambda_grpo.trl.parts import hold_parts
 from lambda_grpo.trl.records import RunRecorder, describe_run, sample_columns
 from lambda_grpo.trl.reward_functions import checked
@@ -60,7 +60,7 @@ class LambdaGRPOTrainer(GRPOTrainer):
     """`trl.GRPOTrainer` with any objective of the family, λ learned beside the policy where it has one.
 
     Takes all of `GRPOTrainer`'s arguments; without `args`, or with a plain `trl.GRPOConfig`, it trains as TRL would.
-    Beside TRL's metrics it logs `lambda`, `lambda_grad`, `weight_min`, `weight_max`, `effective_responses` (of a group,
+    Beside TRL's metrics it logs `lambda`, `lambda_grad`, `weight_min`, `weight_max`, `effective_sample_size` (of a group,
     the mean over groups) and `informative_groups` (the share of groups with an advantage other than 0); these are over
     the whole generated batch, and with `logging_steps` above 1 means over the steps, as TRL's are. An objective with
     several λ logs their mean, and each as `lambda/1` …. λ is saved with each checkpoint and model in
@@ -101,8 +101,8 @@ class LambdaGRPOTrainer(GRPOTrainer):
         given = signature.arguments.get("args")
         config = lambda_config(given, signature.arguments["model"])
         self.objective = config.resolve_objective()
-        self.host_loss = host_loss(self.objective)
-        if not self.host_loss.has_surrogate:
+        self.trl_loss = trl_loss(self.objective)
+        if not self.trl_loss.has_surrogate:
             check_nothing_weighs_tokens(config, self.objective.name)
         self.lambda_state = config.make_lambda_state()
         self.run_directory = Path(config.output_dir)
@@ -112,7 +112,7 @@ class LambdaGRPOTrainer(GRPOTrainer):
         self._scored: ScoredSamples | None = None  # a batch that TRL's method finds drawn and scored
         self._per_token_logps = torch.empty(0)
 
-        host = host_config(config, self.host_loss)
+        host = config_for_trl(config, self.trl_loss)
         signature.arguments["args"] = host
         super().__init__(*signature.args[1:], **signature.kwargs)
         hold_parts(self, super()._tokenize_prompts)
@@ -160,7 +160,7 @@ class LambdaGRPOTrainer(GRPOTrainer):
         self.advantages.set_equal_groups_to_zero(output, self._rewards_per_func, size, metrics, log)
         if batch is not None:
             self.rollouts.log(batch, self.state.num_input_tokens_seen)
-        if self.model.training and self.objective.rollouts.leaves_out_samples:
+        if self.model.training and self.objective.rollouts.filters_samples:
             self.advantages.keep_selected(output, self._rewards_per_func, size, metrics, log)
         if self.objective.advantage_min is not None:
             output["advantages"] = output["advantages"].clamp(min=self.objective.advantage_min)
@@ -252,7 +252,7 @@ class LambdaGRPOTrainer(GRPOTrainer):
             output = super()._get_per_token_logps_and_entropies(
                 *arguments, batch_size, compute_entropy, compute_aux_loss, **inputs
             )
-        if not self.host_loss.has_surrogate:
+        if not self.trl_loss.has_surrogate:
             self._per_token_logps = output[0]
         return output
 
@@ -286,20 +286,20 @@ class LambdaGRPOTrainer(GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         # A copy: TRL uses the buffered inputs again when num_iterations > 1.
-        is_trls = self.host_loss.has_surrogate
+        is_trls = self.trl_loss.has_surrogate
         folded = (
             self.fold.advantages(inputs, self._mode, self._micro_batches)
             if is_trls
             else torch.zeros_like(inputs["advantages"])
         )
         with self.packer.skipping(inputs):
-            trl_loss = super()._compute_loss(model, {**inputs, "advantages": folded})
+            loss = super()._compute_loss(model, {**inputs, "advantages": folded})
         if is_trls:
-            return trl_loss
+            return loss
         logps, self._per_token_logps = self._per_token_logps, torch.empty(0)  # its graph isn't kept
-        loss, metrics = self.fold.policy_loss(inputs, logps, self._mode, self._micro_batches)
-        self.fold.log_policy_loss(self._metrics[self._mode], loss, metrics, self._micro_batches)
-        return trl_loss + loss.to(trl_loss.dtype)
+        own_loss, metrics = self.fold.policy_loss(inputs, logps, self._mode, self._micro_batches)
+        self.fold.log_policy_loss(self._metrics[self._mode], own_loss, metrics, self._micro_batches)
+        return loss + own_loss.to(loss.dtype)
 
     # -- 3. the optimiser's step: `LambdaStep` calls these ----------------------------------------------------------
 

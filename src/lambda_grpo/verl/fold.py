@@ -36,7 +36,7 @@ def fold(
     advantages: Tensor,
     mask: Tensor,
     uids: Sequence[str],
-    takes_part: Tensor,
+    is_kept: Tensor,
     objective: Objective,
     lambda_: Tensor,
     *,
@@ -50,7 +50,7 @@ def fold(
         advantages: (B, jagged) verl's, the same for all tokens of a response.
         mask: (B, jagged) 1 for tokens that the policy generated, before any are rejected.
         uids: of each response's prompt.
-        takes_part: (B,) booleans, False for rows that only fill a batch up. Where an objective has a λ for each pass
+        is_kept: (B,) booleans, False for rows that only fill a batch up. Where an objective has a λ for each pass
             rate, groups of another size sit out, too.
         objective: one that `settings.check_objective` lets through.
         lambda_: λ, a leaf that requires a gradient where the objective is learnable.
@@ -67,25 +67,25 @@ def fold(
     if "advantages" in objective.needs:
         of_row = _row_sums(advantages.values() * mask.values(), offsets) / lengths.clamp(min=1)
     if lambda_.dim() > 0:  # a λ for each pass rate of whole groups: one that verl couldn't complete has none
-        members = torch.bincount(group_ids[takes_part], minlength=len(group_ids))[group_ids]
-        takes_part = takes_part & (members == len(lambda_) + 1)
+        members = torch.bincount(group_ids[is_kept], minlength=len(group_ids))[group_ids]
+        is_kept = is_kept & (members == len(lambda_) + 1)
     tokens = {}
     if completion_ids is not None:
         tokens = {"completion_ids": _padded(completion_ids, row), "token_mask": _padded(mask, row)}
-    batch = GeneratedBatch(lengths, group_ids, of_row, takes_part, **tokens)
+    batch = GeneratedBatch(lengths, group_ids, of_row, is_kept, **tokens)
     weights = batch.weights(objective, lambda_)
     slope = _slope(weights, lambda_) if objective.learnable else None
     weights = weights.detach()
 
     scale, total = torch.ones_like(lengths), None
     if objective.normalizer != "batch":
-        part = batch.part
+        part = batch.kept
         total = part.lengths.sum().item()
         divisor = loss_normalizer(part.lengths, part.group_ids, objective, max_completion_length=max_completion_length)
-        scale = scale.masked_scatter(takes_part, total / divisor)
+        scale = scale.masked_scatter(is_kept, total / divisor)
     if objective.advantage_scale == "batch":
         assert rewards is not None  # of every response
-        own = _row_sums(rewards.values(), offsets)[takes_part]
+        own = _row_sums(rewards.values(), offsets)[is_kept]
         deviation = torch.linalg.vector_norm(own - own.mean()) / max(len(own) - 1, 1) ** 0.5
         scale = scale / (deviation + ADVANTAGE_EPSILON)
     factor = (weights * scale)[row] if weights.dim() == 1 else weights[row, _positions(offsets, row)] * scale[row]

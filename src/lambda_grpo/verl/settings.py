@@ -15,7 +15,7 @@ from lambda_grpo.errors import UserError
 from lambda_grpo.objective import Objective
 from lambda_grpo.objective.lambda_state import LambdaState
 from lambda_grpo.objective.presets import PRESETS, get_objective
-from lambda_grpo.objective.sampling import Rollouts
+from lambda_grpo.objective.sampling import RolloutSpec
 from lambda_grpo.objective.surrogates import CappedWeight, Clip
 from lambda_grpo.suggestions import did_you_mean
 from lambda_grpo.verl.names import TRAINER, breaks_verl
@@ -118,7 +118,7 @@ def _why_not(objective: Objective) -> str | None:
             "its dynamic sampling and overlong penalty are verl's own settings (algorithm.filter_groups, the DAPO "
             "reward manager, clip_ratio_high): set them with objective dapo"
         )
-    if rollouts != Rollouts():
+    if rollouts != RolloutSpec():
         return "it selects or corrects samples before the loss, which verl's loop doesn't: train with it in TRL"
     if objective.normalizer == "micro_batch":
         return "it divides by each micro-batch's tokens, verl by the mini-batch's: use dapo"

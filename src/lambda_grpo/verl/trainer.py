@@ -22,7 +22,7 @@ from torch import Tensor
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import omega_conf_to_dataclass
 
-from lambda_grpo.objective.batch import GeneratedBatch, describe_lambda
+from lambda_grpo.objective.batch import GeneratedBatch, lambda_metrics
 from lambda_grpo.objective.lambda_file import load_lambda, save_lambda
 from lambda_grpo.verl.fold import FoldedBatch, fold
 from lambda_grpo.verl.loss import GRADIENT, SHARE, SLOPE, TOKENS, lambda_grpo_loss
@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 class LambdaGRPOVerlTrainer(PPOTrainerSync):
     """verl's `PPOTrainerSync` with any objective that folds exactly, λ learned beside the policy where it has one.
 
-    Beside verl's metrics it logs `lambda`, `lambda_grad`, `weight_min`, `weight_max` and `effective_responses`, as the
-    TRL trainer does; `lambda` is the value that the batch was weighed with. verl's own metrics of advantages are those
+    Beside verl's metrics it logs `lambda`, `lambda_grad`, `weight_min`, `weight_max` and `effective_sample_size`, as
+    the TRL trainer does; `lambda` is the value that the batch was weighed with. verl's own metrics of advantages are those
     of the folded ones.
 
     Args:
@@ -71,7 +71,7 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
         names += ["responses"] if "completion_ids" in self.objective.needs else []
         names += ["rm_scores"] if self.objective.advantage_scale == "batch" else []
         data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=names)
-        takes_part = torch.tensor([not tag.get("is_padding", False) for tag in tags])
+        is_kept = torch.tensor([not tag.get("is_padding", False) for tag in tags])
         self._lambda = torch.tensor(
             self.lambda_state.value, dtype=torch.float64, requires_grad=self.objective.learnable
         )
@@ -79,7 +79,7 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
             data["advantages"],
             data["loss_mask"],
             [key.rsplit("_", 2)[0] for key in keys],  # verl's keys are uid_session_index
-            takes_part,
+            is_kept,
             self.objective,
             self._lambda,
             rewards=data.get("rm_scores", None),
@@ -89,20 +89,20 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
         columns = {"advantages": folded.advantages}
         if folded.slope is not None:
             columns[SLOPE] = folded.slope
-        metrics.update(folded.batch.describe(folded.weights))
-        self._warn(folded, takes_part)
+        metrics.update(folded.batch.weight_metrics(folded.weights))
+        self._warn(folded, is_kept)
         return tq.kv_batch_put(
             keys=keys, partition_id=batch.partition_id, fields=TensorDict(columns, batch_size=len(keys))
         )
 
-    def _warn(self, folded: FoldedBatch, takes_part: Tensor) -> None:
+    def _warn(self, folded: FoldedBatch, is_kept: Tensor) -> None:
         if self.objective.learnable and folded.batch.is_saturated(folded.weights):
             self._warn_once(
                 "saturated",
                 f"λ = {self.lambda_state.value}: in half of the groups one response has nearly all the weight, and λ's "
                 "gradient vanishes. Narrow algorithm.lambda_grpo.lambda_bounds, or lower lambda_lr",
             )
-        left_out = int(takes_part.sum() - folded.batch.takes_part.sum())
+        left_out = int(is_kept.sum() - folded.batch.is_kept.sum())
         if left_out:
             self._warn_once(
                 "left out",
@@ -140,7 +140,7 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
         found = [metrics.pop(f"actor/{GRADIENT}_{k}") for k in range(self._lambda.numel())]
         gradient = torch.tensor(found, dtype=torch.float64).reshape(self._lambda.shape)
         gradient = gradient + batch.penalty_gradient(self.objective, self._lambda)
-        metrics.update(describe_lambda(self._lambda, gradient))
+        metrics.update(lambda_metrics(self._lambda, gradient))
         if gradient.isfinite().all():
             self.lambda_state.step(gradient)
         else:  # verl's engines leave such an update of the policy out, and go on
