@@ -60,10 +60,10 @@ class LambdaGRPOTrainer(GRPOTrainer):
     """`trl.GRPOTrainer` with any objective of the family, λ learned beside the policy where it has one.
 
     Takes all of `GRPOTrainer`'s arguments; without `args`, or with a plain `trl.GRPOConfig`, it trains as TRL would.
-    Beside TRL's metrics it logs `lambda`, `lambda_grad`, `weight_min`, `weight_max`, `effective_sample_size` (of a group,
-    the mean over groups) and `informative_groups` (the share of groups with an advantage other than 0); these are over
-    the whole generated batch, and with `logging_steps` above 1 means over the steps, as TRL's are. An objective with
-    several λ logs their mean, and each as `lambda/1` …. λ is saved with each checkpoint and model in
+    Beside TRL's metrics it logs `lambda`, `lambda_grad`, `weight_min`, `weight_max`, `effective_sample_size` (of a
+    group, the mean over groups) and `informative_groups` (the share of groups with an advantage other than 0); these
+    are over the whole generated batch, and with `logging_steps` above 1 means over the steps, as TRL's are. An
+    objective with several λ logs their mean, and each as `lambda/1` …. λ is saved with each checkpoint and model in
     `lambda_state.json`, and resumed from there. When the softmax saturates, one warning says so; at the end of a
     training whose rewards gave it nothing to learn from, another one does.
 
