@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lambda_grpo.errors import UserError, warn_once
-from lambda_grpo.grading import Grade, GradingError, check_installed, grade_known, same_answers
+from lambda_grpo.grading import Grade, GradingError, check_installed, grade_math, same_answers
 from lambda_grpo.grading.extraction import reference_answer
 from lambda_grpo.tasks.base import Example
 from lambda_grpo.tasks.maths.columns import (
@@ -77,9 +77,9 @@ class MathProblems:
 
     def grade_all(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Grade]:
         try:
-            return grade_known(completions, [example.answer or "" for example in examples])
+            return grade_math(completions, [example.answer or "" for example in examples], allow_empty=True)
         except GradingError as error:
-            error.add_note(f"This is problem {examples[error.number].metadata['id']} of task {self.name!r}.")
+            error.add_note(f"This is problem {examples[error.index].metadata['id']} of task {self.name!r}.")
             raise
 
     def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
