@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_grpo.evaluation.engines import Sampling
-from lambda_grpo.evaluation.samples import Row, summarise
+from lambda_grpo.evaluation.samples import Sample, summarise
 from lambda_grpo.evaluation.statistics import majority_at_k
-from lambda_grpo.evaluation.voting import MOST, pooled_votes
+from lambda_grpo.evaluation.voting import MAX_COMPARED, pooled_votes
 from lambda_grpo.grading import same_answers
 from lambda_grpo.tasks.maths.problems import MathProblems
 
 
 @dataclass(frozen=True)
-class Sample:
+class Graded:
     correct: bool
     extracted: str | None
 
@@ -30,11 +30,11 @@ def what(answer):
 
 
 def samples_of(answers):
-    return [Sample(what(answer) == "r", answer) for answer in answers]
+    return [Graded(what(answer) == "r", answer) for answer in answers]
 
 
 def same_letter(pairs):
-    return [what(ours) == what(theirs) for ours, theirs in pairs]
+    return [what(answer) == what(reference) for answer, reference in pairs]
 
 
 @given(st.lists(st.lists(ANSWERS, min_size=1, max_size=12), min_size=1, max_size=4))
@@ -67,7 +67,7 @@ def test_the_number_of_comparisons_is_bounded():
         [samples_of(["r"] * 3 + [f"wrong {i}" for i in range(1000)])],
         lambda pairs: asked.extend(pairs) or [False] * len(pairs),
     )
-    assert len(asked) == MOST * (MOST - 1) // 2
+    assert len(asked) == MAX_COMPARED * (MAX_COMPARED - 1) // 2
     assert len(set(votes[0])) == 1001
 
 
@@ -105,12 +105,12 @@ def test_in_a_result_wrong_answers_pool():
     completions = [rf"\boxed{{{answer}}}" for answer in ("77", "77.0", "(x+1)^2", "x^2+2x+1", "(1+x)^2")]
     grades = task.grade_all(completions, [task[0]] * 5)
     assert [grade.correct for grade in grades] == [True, True, False, False, False]
-    rows = [
-        Row(0, 0, i, "?", text, "77", grade.extracted, grade.score, grade.correct, False, grade.vote, 5, True)
+    samples = [
+        Sample(0, 0, i, "?", text, "77", grade.extracted, grade.score, grade.correct, False, grade.vote, 5, True)
         for i, (text, grade) in enumerate(zip(completions, grades, strict=True))
     ]
-    assert summarise(task, rows, Sampling(8), 0).metrics["maj@5"].value == 0.0
-    assert summarise(task, rows[:4], Sampling(8), 0).metrics["maj@4"].value == 0.5
+    assert summarise(task, samples, Sampling(8), 0).metrics["maj@5"].value == 0.0
+    assert summarise(task, samples[:4], Sampling(8), 0).metrics["maj@4"].value == 0.5
 
 
 def test_what_takes_too_long_counts_as_different_and_is_said(caplog):

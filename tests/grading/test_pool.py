@@ -185,7 +185,7 @@ Pool("tests.grading.grader_calls", "power", workers=2).run([(9, 9**9), (9, 9**9)
 
 def test_processes_end_with_a_program_that_is_killed(tmp_path):
     (tmp_path / "script.py").write_text(HANGING)
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
     program = subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, stdout=subprocess.PIPE, env=environment)
     assert program.stdout.readline() == b"started\n"
     workers = []

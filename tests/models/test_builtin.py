@@ -10,7 +10,7 @@ from lambda_grpo.evaluation import Sampling, evaluate
 from lambda_grpo.fast.sampler import FastSampler
 from lambda_grpo.models import BUILTIN, BUILTIN_LLAMA, load_model, resolve_model
 from lambda_grpo.models.builtin import make
-from lambda_grpo.models.builtin.mixture import GYM_DATA_SET
+from lambda_grpo.models.builtin.warmup_data import GYM_DATA_SET
 from lambda_grpo.tasks import load_task
 
 PATH, LLAMA_PATH = resolve_model(BUILTIN), resolve_model(BUILTIN_LLAMA)

@@ -60,7 +60,7 @@ def test_the_other_data_sets_of_a_benchmark(name, data, answer, hub):
 
 def test_another_number_of_rows_is_another_benchmark(hub):
     write_data_set(hub, "math-ai/amc23", 41)
-    with pytest.raises(UserError, match=r"math-ai/amc23 has 41 rows, AMC 2023 has 40: another version of the data set"):
+    with pytest.raises(UserError, match=r"math-ai/amc23 has 41 rows, AMC 2023 has 40: this is another version of the"):
         load_benchmark("amc23")
 
 
@@ -75,7 +75,7 @@ def test_a_data_set_that_isnt_there_or_isnt_it(hub):
 
 def test_a_part_in_a_local_file_is_said(hub):
     (hub / "part.jsonl").write_text(json.dumps(DATA_SETS["openai/gsm8k"][3][0]) + "\n")
-    with pytest.warns(UserWarning, match=r"part\.jsonl has 1 rows, GSM8K has 1319: a part of it"):
+    with pytest.warns(UserWarning, match=r"part\.jsonl has 1 rows, GSM8K has 1319: this is a part of"):
         task = load_benchmark("gsm8k", data="part.jsonl")
     assert task.source == {"data": "part.jsonl", "rows": 1, "whole": False}
 

@@ -31,7 +31,7 @@ def test_each_problem_counts_once(name, hub):
     write_data_set(hub, TRAINING_SETS[name].data, 100, data_sets=TRAINING_DATA_SETS)
     task = load_training_set(name)
     assert problems(task) == FOUND[name]
-    # of DAPO's four, one that stands there with two answers is left out
+    # of DAPO's four, one with two different answers is left out
     contradictory = 1 if name == "dapo_math_17k" else 0
     assert task.source["rows"] == 100
     assert task.source["duplicates"] == 98 - contradictory
@@ -45,7 +45,7 @@ def test_an_answer_that_is_missing_is_taken_from_the_box_in_the_solution(hub):
 
     warn_once.cache_clear()
     write_data_set(hub, "rasbt/math_full_minus_math500", 2, data_sets=TRAINING_DATA_SETS)
-    with pytest.warns(UserWarning, match="math: some rows have no answer: it is taken from the box"):
+    with pytest.warns(UserWarning, match="math: some rows have no answer in the column: it is taken from the box"):
         assert load_training_set("math")[1].answer == r"\frac{9}{2}"
 
 
@@ -129,7 +129,7 @@ def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
             r"must be text, a number .*, got {'value': 1}: name another column",
         ),
         ([{"question": "\ud800", "answer": "1"}], "half of a surrogate pair"),
-        ([{"question": "Q?", "answer": str(i)} for i in range(2)], "has no problem with one answer"),
+        ([{"question": "Q?", "answer": str(i)} for i in range(2)], "has no problem with a unique answer"),
         ([{"frage": "Q?", "answer": "1"}], "has no column question or problem .* by --question_column, it has frage"),
     ],
     ids=str,
