@@ -1,4 +1,4 @@
-"""`lambda-grpo eval` on files, benchmarks and made tasks: results, samples, resumption, templates, engines."""
+"""`lambda-grpo eval` on files, benchmarks and generated tasks: results, samples, resuming, templates, engines."""
 
 import json
 import re
@@ -114,7 +114,7 @@ def test_result_and_samples(tmp_path, qwen, problems, capsys):
     assert "10 problems, 4 samples each, template boxed_system" in printed
 
 
-def test_llamas_prompt_has_one_beginning(tmp_path, llama, problems):
+def test_llamas_prompt_has_one_beginning_of_sequence_token(tmp_path, llama, problems):
     """The chat template writes the special token, so the tokenizer mustn't."""
     assert evaluate("--model", llama, "--task", problems, "--output_dir", str(tmp_path / "out")) == 0
     result, _ = read(tmp_path / "out")
@@ -139,7 +139,7 @@ def test_the_engines_agree(family, tmp_path, request, problems):
     assert len({sample["completion"] for sample in found["fast"]}) > 1
 
 
-def test_a_base_model_gets_a_plain_template_and_stops(tmp_path, base, problems):
+def test_a_base_model_gets_a_template_without_chat_and_with_stops(tmp_path, base, problems):
     assert evaluate("--model", base, "--task", problems, "--output_dir", str(tmp_path / "out")) == 0
     result, samples = read(tmp_path / "out")
     assert result["template"]["name"] == "question_answer"
@@ -148,7 +148,7 @@ def test_a_base_model_gets_a_plain_template_and_stops(tmp_path, base, problems):
     assert TEMPLATES["r1_zero"].cut("<answer> 4 </answer> User: and") == "<answer> 4 "
 
 
-def test_worked_examples_stand_before_the_problem(tmp_path, qwen, base, problems, capsys, monkeypatch):
+def test_worked_examples_precede_the_problem(tmp_path, qwen, base, problems, capsys, monkeypatch):
     shots = [{"problem": "1+1?", "solution": "It is 2. #### 2"}, {"problem": "2+2?", "solution": "It is 4. #### 4"}]
     data = str(write_jsonl(tmp_path / "shots.jsonl", shots))
     options = ["--task", problems, "--shots", "2", "--shots_data", data, "--n", "1"]
@@ -224,7 +224,7 @@ class TestResuming:
         assert main(self.command(qwen, problems, out)) == 0
         assert read(out) == whole
 
-    def test_what_is_finished_isnt_drawn_again(self, tmp_path, qwen, problems, monkeypatch, capsys):
+    def test_a_finished_evaluation_is_not_sampled_again(self, tmp_path, qwen, problems, monkeypatch, capsys):
         command = self.command(qwen, problems, tmp_path / "out")
         assert main(command) == 0
         first = capsys.readouterr().out
@@ -263,7 +263,7 @@ class TestResuming:
         assert main(self.command(qwen, problems, tmp_path / "out")) == 2
         assert "is of another evaluation: its data is" in capsys.readouterr().err
 
-    def test_samples_that_arent_these_are_refused(self, tmp_path, qwen, problems, capsys):
+    def test_samples_of_another_evaluation_are_refused(self, tmp_path, qwen, problems, capsys):
         out = tmp_path / "out"
         assert main(self.command(qwen, problems, out)) == 0
         samples = (out / "sums.samples.jsonl").read_text()
@@ -322,7 +322,7 @@ def test_several_tasks_and_json(tmp_path, qwen, problems, capsys):
     assert second["accuracy"] == second["metrics"]["accuracy"]["value"]
 
 
-def test_a_made_task_has_votes_too(tmp_path):
+def test_a_generated_task_has_votes_too(tmp_path):
     settings = ["--samples", "8", "--n", "40", "--output_dir", str(tmp_path / "out")]
     assert main(["eval", "--model", "builtin", "--task", "arithmetic", *settings]) == 0
     result, samples = read(tmp_path / "out", "arithmetic")
@@ -344,7 +344,7 @@ def test_a_timeout_is_counted_in_the_result(tmp_path, qwen, problems, monkeypatc
     assert [sample["timed_out"] for sample in samples] == [True, True]
 
 
-def test_a_runs_checkpoint_says_what_it_was_trained_with(tmp_path, problems):
+def test_the_result_records_how_a_runs_checkpoint_was_trained(tmp_path, problems):
     quick = [
         "--max_steps",
         "2",
@@ -389,7 +389,7 @@ def test_bad_options_are_one_line(options, message, tmp_path, qwen, problems, ca
     assert error.count("\n") == 1
 
 
-def test_what_is_wrong_with_a_later_task_is_said_before_anything_is_drawn(tmp_path, qwen, problems, capsys):
+def test_errors_of_a_later_task_are_raised_before_sampling(tmp_path, qwen, problems, capsys):
     out = tmp_path / "out"
     settings = ["--samples", "4", "--output_dir", str(out)]
     assert evaluate("--model", qwen, "--task", f"arithmetic,{problems}", *settings) == 2
@@ -406,7 +406,7 @@ def test_what_is_wrong_with_a_later_task_is_said_before_anything_is_drawn(tmp_pa
     assert not out.exists()
 
 
-def test_what_doesnt_fit_into_the_model_is_refused(tmp_path, qwen, problems, capsys):
+def test_prompts_that_exceed_the_context_are_refused(tmp_path, qwen, problems, capsys):
     out = str(tmp_path / "out")
     assert evaluate("--model", qwen, "--task", problems, "--max_completion_length", "2000", "--output_dir", out) == 2
     assert re.search(
@@ -415,7 +415,7 @@ def test_what_doesnt_fit_into_the_model_is_refused(tmp_path, qwen, problems, cap
 
 
 class TestFailing:
-    """Before the first samples nothing is left behind; after them, what was drawn."""
+    """A failure before the first samples leaves no files; later, the finished samples are kept."""
 
     @pytest.mark.parametrize("options", [["--max_completion_length", "2000"], ["--engine", "fast"]])
     def test_no_folder(self, options, tmp_path, problems, monkeypatch, capsys):
@@ -427,7 +427,7 @@ class TestFailing:
         assert "lambda-grpo: error: " in capsys.readouterr().err
         assert sorted(tmp_path.rglob("*")) == before
 
-    def test_a_folder_that_was_there_stays(self, tmp_path, qwen, problems):
+    def test_an_existing_folder_is_kept(self, tmp_path, qwen, problems):
         out = tmp_path / "out"
         out.mkdir()
         too_long = ["--max_completion_length", "2000", "--output_dir", str(out)]
@@ -452,7 +452,7 @@ class TestFailing:
         if batches:
             assert sorted(path.name for path in out.iterdir()) == ["sums.json", "sums.samples.jsonl"]
 
-    def test_a_later_task_that_doesnt_fit_is_refused_before_the_first_is_drawn(self, tmp_path, qwen, problems, capsys):
+    def test_a_later_task_that_exceeds_the_context_is_refused_before_sampling(self, tmp_path, qwen, problems, capsys):
         long = write_jsonl(tmp_path / "long.jsonl", [{"question": "x" * 2000, "answer": "1"}])
         out = tmp_path / "out"
         assert evaluate("--model", qwen, "--task", f"{problems},{long}", "--output_dir", str(out)) == 2
@@ -488,7 +488,7 @@ def test_a_path_may_have_commas_brackets_and_capitals(tmp_path, qwen, capsys):
     assert json.loads(capsys.readouterr().out)["n"] == 3
 
 
-def test_options_that_a_chat_template_cannot_have(tmp_path, qwen, problems, capsys):
+def test_unknown_options_of_a_chat_template_are_refused(tmp_path, qwen, problems, capsys):
     options = ["--chat_template_kwargs", '{"tokenize": true}', "--output_dir", str(tmp_path / "no")]
     assert evaluate("--model", qwen, "--task", problems, *options) == 2
     assert "or other --chat_template_kwargs" in capsys.readouterr().err
@@ -508,7 +508,7 @@ def test_a_chat_template_without_a_system_role(tmp_path, problems, capsys):
     )
 
 
-def test_a_completion_that_was_cut_at_a_stop_is_as_long_as_its_text(qwen):
+def test_a_completion_cut_at_a_stop_has_the_length_of_its_text(qwen):
     class Engine:
         tokenizer, context = load_tokenizer(qwen), None
 
@@ -523,7 +523,7 @@ def test_a_completion_that_was_cut_at_a_stop_is_as_long_as_its_text(qwen):
     assert sample.ended
 
 
-def test_a_model_that_never_answers_has_a_majority_too(tmp_path, qwen, problems, monkeypatch):
+def test_maj_at_k_of_a_model_that_never_answers_is_zero(tmp_path, qwen, problems, monkeypatch):
     monkeypatch.setattr(LocalEngine, "sample", lambda self, prompts, *a, **k: [Completion("", 1, True)] * len(prompts))
     settings = ["--samples", "2", "--temperature", "1", "--output_dir", str(tmp_path / "out")]
     assert evaluate("--model", qwen, "--task", problems, *settings) == 0
@@ -532,7 +532,7 @@ def test_a_model_that_never_answers_has_a_majority_too(tmp_path, qwen, problems,
     assert result["metrics"]["maj@2"]["value"] == 0.0
 
 
-def test_a_chat_template_is_needed_where_it_is_asked_for(tmp_path, base, problems, capsys):
+def test_a_chat_prompt_template_needs_a_chat_template(tmp_path, base, problems, capsys):
     assert (
         evaluate("--model", base, "--task", problems, "--template", "boxed", "--output_dir", str(tmp_path / "o")) == 2
     )
@@ -556,7 +556,7 @@ def test_greedy_is_the_same_for_any_batch(tmp_path, qwen, problems):
     assert found[0] == found[1] == found[2]
 
 
-def test_the_random_state_and_the_mode_are_left_alone(qwen):
+def test_the_random_state_and_the_training_mode_are_unchanged(qwen):
     import torch
 
     model, tokenizer = load_model(qwen)
@@ -569,7 +569,7 @@ def test_the_random_state_and_the_mode_are_left_alone(qwen):
     assert engine.sample([[5, 6], [7]], Sampling(6), seed=3, stops=()) == first
 
 
-def test_in_an_environment_without_math_verify_the_word_is_clear(tmp_path, qwen, problems, monkeypatch, capsys):
+def test_without_math_verify_the_message_says_what_to_install(tmp_path, qwen, problems, monkeypatch, capsys):
     from lambda_grpo.grading import grade as graders
 
     graders._started_pool.cache_clear()
@@ -588,8 +588,8 @@ ADAPTERS = [
 
 
 @pytest.mark.parametrize(("kind", "place", "cause"), ADAPTERS)
-def test_an_adapters_completions_are_its_own(kind, place, cause, tmp_path, qwen, problems):
-    """Greedily, by each engine: those of PEFT's model, prompt by prompt, and not those of the model below."""
+def test_an_adapters_completions_are_those_of_peft(kind, place, cause, tmp_path, qwen, problems):
+    """Greedy completions of each engine equal those of PEFT's model, prompt by prompt, and not the base model's."""
     folder, torch = tmp_path / "adapter", pytest.importorskip("torch")
     model = adapted(kind, place, AutoModelForCausalLM.from_pretrained(qwen))
     model.save_pretrained(folder)
@@ -600,9 +600,9 @@ def test_an_adapters_completions_are_its_own(kind, place, cause, tmp_path, qwen,
         warnings.simplefilter("always")
         options = ["--task", problems, "--template", "plain", "--output_dir"]
         assert evaluate("--model", str(folder), *options, str(tmp_path / "auto")) == 0
-    said = [str(warning.message) for warning in caught if "fast sampler" in str(warning.message)]
-    assert len(said) == (cause is not None)
-    assert all(cause in text for text in said)
+    caught_warnings = [str(warning.message) for warning in caught if "fast sampler" in str(warning.message)]
+    assert len(caught_warnings) == (cause is not None)
+    assert all(cause in text for text in caught_warnings)
     assert evaluate("--model", str(folder), "--engine", "transformers", *options, str(tmp_path / "generate")) == 0
     assert evaluate("--model", qwen, *options, str(tmp_path / "below")) == 0
     auto, generated, below = (

@@ -1,4 +1,4 @@
-"""The vLLM engine against a stand-in that speaks its protocol, and against the real one where there is one."""
+"""The vLLM engine against a mock server with vLLM's API, and against a real one if vLLM is installed."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def evaluate(tmp_path, model, name, *options):
 
 
 def test_greedy_completions_are_those_of_transformers(tmp_path, model, server):
-    """The same token ids go out, special tokens of the chat template included, and the same text comes back."""
+    """The server gets the same token ids, including the chat template's special tokens, and returns the same text."""
     code, local = evaluate(tmp_path, model, "here", "--engine", "transformers")
     assert code == 0
     code, served = evaluate(tmp_path, model, "there", "--engine", "vllm", "--server", server.url)
@@ -78,7 +78,7 @@ def test_an_address_may_end_in_v1(model, server):
     assert VLLMEngine(f"{server.url}/v1/", model, load_tokenizer(model)).url == server.url
 
 
-def test_stops_are_sent_and_kept_out(tmp_path, model, server):
+def test_stops_are_sent_and_removed(tmp_path, model, server):
     _, rows = evaluate(
         tmp_path, model, "stops", "--engine", "vllm", "--server", server.url, "--template", "question_answer"
     )
@@ -86,7 +86,7 @@ def test_stops_are_sent_and_kept_out(tmp_path, model, server):
     assert rows[0]["prompt"] == "Question:\nWhat is 0 + 0?\nAnswer:\nLet's think step by step.\n"
 
 
-def test_a_busy_server_is_asked_again(tmp_path, model, server):
+def test_a_request_to_a_busy_server_is_repeated(tmp_path, model, server):
     server.failures = 2
     code, rows = evaluate(tmp_path, model, "busy", "--engine", "vllm", "--server", server.url)
     assert code == 0
@@ -101,14 +101,14 @@ def test_another_model_is_refused(tmp_path, server, capsys):
     assert f"serves {server.served}, not {other}: start it with `vllm serve {other}`" in capsys.readouterr().err
 
 
-def test_a_served_name_of_its_own_is_known_by_its_root(model):
+def test_a_model_with_another_served_name_is_recognised_by_its_root(model):
     with StandIn(model, name="mine") as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         assert VLLMEngine(running.url, model, load_tokenizer(model)).model == "mine"
         running.shutdown()
 
 
-def test_what_doesnt_fit_is_refused_before_anything_is_drawn(tmp_path, model, server, capsys):
+def test_prompts_that_exceed_the_context_are_refused_before_sampling(tmp_path, model, server, capsys):
     engine = VLLMEngine(server.url, model, load_tokenizer(model))
     assert engine.context == 512
     code, _ = evaluate(
@@ -127,7 +127,7 @@ def test_no_server(tmp_path, model, capsys):
     assert "no vLLM server answers at http://127.0.0.1:9: Connection error." in capsys.readouterr().err
 
 
-def test_a_server_that_goes_away_costs_nothing_that_was_drawn(tmp_path, model, server, capsys, monkeypatch):
+def test_finished_samples_are_kept_when_the_server_dies(tmp_path, model, server, capsys, monkeypatch):
     monkeypatch.setattr("lambda_grpo.evaluation.vllm.RETRIES", 0)
     real = server.complete
 

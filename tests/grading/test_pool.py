@@ -1,4 +1,4 @@
-"""Limits hold whatever a call does, and no call is lost when processes are killed."""
+"""The pool's limits hold for any call, and no call is lost when workers are killed."""
 
 import contextlib
 import multiprocessing
@@ -23,7 +23,7 @@ def results(outcomes):
     return [outcome.result for outcome in outcomes]
 
 
-def test_outcomes_are_in_order_and_processes_stay():
+def test_outcomes_are_in_order_and_workers_are_reused():
     pool = Pool(CALLS, "double", workers=2)
     assert results(pool.run([(i,) for i in range(50)], 10)) == [2 * i for i in range(50)]
     before = {worker.process.pid for worker in pool._idle}
@@ -33,7 +33,7 @@ def test_outcomes_are_in_order_and_processes_stay():
     assert pool.run([], 10) == []
 
 
-def test_a_call_in_c_code_is_ended_and_the_others_go_on():
+def test_a_call_in_c_code_is_ended_and_the_others_continue():
     pool = Pool(CALLS, "power", workers=2)
     outcomes = pool.run([(3, 5), (9, 9**9), (2, 10), (7, 7**10), (10, 3)], 1.0)
     assert [outcome.limit_exceeded for outcome in outcomes] == [False, True, False, True, False]
@@ -129,7 +129,7 @@ def test_a_batch_that_waits_for_another_one_has_all_of_its_time():
     first.join()
 
 
-def test_a_daemonic_process_is_told():
+def test_a_daemonic_process_gets_a_clear_error():
     with multiprocessing.get_context("fork").Pool(1) as others:
         found = others.apply(_grade_here)
     assert "this process is daemonic" in found

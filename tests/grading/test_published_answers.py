@@ -26,7 +26,7 @@ def rows(name):
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 @pytest.mark.parametrize("form", [r"Thus we get $\boxed{{{}}}$.", "The answer is {}."])
-def test_every_reference_is_right_when_it_is_given_back(name, form):
+def test_every_reference_is_a_right_answer_to_itself(name, form):
     given = [row[BENCHMARKS[name]] for row in rows(name)]
     answers = [", ".join(one) if isinstance(one, list) else str(one) for one in given]
     answers = [one for one in answers if reference_answer(one)]

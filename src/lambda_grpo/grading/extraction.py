@@ -38,7 +38,7 @@ def candidate_answers(completion: str) -> list[Candidate]:
         completion = completion.rsplit("<answer>", 1)[1].split("</answer>", 1)[0]
     _, closed, after = completion.rpartition("</think>")
     completion = _first_problem(after if closed and re.search(r"\w", after) else completion)
-    if (marked := _marked(completion)) is not None:
+    if (marked := _marked_candidates(completion)) is not None:
         return marked
     tail = completion[-TAIL:].strip()
     found = find_statements(tail)
@@ -46,7 +46,7 @@ def candidate_answers(completion: str) -> list[Candidate]:
     stated = [(one, answer) for one in found if one.valid and (answer := answer_in_phrase(one.line, one.is_block))]
     if stated:
         best = next(((s, a) for s, a in reversed(stated) if re.search(r"\d|\\|\$", a)), stated[-1])
-        return [Candidate(best[1]), *_sentences(best[0]), *whole]
+        return [Candidate(best[1]), *_sentence_candidates(best[0]), *whole]
     for one in reversed(found):  # a denied answer isn't a candidate
         tail = (tail[: one.start] + tail[one.end :]).strip() if not one.valid else tail
     return [*fallback_candidates(tail), *whole]
@@ -92,7 +92,7 @@ def _first_problem(completion: str) -> str:
     return completion
 
 
-def _marked(completion: str) -> list[Candidate] | None:
+def _marked_candidates(completion: str) -> list[Candidate] | None:
     """The content of the last group of boxes or of the last `####`; None without either."""
     hashes = [
         (mark.start(), found)
@@ -108,7 +108,7 @@ def _marked(completion: str) -> list[Candidate] | None:
     return [Candidate(join_boxes(completion, some)) for some in (group, parts) if some]
 
 
-def _sentences(statement: Statement) -> list[Candidate]:
+def _sentence_candidates(statement: Statement) -> list[Candidate]:
     """The statement's first sentence and its whole line, to be compared as text only."""
     ends = [match.start() for match in re.finditer(r"[.!?](?=\s|$)", statement.line)]
     return [Candidate(statement.line[:end], True) for end in ends[:1]] + [Candidate(statement.line, True)]

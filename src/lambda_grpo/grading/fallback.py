@@ -71,7 +71,7 @@ def fallback_candidates(tail: str) -> list[Candidate]:
     details = _DETAILS.search(tail)
     if details and _last_formula_or_number(tail[: details.start()]) is not None:
         tail = tail[: details.start()].strip()
-    words = _words(tail)
+    words = _text_candidates(tail)
     tail = _FOR_ALL.sub("", tail)
     if first := _FIRST_LINE.match(tail):
         return [Candidate(answer_in_phrase(first.group(1))), *words]
@@ -109,8 +109,8 @@ def _adds_up(total: re.Match[str]) -> bool:
     return len(parts) > 1 and sum(parts) == int(total.group(1))
 
 
-def _words(tail: str) -> list[Candidate]:
-    """What the last sentence says, for references that are words or prose."""
+def _text_candidates(tail: str) -> list[Candidate]:
+    """The last sentence and parts of it, to be compared as text with references that are words or prose."""
     if not tail:
         return []
     sentences = re.split(r"(?<=[.!?])\s+|\n", tail)

@@ -85,7 +85,7 @@ def _statement(text: str, cue: re.Match[str]) -> Statement | None:
     if not rest:
         return None
     begun = max((found.end() for found in _BEGINNING.finditer(text, 0, _first_letter(text, cue))), default=0)
-    before, said = text[begun : cue.start()], cue.group()
+    before, cue_text = text[begun : cue.start()], cue.group()
     block, end = _block(text, start)
     line = block if block is not None else text[start:].split("\n", 1)[0].strip()
     if block is None:
@@ -94,13 +94,15 @@ def _statement(text: str, cue: re.Match[str]) -> Statement | None:
     asked = block is None and sentence_end is not None and sentence_end.group() == "?"
     if but := _NOT_BUT.match(line):
         line = line[but.end() :]
-        said = ""
+        cue_text = ""
     if corrections := list(_CORRECTION.finditer(line)):
         line = line[corrections[-1].end() :]
         asked = False
-    if (letter := _CHOSEN.search(said)) and re.match(r"(?:the\s+)?(?:correct|right|best|true)\b", line):
+    if (letter := _CHOSEN.search(cue_text)) and re.match(r"(?:the\s+)?(?:correct|right|best|true)\b", line):
         line = letter.group(1)
-    valid = not (asked or _NEGATED.search(said) or _HYPOTHETICAL.search(before) or _NO_ANSWER.match(line.strip("*_ ")))
+    valid = not (
+        asked or _NEGATED.search(cue_text) or _HYPOTHETICAL.search(before) or _NO_ANSWER.match(line.strip("*_ "))
+    )
     finish = start + sentence_end.end() if sentence_end and block is None else end
     if not valid and (turn := _TURN.search(text, start, finish)):  # "isn't 5 but 6"
         finish = turn.start()

@@ -102,7 +102,7 @@ def load_benchmark(
 
 
 def load_shots(name: str, count: int) -> list[tuple[str, str]]:
-    """Worked examples from a benchmark's own training split. Raises UserError where it has none."""
+    """Worked examples from a benchmark's own training split. Raises UserError if it has none."""
     benchmark = BENCHMARKS.get(name)
     if benchmark is None or benchmark.shots is None:
         raise UserError(f"{name} has no training split: name a file of worked examples by --shots_data")

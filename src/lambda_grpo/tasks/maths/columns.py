@@ -139,8 +139,8 @@ def question_at(row: Mapping[str, Any], column: str) -> str | None:
     *leads, last = _parts(row, column)
     value = value_at(row, last)
     if isinstance(value, list):
-        said = [turn.get("content") for turn in value if isinstance(turn, Mapping) and turn.get("role") == "user"]
-        value = said[-1] if said else None
+        turns = [turn.get("content") for turn in value if isinstance(turn, Mapping) and turn.get("role") == "user"]
+        value = turns[-1] if turns else None
     if not isinstance(value, str) or not value.strip():
         return None
     before = [text for lead in leads if isinstance(text := value_at(row, lead), str) and text.strip()]
