@@ -11,10 +11,10 @@ from typing import Any, cast
 from tqdm import tqdm
 
 from lambda_grpo.errors import UserError
-from lambda_grpo.evaluation.directory import SERVER_LOG, EvaluationFiles, exclusive_directory
 from lambda_grpo.evaluation.engines import Engine, LocalEngine, Sampling
 from lambda_grpo.evaluation.record import EvaluationRecord, EvaluationSettings
 from lambda_grpo.evaluation.request import Request, file_name
+from lambda_grpo.evaluation.result_files import SERVER_LOG, EvaluationFiles, exclusive_directory
 from lambda_grpo.evaluation.samples import Prompt, draw_samples, render_prompts, summarise
 from lambda_grpo.models import load_model, load_tokenizer, resolve_model, training_info, weights_id
 from lambda_grpo.runs.directory import Run, is_run

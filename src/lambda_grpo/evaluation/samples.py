@@ -159,8 +159,8 @@ def summarise(task: Task, samples: Sequence[Sample], sampling: Sampling, seed: i
         votes = pooled_votes(problems, same) if same else [[sample.vote for sample in problem] for problem in problems]
         metrics[f"maj@{k}"] = clustered_mean(
             [
-                majority_at_k(cast, [sample.correct for sample in problem])
-                for cast, problem in zip(votes, problems, strict=True)
+                majority_at_k(cast_votes, [sample.correct for sample in problem])
+                for cast_votes, problem in zip(votes, problems, strict=True)
             ]
         )
     count = len(samples)

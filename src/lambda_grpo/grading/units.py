@@ -51,12 +51,12 @@ _TABLE = (
     ("even", "", Fraction(1), "even"),
     ("odd", "", Fraction(1), "odd"),
 )  # fmt: skip
-_UNITS = {written: name for name, _, _, all_written in _TABLE for written in all_written.split()} | {
+_UNITS = {spelling: name for name, _, _, spellings in _TABLE for spelling in spellings.split()} | {
     "miles per hour": "mph", "mile per hour": "mph", "kilometers per hour": "km/h", "meters per second": "m/s",
     "mi/h": "mph", "miles/hour": "mph", "meters/second": "m/s", "kilometers/hour": "km/h", "p.m.": "pm", "a.m.": "am",
 }  # fmt: skip
-_MEASURES = {name: (measured, factor) for name, measured, factor, _ in _TABLE if measured}
-_LONG = "|".join(written for _, _, _, all_written in _TABLE for written in all_written.split() if len(written) > 3)
+_DIMENSIONS = {name: (dimension, factor) for name, dimension, factor, _ in _TABLE if dimension}
+_LONG_NAMES = "|".join(spelling for _, _, _, spellings in _TABLE for spelling in spellings.split() if len(spelling) > 3)
 
 # Words after a number that aren't a unit, since they change the number or say something else about it
 _NO_UNIT = (
@@ -92,13 +92,13 @@ _SHORT = (
 _SYMBOL = "(?:km|cm|mm|m|kg|mg|g|N|J|W|kW|V|A|K|mol|L|mL|ft|mi|lb|s|h|erg|eV|Pa|C|rad|Hz)"
 _PLAIN_UNIT = re.compile(
     rf"(?<=[\d)}}i])(?:\s*-?(?:{_SYMBOL}{_POWER}(?:\s*(?:\\cdot|/|\*)\s*(?:{_SYMBOL}|[A-Za-z]{{1,2}}){_POWER})+|"
-    rf"[ckm]m|kg|m[lL]|ft|lbs?|oz|mph|hrs?|mins?|secs?|yrs?|kWh|(?:{_LONG})s?)(?![A-Za-z])|"
+    rf"[ckm]m|kg|m[lL]|ft|lbs?|oz|mph|hrs?|mins?|secs?|yrs?|kWh|(?:{_LONG_NAMES})s?)(?![A-Za-z])|"
     rf"\s+(?!{_NO_UNIT}|{_GREEK})(?![^\\]*{_NUMBER_WORD})(?:[A-Za-z]{{4,}}|(?:{_SHORT})\b|"
     rf"(?:sq|cu|of|per|a|an|each|at|on|in|all|the|by|for)\s+(?:an?\s+)?[A-Za-z]{{2}})[A-Za-z./'’ -]*)"
     rf"{_POWER}\s*\.?$|(?<=\d)\s*(?:[\u4e00-\u9fff]+|/\s*[A-Za-z]{{2,}}(?:\s+[A-Za-z]+)*)$"
 )
 _LONG_UNIT = re.compile(
-    rf"(?<=[\w)}}])\s+(?:(?:cubic|square|sq\.?|cu\.?)\s+)?(?:{_LONG})s?(?:\s+per\s+[a-z]+)?$", re.IGNORECASE
+    rf"(?<=[\w)}}])\s+(?:(?:cubic|square|sq\.?|cu\.?)\s+)?(?:{_LONG_NAMES})s?(?:\s+per\s+[a-z]+)?$", re.IGNORECASE
 )
 _IN_PARENTHESES = re.compile(
     r"(?<=[\d)}%])\s+\(\s*(?:\\text\{)?\s*(?!and\b|or\b|[A-Za-z]\b(?:\s*\)|,))[A-Za-z][A-Za-z\s.,/'-]*\}?\s*\)$"
@@ -170,10 +170,10 @@ def convert_quantity(answer: str, reference: str) -> str:
         wanted = several[0][1]
     if len(parts) < 2 and not (len(parts) == 1 and (len(several) > 1 or _is_money(parts[0][1], wanted))):
         return answer
-    measured, factor = _MEASURES[parts[0][1]]
-    if wanted in _MEASURES and _MEASURES[wanted][0] == measured:
-        factor = _MEASURES[wanted][1]
-    value = sum(number * _MEASURES[name][1] for number, name in parts) / factor
+    dimension, factor = _DIMENSIONS[parts[0][1]]
+    if wanted in _DIMENSIONS and _DIMENSIONS[wanted][0] == dimension:
+        factor = _DIMENSIONS[wanted][1]
+    value = sum(number * _DIMENSIONS[name][1] for number, name in parts) / factor
     return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
@@ -194,12 +194,12 @@ def _quantities(text: str) -> list[tuple[Fraction, str]]:
         dollar, number, upright, letters = quantity.groups()
         name = (upright or letters).strip(".").casefold()
         known = "dollar" if dollar else _known(name)
-        if known not in _MEASURES:
+        if known not in _DIMENSIONS:
             return []
         digits = re.findall(r"\d+(?:\.\d+)?", number)
         found.append((Fraction(digits[0]) / (Fraction(digits[1]) if len(digits) > 1 else 1), known))
         joint = _JOINT.match(text, quantity.end())
         end = joint.end() if joint else quantity.end()
-    measures = [_MEASURES[name] for _, name in found]
+    measures = [_DIMENSIONS[name] for _, name in found]
     falling = all(a[1] > b[1] for a, b in pairwise(measures))
-    return found if falling and len({measured for measured, _ in measures}) == 1 else []
+    return found if falling and len({dimension for dimension, _ in measures}) == 1 else []
