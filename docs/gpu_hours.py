@@ -30,7 +30,7 @@ def main() -> None:
     for name, billions in MODELS.items():
         likely, longest = (hours(billions, STEPS * COMPLETIONS, length) for length in (LIKELY, LONGEST))
         print(f"| {name} | {likely:.1f} | {longest:.1f} | {hours(billions, PROBLEMS, LIKELY):.1f} |")
-    print("\n| model | full training, one GPU | a GPU of 8 (FSDP2, ZeRO-3) | LoRA, one GPU |\n|---|---|---|---|")
+    print("\n| model | full training, one GPU | each of 8 GPUs (FSDP2, ZeRO-3) | LoRA, one GPU |\n|---|---|---|---|")
     for name, billions in MODELS.items():
         print(f"| {name} | {16 * billions:.0f} GB | {2 * billions:.0f} GB | {4 * billions:.0f} GB |")
 

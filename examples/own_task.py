@@ -1,10 +1,10 @@
 """A task of your own: one small class.
 
-Train on it from the folder that holds this file with
+Train on it from the folder of this file with
 
     lambda-grpo train --task own_task:LastLetter --model_name_or_path builtin-llama
 
-or run this file, which does the same: within a minute or two on two CPU cores accuracy rises from 20 % to 80 % or so.
+or run this file, which does the same: within a minute or two on two CPU cores, accuracy rises from 20 % to about 80 %.
 """
 
 import random
@@ -16,10 +16,10 @@ from lambda_grpo.tasks import Example
 
 
 class LastLetter:
-    """Name the last letter: "kfaqz?" is answered by "#z".
+    """Name the last letter: the answer to "kfaqz?" is "#z".
 
-    A policy learns only from groups in which some answers are right and some wrong. The built-in policy answers such a
-    prompt with any of its letters, so one answer in five is right from the start.
+    A policy only learns from groups with both right and wrong answers. The built-in policy answers such a prompt with a
+    random one of its letters, so about one answer in five is right from the start.
     """
 
     name = "last_letter"
@@ -31,7 +31,7 @@ class LastLetter:
         return self.size
 
     def __getitem__(self, index: int) -> Example:
-        # Only the seed and the index decide, so that every process and every resumed run sees the same example.
+        # Depends only on seed and index, so that every process and every resumed run sees the same example.
         rng = random.Random(f"{self.split}-{self.seed + index}")
         letters = "".join(rng.sample(string.ascii_lowercase, rng.randint(4, 6)))
         return Example(prompt=f"{letters}?", answer=letters[-1])

@@ -4,13 +4,13 @@
 #   python3 VERL/examples/data_preprocess/gsm8k.py --local_save_dir ~/data/gsm8k   # a script of verl's repository
 #   bash recipes/verl_lambda_grpo.sh                                               # 1 × 8
 #   NNODES=4 bash recipes/verl_lambda_grpo.sh                                      # 4 × 8: on the head node, see below
-#   OBJECTIVE=dapo bash recipes/verl_lambda_grpo.sh trainer.total_epochs=1         # any of verl's keys behind it
+#   OBJECTIVE=dapo bash recipes/verl_lambda_grpo.sh trainer.total_epochs=1         # followed by any of verl's keys
 #
 # On several nodes: `ray start --head` on the first, `ray start --address=HEAD:6379` on the others, each in an environment
-# with verl and lambda-grpo; data, model and checkpoints under a path that all of them see.
+# with verl and lambda-grpo; data, model and checkpoints on a path that is shared by all nodes.
 #
-# The plug-in's own lines are marked; without them this is a GRPO run of verl's. Batch, group, learning rate, sampling
-# and the missing KL term are those of recipes/models/maths.yaml, which says where they come from.
+# The plug-in's lines are marked; without them this is verl's GRPO. Batch and group size, learning rate, sampling, and
+# training without a KL term follow recipes/models/maths.yaml, which gives their sources.
 set -euo pipefail
 
 NNODES=${NNODES:-1}
@@ -28,7 +28,7 @@ settings=(
   +algorithm.lambda_grpo.objective="$OBJECTIVE"
   +algorithm.lambda_grpo.lambda_init=0.0
   +algorithm.lambda_grpo.lambda_lr=0.1
-  actor_rollout_ref.actor.loss_agg_mode=token-mean # what the weights fold into: an objective brings its own average
+  actor_rollout_ref.actor.loss_agg_mode=token-mean # required: the objective's weights and normaliser are folded into it
   # -- advantages relative to the group --
   algorithm.adv_estimator=grpo
   actor_rollout_ref.rollout.n=8
@@ -40,7 +40,7 @@ settings=(
   data.max_response_length=2048
   data.filter_overlong_prompts=True
   data.truncation=error
-  # -- the policy: one update a step, micro-batches by their number of tokens --
+  # -- the policy: one update per step, micro-batches sized by number of tokens --
   actor_rollout_ref.model.path="$MODEL"
   actor_rollout_ref.model.use_remove_padding=True
   actor_rollout_ref.model.enable_gradient_checkpointing=True

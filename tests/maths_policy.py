@@ -1,4 +1,4 @@
-"""A tiny chat model that can do sums, mostly: something to run the whole path with."""
+"""A tiny chat model that mostly adds correctly, for end-to-end tests."""
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -12,7 +12,7 @@ STEPS, BATCH = 200, 32
 
 
 def save_maths_policy(directory, templates=("boxed_system", "question_answer")):
-    """A model directory. The model has seen all sums with right answers, and as many with wrong ones."""
+    """Train and save a model that has seen every sum, two thirds of them with the right answer; returns its path."""
     path = save_model(directory, hidden_size=64, intermediate_size=128, initializer_range=0.05)
     tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path)
     generator = torch.Generator().manual_seed(0)
@@ -23,20 +23,20 @@ def save_maths_policy(directory, templates=("boxed_system", "question_answer")):
         return int(torch.randint(limit, (), generator=generator))
 
     for _ in range(STEPS):
-        rows = []
+        examples = []
         for _ in range(BATCH):
             question, answer = SUMS[draw(len(SUMS))]
             template = TEMPLATES[templates[draw(len(templates))]]
             prompt = template.tokenize(template.render(question, tokenizer), tokenizer)
             given = answer if draw(3) else str(draw(7))
-            said = tokenizer(WORDINGS[draw(len(WORDINGS))].format(given), add_special_tokens=False)["input_ids"]
-            rows.append((prompt, [*said, tokenizer.eos_token_id]))
-        width = max(len(prompt) + len(said) for prompt, said in rows)
+            completion = tokenizer(WORDINGS[draw(len(WORDINGS))].format(given), add_special_tokens=False)["input_ids"]
+            examples.append((prompt, [*completion, tokenizer.eos_token_id]))
+        width = max(len(prompt) + len(completion) for prompt, completion in examples)
         ids = torch.full((BATCH, width), tokenizer.pad_token_id)
         labels = torch.full((BATCH, width), -100)
-        for i, (prompt, said) in enumerate(rows):
-            ids[i, : len(prompt) + len(said)] = torch.tensor([*prompt, *said])
-            labels[i, len(prompt) : len(prompt) + len(said)] = torch.tensor(said)
+        for i, (prompt, completion) in enumerate(examples):
+            ids[i, : len(prompt) + len(completion)] = torch.tensor([*prompt, *completion])
+            labels[i, len(prompt) : len(prompt) + len(completion)] = torch.tensor(completion)
         model(input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long(), labels=labels).loss.backward()
         optimizer.step()
         schedule.step()

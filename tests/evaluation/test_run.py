@@ -1,4 +1,4 @@
-"""`lambda-grpo eval` on files, benchmarks and made tasks: results, samples, resumption, templates, engines."""
+"""`lambda-grpo eval` on files, benchmarks and generated tasks: results, samples, resuming, templates, engines."""
 
 import json
 import re
@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from transformers import AutoModelForCausalLM
 
 from lambda_grpo.cli import main
 from lambda_grpo.errors import warn_once
+from lambda_grpo.evaluation import record
 from lambda_grpo.evaluation.engines import Completion, LocalEngine, Sampling
-from lambda_grpo.evaluation.samples import Row, draw_rows, read_prompts, summarise
-from lambda_grpo.models import load_model, load_tokenizer, training_of, weights_id
+from lambda_grpo.evaluation.samples import Sample, draw_samples, render_prompts, summarise
+from lambda_grpo.models import load_model, load_tokenizer, training_info, weights_id
 from lambda_grpo.report import results_table
 from lambda_grpo.tasks import load_task
 from lambda_grpo.tasks.arithmetic import Arithmetic
@@ -28,6 +30,7 @@ from tests.evaluation.tiny_models import CHATML, save_model, write_jsonl
 from tests.peft_adapters import adapted
 from tests.tasks.maths.benchmark_files import write_data_set
 
+RECORD = TypeAdapter(record.EvaluationRecord)
 PROBLEMS = [{"question": f"What is {i} + {i}?", "answer": str(2 * i), "id": f"sum-{i}"} for i in range(10)]
 
 
@@ -61,10 +64,21 @@ def read(directory, task="sums"):
     return json.loads((directory / f"{task}.json").read_text()), [json.loads(line) for line in lines]
 
 
+def assert_follows_the_schema(path):
+    """The file has all keys of an `EvaluationRecord`, of the right types, and no others."""
+    text = path.read_text()
+    assert RECORD.dump_python(RECORD.validate_json(text, strict=True), mode="json") == json.loads(text)
+
+
+def test_the_schema_is_that_of_the_types():
+    schema = json.loads(Path(record.__file__).with_name("schema.json").read_text())
+    assert schema == RECORD.json_schema()
+
+
 def test_result_and_samples(tmp_path, qwen, problems, capsys):
     sampled = ["--samples", "4", "--temperature", "0.8", "--output_dir", str(tmp_path / "out")]
     assert evaluate("--model", qwen, "--task", problems, *sampled) == 0
-    result, rows = read(tmp_path / "out")
+    result, samples = read(tmp_path / "out")
     assert (result["task"], result["n"], result["samples"], result["finished"]) == ("sums", 10, 4, True)
     assert set(result["metrics"]) == {"accuracy", "avg@4", "pass@1", "pass@2", "pass@4", "maj@4"}
     for estimate in result["metrics"].values():
@@ -77,9 +91,9 @@ def test_result_and_samples(tmp_path, qwen, problems, capsys):
     )
     assert (result["data"]["data"], result["data"]["rows"]) == (problems, 10)
     assert {"torch", "transformers", "math-verify"} <= set(result["versions"])
-    assert len(rows) == 40
-    assert [(row["problem"], row["sample"]) for row in rows] == [(i, j) for i in range(10) for j in range(4)]
-    assert set(rows[0]) >= {
+    assert len(samples) == 40
+    assert [(one["problem"], one["sample"]) for one in samples] == [(i, j) for i in range(10) for j in range(4)]
+    assert set(samples[0]) >= {
         "prompt",
         "completion",
         "answer",
@@ -90,16 +104,17 @@ def test_result_and_samples(tmp_path, qwen, problems, capsys):
         "ended",
         "id",
     }
-    assert (rows[4]["answer"], rows[4]["id"]) == ("2", "sum-1")
-    assert result["accuracy"] == pytest.approx(sum(row["correct"] for row in rows) / 40)
-    assert result["completion_length_mean"] == pytest.approx(sum(row["length"] for row in rows) / 40)
-    assert result["truncated"] == pytest.approx(sum(not row["ended"] for row in rows) / 40)
+    assert (samples[4]["answer"], samples[4]["id"]) == ("2", "sum-1")
+    assert result["accuracy"] == pytest.approx(sum(sample["correct"] for sample in samples) / 40)
+    assert result["completion_length_mean"] == pytest.approx(sum(sample["length"] for sample in samples) / 40)
+    assert result["truncated"] == pytest.approx(sum(not sample["ended"] for sample in samples) / 40)
+    assert_follows_the_schema(tmp_path / "out" / "sums.json")
     printed = capsys.readouterr().out
     assert "maj@4" in printed
     assert "10 problems, 4 samples each, template boxed_system" in printed
 
 
-def test_lamas_prompt_has_one_beginning(tmp_path, llama, problems):
+def test_llamas_prompt_has_one_beginning_of_sequence_token(tmp_path, llama, problems):
     """The chat template writes the special token, so the tokenizer mustn't."""
     assert evaluate("--model", llama, "--task", problems, "--output_dir", str(tmp_path / "out")) == 0
     result, _ = read(tmp_path / "out")
@@ -121,23 +136,24 @@ def test_the_engines_agree(family, tmp_path, request, problems):
         assert evaluate("--model", model, "--task", problems, "--engine", engine, "--output_dir", str(out)) == 0
         found[engine] = read(out)[1]
     assert found["fast"] == found["transformers"] == found["auto"]
-    assert len({row["completion"] for row in found["fast"]}) > 1
+    assert len({sample["completion"] for sample in found["fast"]}) > 1
 
 
-def test_a_base_model_gets_a_plain_template_and_stops(tmp_path, base, problems):
+def test_a_base_model_gets_a_template_without_chat_and_with_stops(tmp_path, base, problems):
     assert evaluate("--model", base, "--task", problems, "--output_dir", str(tmp_path / "out")) == 0
-    result, rows = read(tmp_path / "out")
+    result, samples = read(tmp_path / "out")
     assert result["template"]["name"] == "question_answer"
-    assert rows[1]["prompt"] == "Question:\nWhat is 1 + 1?\nAnswer:\nLet's think step by step.\n"
+    assert samples[1]["prompt"] == "Question:\nWhat is 1 + 1?\nAnswer:\nLet's think step by step.\n"
     assert TEMPLATES["question_answer"].cut(" It is 4.\n\nQuestion:\nWhat") == " It is 4.\n\n"
     assert TEMPLATES["r1_zero"].cut("<answer> 4 </answer> User: and") == "<answer> 4 "
 
 
-def test_worked_examples_stand_before_the_problem(tmp_path, qwen, base, problems, capsys, monkeypatch):
+def test_worked_examples_precede_the_problem(tmp_path, qwen, base, problems, capsys, monkeypatch):
     shots = [{"problem": "1+1?", "solution": "It is 2. #### 2"}, {"problem": "2+2?", "solution": "It is 4. #### 4"}]
     data = str(write_jsonl(tmp_path / "shots.jsonl", shots))
     options = ["--task", problems, "--shots", "2", "--shots_data", data, "--n", "1"]
     assert evaluate("--model", base, *options, "--template", "qa", "--output_dir", str(tmp_path / "text")) == 0
+    assert_follows_the_schema(tmp_path / "text" / "sums.json")
     assert read(tmp_path / "text")[0]["example_prompt"] == (
         "Question: 1+1?\nAnswer: It is 2. #### 2\n\nQuestion: 2+2?\nAnswer: It is 4. #### 4\n\n"
         "Question: What is 0 + 0?\nAnswer:"
@@ -168,12 +184,12 @@ def test_every_template_renders_and_names_its_source(qwen):
 
 @given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=12))
 def test_metrics_against_plain_loops(right):
-    rows = [
-        Row(i, i, j, "p", "c", "1", "1", float(is_right), is_right, False, "r" if is_right else f"w{i}{j}", 5, True)
+    samples = [
+        Sample(i, i, j, "p", "c", "1", "1", float(is_right), is_right, False, "r" if is_right else f"w{i}{j}", 5, True)
         for i, samples in enumerate(right)
         for j, is_right in enumerate(samples)
     ]
-    metrics = summarise(Arithmetic("test", n := len(right)), rows, Sampling(8), 0).metrics
+    metrics = summarise(Arithmetic("test", n := len(right)), samples, Sampling(8), 0).metrics
     assert metrics["accuracy"].value == pytest.approx(sum(map(sum, right)) / (3 * n))
     assert metrics["pass@3"].value == pytest.approx(sum(any(samples) for samples in right) / n)
     pairs = [sum(samples[a] or samples[b] for a, b in ((0, 1), (0, 2), (1, 2))) / 3 for samples in right]
@@ -189,7 +205,7 @@ class TestResuming:
     def command(self, model, problems, out):
         return ["eval", "--model", model, "--task", problems, *self.SETTINGS, "--output_dir", str(out)]
 
-    def test_killed_in_the_middle_and_gone_on_with_is_the_same(self, tmp_path, qwen, problems):
+    def test_killed_in_the_middle_and_resumed_is_the_same(self, tmp_path, qwen, problems):
         assert main(self.command(qwen, problems, tmp_path / "whole")) == 0
         whole = read(tmp_path / "whole")
         out = tmp_path / "cut"
@@ -208,7 +224,7 @@ class TestResuming:
         assert main(self.command(qwen, problems, out)) == 0
         assert read(out) == whole
 
-    def test_what_is_finished_isnt_drawn_again(self, tmp_path, qwen, problems, monkeypatch, capsys):
+    def test_a_finished_evaluation_is_not_sampled_again(self, tmp_path, qwen, problems, monkeypatch, capsys):
         command = self.command(qwen, problems, tmp_path / "out")
         assert main(command) == 0
         first = capsys.readouterr().out
@@ -247,19 +263,19 @@ class TestResuming:
         assert main(self.command(qwen, problems, tmp_path / "out")) == 2
         assert "is of another evaluation: its data is" in capsys.readouterr().err
 
-    def test_samples_that_arent_these_are_refused(self, tmp_path, qwen, problems, capsys):
+    def test_samples_of_another_evaluation_are_refused(self, tmp_path, qwen, problems, capsys):
         out = tmp_path / "out"
         assert main(self.command(qwen, problems, out)) == 0
         samples = (out / "sums.samples.jsonl").read_text()
         (out / "sums.samples.jsonl").write_text(samples + samples.split("\n")[0] + "\n")
         assert main(self.command(qwen, problems, out)) == 2
-        assert "holds other samples than these" in capsys.readouterr().err
+        assert "holds samples of another evaluation" in capsys.readouterr().err
         (out / "sums.json").unlink()
         assert main(self.command(qwen, problems, out)) == 2
-        assert "sums.samples.jsonl has lost its sums.json" in capsys.readouterr().err
+        assert "sums.samples.jsonl has no sums.json beside it" in capsys.readouterr().err
         (out / "sums.json").write_text('{"task": ')
         assert main(self.command(qwen, problems, out)) == 2
-        assert "is no result of lambda-grpo eval" in capsys.readouterr().err
+        assert "isn't a result of lambda-grpo eval" in capsys.readouterr().err
 
     def test_without_a_directory_the_same_command_finds_its_own(self, tmp_path, qwen, problems, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
@@ -277,7 +293,7 @@ class TestResuming:
         while not (out / "sums.samples.jsonl").exists():
             time.sleep(0.02)
         assert main(self.command(qwen, problems, out)) == 2
-        assert "another program evaluates in" in capsys.readouterr().err
+        assert "another program is evaluating in" in capsys.readouterr().err
         program.kill()
         program.wait()
 
@@ -306,12 +322,13 @@ def test_several_tasks_and_json(tmp_path, qwen, problems, capsys):
     assert second["accuracy"] == second["metrics"]["accuracy"]["value"]
 
 
-def test_a_made_task_has_votes_too(tmp_path):
+def test_a_generated_task_has_votes_too(tmp_path):
     settings = ["--samples", "8", "--n", "40", "--output_dir", str(tmp_path / "out")]
     assert main(["eval", "--model", "builtin", "--task", "arithmetic", *settings]) == 0
-    result, rows = read(tmp_path / "out", "arithmetic")
+    result, samples = read(tmp_path / "out", "arithmetic")
+    assert_follows_the_schema(tmp_path / "out" / "arithmetic.json")
     assert result["template"]["name"] == "plain"
-    assert result["example_prompt"] == rows[0]["prompt"]
+    assert result["example_prompt"] == samples[0]["prompt"]
     metrics = {name: estimate["value"] for name, estimate in result["metrics"].items()}
     assert metrics["pass@1"] == pytest.approx(metrics["accuracy"])
     assert metrics["pass@1"] < metrics["pass@2"] < metrics["pass@8"]
@@ -322,12 +339,12 @@ def test_a_timeout_is_counted_in_the_result(tmp_path, qwen, problems, monkeypatc
     hostile = Completion(r"\boxed{\prod_{k=1}^{10^9} k}", 12, True)
     monkeypatch.setattr(LocalEngine, "sample", lambda self, prompts, *a, **k: [hostile] * len(prompts))
     assert evaluate("--model", qwen, "--task", problems, "--n", "2", "--output_dir", str(tmp_path / "out")) == 0
-    result, rows = read(tmp_path / "out")
+    result, samples = read(tmp_path / "out")
     assert result["timed_out"] == 2
-    assert [row["timed_out"] for row in rows] == [True, True]
+    assert [sample["timed_out"] for sample in samples] == [True, True]
 
 
-def test_a_runs_checkpoint_says_what_it_was_trained_with(tmp_path, problems):
+def test_the_result_records_how_a_runs_checkpoint_was_trained(tmp_path, problems):
     quick = [
         "--max_steps",
         "2",
@@ -339,12 +356,13 @@ def test_a_runs_checkpoint_says_what_it_was_trained_with(tmp_path, problems):
         "8",
     ]
     assert main(["train", "--output_dir", str(tmp_path / "run"), "--objective", "dapo", *quick]) == 0
-    found = training_of(str(tmp_path / "run" / "checkpoint-2"))
+    found = training_info(str(tmp_path / "run" / "checkpoint-2"))
     assert (found["objective"], found["step"]) == ("dapo", 2)
     assert main(["eval", "--model", str(tmp_path / "run"), "--task", "arithmetic", "--n", "8"]) == 0
     assert read(tmp_path / "run" / "eval", "arithmetic")[0]["trained"] == found
+    assert_follows_the_schema(tmp_path / "run" / "eval" / "arithmetic.json")
     assert "| dapo " in results_table([str(tmp_path / "run")])
-    assert training_of(str(tmp_path)) is None
+    assert training_info(str(tmp_path)) is None
 
 
 BAD = [
@@ -371,7 +389,7 @@ def test_bad_options_are_one_line(options, message, tmp_path, qwen, problems, ca
     assert error.count("\n") == 1
 
 
-def test_what_is_wrong_with_a_later_task_is_said_before_anything_is_drawn(tmp_path, qwen, problems, capsys):
+def test_errors_of_a_later_task_are_raised_before_sampling(tmp_path, qwen, problems, capsys):
     out = tmp_path / "out"
     settings = ["--samples", "4", "--output_dir", str(out)]
     assert evaluate("--model", qwen, "--task", f"arithmetic,{problems}", *settings) == 2
@@ -381,14 +399,14 @@ def test_what_is_wrong_with_a_later_task_is_said_before_anything_is_drawn(tmp_pa
     assert "two tasks are called 'sums'" in capsys.readouterr().err
     taken = write_jsonl(tmp_path / "gsm8k.jsonl", PROBLEMS)
     assert evaluate("--model", qwen, "--task", str(taken), "--output_dir", str(out)) == 2
-    assert "would be taken for the benchmark" in capsys.readouterr().err
+    assert "has the name of a benchmark" in capsys.readouterr().err
     taken = write_jsonl(tmp_path / "after.jsonl", PROBLEMS)
     assert evaluate("--model", qwen, "--task", str(taken), "--output_dir", str(out)) == 2
-    assert "would be taken for a run's own evaluation after training: rename it" in capsys.readouterr().err
+    assert "has the name of a run's own evaluation after training: rename it" in capsys.readouterr().err
     assert not out.exists()
 
 
-def test_what_doesnt_fit_into_the_model_is_refused(tmp_path, qwen, problems, capsys):
+def test_prompts_that_exceed_the_context_are_refused(tmp_path, qwen, problems, capsys):
     out = str(tmp_path / "out")
     assert evaluate("--model", qwen, "--task", problems, "--max_completion_length", "2000", "--output_dir", out) == 2
     assert re.search(
@@ -397,7 +415,7 @@ def test_what_doesnt_fit_into_the_model_is_refused(tmp_path, qwen, problems, cap
 
 
 class TestFailing:
-    """Before the first samples nothing is left behind; after them, what was drawn."""
+    """A failure before the first samples leaves no files; later, the finished samples are kept."""
 
     @pytest.mark.parametrize("options", [["--max_completion_length", "2000"], ["--engine", "fast"]])
     def test_no_folder(self, options, tmp_path, problems, monkeypatch, capsys):
@@ -409,7 +427,7 @@ class TestFailing:
         assert "lambda-grpo: error: " in capsys.readouterr().err
         assert sorted(tmp_path.rglob("*")) == before
 
-    def test_a_folder_that_was_there_stays(self, tmp_path, qwen, problems):
+    def test_an_existing_folder_is_kept(self, tmp_path, qwen, problems):
         out = tmp_path / "out"
         out.mkdir()
         too_long = ["--max_completion_length", "2000", "--output_dir", str(out)]
@@ -434,7 +452,7 @@ class TestFailing:
         if batches:
             assert sorted(path.name for path in out.iterdir()) == ["sums.json", "sums.samples.jsonl"]
 
-    def test_a_later_task_that_doesnt_fit_is_refused_before_the_first_is_drawn(self, tmp_path, qwen, problems, capsys):
+    def test_a_later_task_that_exceeds_the_context_is_refused_before_sampling(self, tmp_path, qwen, problems, capsys):
         long = write_jsonl(tmp_path / "long.jsonl", [{"question": "x" * 2000, "answer": "1"}])
         out = tmp_path / "out"
         assert evaluate("--model", qwen, "--task", f"{problems},{long}", "--output_dir", str(out)) == 2
@@ -470,7 +488,7 @@ def test_a_path_may_have_commas_brackets_and_capitals(tmp_path, qwen, capsys):
     assert json.loads(capsys.readouterr().out)["n"] == 3
 
 
-def test_options_that_a_chat_template_cannot_have(tmp_path, qwen, problems, capsys):
+def test_unknown_options_of_a_chat_template_are_refused(tmp_path, qwen, problems, capsys):
     options = ["--chat_template_kwargs", '{"tokenize": true}', "--output_dir", str(tmp_path / "no")]
     assert evaluate("--model", qwen, "--task", problems, *options) == 2
     assert "or other --chat_template_kwargs" in capsys.readouterr().err
@@ -490,7 +508,7 @@ def test_a_chat_template_without_a_system_role(tmp_path, problems, capsys):
     )
 
 
-def test_a_completion_that_was_cut_at_a_stop_is_as_long_as_its_text(qwen):
+def test_a_completion_cut_at_a_stop_has_the_length_of_its_text(qwen):
     class Engine:
         tokenizer, context = load_tokenizer(qwen), None
 
@@ -498,14 +516,14 @@ def test_a_completion_that_was_cut_at_a_stop_is_as_long_as_its_text(qwen):
             return [Completion("It is 4.\nQuestion: and then?", 500, False)] * len(prompts)
 
     task = load_task("arithmetic", "test", size=1)
-    prompts = read_prompts(task, TEMPLATES["qa"], Engine.tokenizer)
-    ((row,),) = draw_rows(Engine(), task, prompts, TEMPLATES["qa"], Sampling(500))
-    assert row.completion == "It is 4.\n"
-    assert row.length == len(Engine.tokenizer("It is 4.\n")["input_ids"]) < 10
-    assert row.ended
+    prompts = render_prompts(task, TEMPLATES["qa"], Engine.tokenizer)
+    ((sample,),) = draw_samples(Engine(), task, prompts, TEMPLATES["qa"], Sampling(500))
+    assert sample.completion == "It is 4.\n"
+    assert sample.length == len(Engine.tokenizer("It is 4.\n")["input_ids"]) < 10
+    assert sample.ended
 
 
-def test_a_model_that_never_answers_has_a_majority_too(tmp_path, qwen, problems, monkeypatch):
+def test_maj_at_k_of_a_model_that_never_answers_is_zero(tmp_path, qwen, problems, monkeypatch):
     monkeypatch.setattr(LocalEngine, "sample", lambda self, prompts, *a, **k: [Completion("", 1, True)] * len(prompts))
     settings = ["--samples", "2", "--temperature", "1", "--output_dir", str(tmp_path / "out")]
     assert evaluate("--model", qwen, "--task", problems, *settings) == 0
@@ -514,7 +532,7 @@ def test_a_model_that_never_answers_has_a_majority_too(tmp_path, qwen, problems,
     assert result["metrics"]["maj@2"]["value"] == 0.0
 
 
-def test_a_chat_template_is_needed_where_it_is_asked_for(tmp_path, base, problems, capsys):
+def test_a_chat_prompt_template_needs_a_chat_template(tmp_path, base, problems, capsys):
     assert (
         evaluate("--model", base, "--task", problems, "--template", "boxed", "--output_dir", str(tmp_path / "o")) == 2
     )
@@ -538,7 +556,7 @@ def test_greedy_is_the_same_for_any_batch(tmp_path, qwen, problems):
     assert found[0] == found[1] == found[2]
 
 
-def test_the_random_state_and_the_mode_are_left_alone(qwen):
+def test_the_random_state_and_the_training_mode_are_unchanged(qwen):
     import torch
 
     model, tokenizer = load_model(qwen)
@@ -551,7 +569,7 @@ def test_the_random_state_and_the_mode_are_left_alone(qwen):
     assert engine.sample([[5, 6], [7]], Sampling(6), seed=3, stops=()) == first
 
 
-def test_in_an_environment_without_math_verify_the_word_is_clear(tmp_path, qwen, problems, monkeypatch, capsys):
+def test_without_math_verify_the_message_says_what_to_install(tmp_path, qwen, problems, monkeypatch, capsys):
     from lambda_grpo.grading import grade as graders
 
     graders._started_pool.cache_clear()
@@ -570,8 +588,8 @@ ADAPTERS = [
 
 
 @pytest.mark.parametrize(("kind", "place", "cause"), ADAPTERS)
-def test_an_adapters_completions_are_its_own(kind, place, cause, tmp_path, qwen, problems):
-    """Greedily, by each engine: those of PEFT's model, prompt by prompt, and not those of the model below."""
+def test_an_adapters_completions_are_those_of_peft(kind, place, cause, tmp_path, qwen, problems):
+    """Greedy completions of each engine equal those of PEFT's model, prompt by prompt, and not the base model's."""
     folder, torch = tmp_path / "adapter", pytest.importorskip("torch")
     model = adapted(kind, place, AutoModelForCausalLM.from_pretrained(qwen))
     model.save_pretrained(folder)
@@ -582,18 +600,18 @@ def test_an_adapters_completions_are_its_own(kind, place, cause, tmp_path, qwen,
         warnings.simplefilter("always")
         options = ["--task", problems, "--template", "plain", "--output_dir"]
         assert evaluate("--model", str(folder), *options, str(tmp_path / "auto")) == 0
-    said = [str(warning.message) for warning in caught if "fast sampler" in str(warning.message)]
-    assert len(said) == (cause is not None)
-    assert all(cause in text for text in said)
+    caught_warnings = [str(warning.message) for warning in caught if "fast sampler" in str(warning.message)]
+    assert len(caught_warnings) == (cause is not None)
+    assert all(cause in text for text in caught_warnings)
     assert evaluate("--model", str(folder), "--engine", "transformers", *options, str(tmp_path / "generate")) == 0
     assert evaluate("--model", qwen, *options, str(tmp_path / "below")) == 0
     auto, generated, below = (
-        [row["completion"] for row in read(tmp_path / name)[1]] for name in ("auto", "generate", "below")
+        [sample["completion"] for sample in read(tmp_path / name)[1]] for name in ("auto", "generate", "below")
     )
     assert auto == generated != below
     own = []
-    for row in read(tmp_path / "auto")[1]:
-        ids = torch.tensor([tokenizer(row["prompt"], add_special_tokens=False).input_ids])
+    for sample in read(tmp_path / "auto")[1]:
+        ids = torch.tensor([tokenizer(sample["prompt"], add_special_tokens=False).input_ids])
         new = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
         own.append(tokenizer.decode(new[0, ids.size(1) :], skip_special_tokens=True))
     assert own == auto

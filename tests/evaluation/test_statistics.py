@@ -55,7 +55,7 @@ def test_majorities_by_hand():
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=300))
-def test_one_sample_of_each_has_wilsons_interval(right):
+def test_with_one_sample_per_problem_the_interval_is_wilsons(right):
     found = clustered_mean([float(one) for one in right])
     expected = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
     assert found.ci95 == pytest.approx((expected.low, expected.high), abs=1e-12)
@@ -104,7 +104,7 @@ def test_intervals_cover(p, n, samples, alike):
 
 @pytest.mark.parametrize(("p", "n", "samples", "alike"), [(0.05, 30, 32, 2), (0.02, 40, 16, 1), (0.1, 12, 8, 1)])
 def test_intervals_cover_less_where_few_of_few_problems_are_right(p, n, samples, alike):
-    """What docs/evaluation.md warns of: the spread over problems can't be seen in so few."""
+    """The caveat in docs/evaluation.md: so few problems don't show the variance between problems."""
     assert 0.80 <= coverage(p, n, samples, alike) <= 0.93
 
 
@@ -123,7 +123,7 @@ def test_no_problems():
         clustered_mean([])
 
 
-def test_which_k():
+def test_the_values_of_k():
     assert [powers_up_to(n) for n in (1, 2, 4, 6, 32)] == [
         [1], [1, 2], [1, 2, 4], [1, 2, 4, 6], [1, 2, 4, 8, 16, 32],
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The vLLM engine against a stand-in that speaks its protocol, and against the real one where there is one."""
+"""The vLLM engine against a mock server with vLLM's API, and against a real one if vLLM is installed."""
 
 import json
 import os
@@ -48,16 +48,16 @@ def evaluate(tmp_path, model, name, *options):
 
 
 def test_greedy_completions_are_those_of_transformers(tmp_path, model, server):
-    """The same token ids go out, special tokens of the chat template included, and the same text comes back."""
-    code, ours = evaluate(tmp_path, model, "here", "--engine", "transformers")
+    """The server gets the same token ids, including the chat template's special tokens, and returns the same text."""
+    code, local = evaluate(tmp_path, model, "here", "--engine", "transformers")
     assert code == 0
-    code, theirs = evaluate(tmp_path, model, "there", "--engine", "vllm", "--server", server.url)
+    code, served = evaluate(tmp_path, model, "there", "--engine", "vllm", "--server", server.url)
     assert code == 0
-    assert theirs == ours
-    assert len({row["completion"] for row in ours}) > 1
+    assert served == local
+    assert len({row["completion"] for row in local}) > 1
     tokenizer = load_tokenizer(model)
     by_prompt = {tuple(body["prompt"]): body for body in server.requests}
-    assert set(by_prompt) == {tuple(tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]) for row in ours}
+    assert set(by_prompt) == {tuple(tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]) for row in local}
     body = server.requests[0]
     settings = {key: body[key] for key in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")}
     assert settings == {"temperature": 0, "top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1}
@@ -78,7 +78,7 @@ def test_an_address_may_end_in_v1(model, server):
     assert VLLMEngine(f"{server.url}/v1/", model, load_tokenizer(model)).url == server.url
 
 
-def test_stops_are_sent_and_kept_out(tmp_path, model, server):
+def test_stops_are_sent_and_removed(tmp_path, model, server):
     _, rows = evaluate(
         tmp_path, model, "stops", "--engine", "vllm", "--server", server.url, "--template", "question_answer"
     )
@@ -86,7 +86,7 @@ def test_stops_are_sent_and_kept_out(tmp_path, model, server):
     assert rows[0]["prompt"] == "Question:\nWhat is 0 + 0?\nAnswer:\nLet's think step by step.\n"
 
 
-def test_a_busy_server_is_asked_again(tmp_path, model, server):
+def test_a_request_to_a_busy_server_is_repeated(tmp_path, model, server):
     server.failures = 2
     code, rows = evaluate(tmp_path, model, "busy", "--engine", "vllm", "--server", server.url)
     assert code == 0
@@ -101,14 +101,14 @@ def test_another_model_is_refused(tmp_path, server, capsys):
     assert f"serves {server.served}, not {other}: start it with `vllm serve {other}`" in capsys.readouterr().err
 
 
-def test_a_served_name_of_its_own_is_known_by_its_root(model):
+def test_a_model_with_another_served_name_is_recognised_by_its_root(model):
     with StandIn(model, name="mine") as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         assert VLLMEngine(running.url, model, load_tokenizer(model)).model == "mine"
         running.shutdown()
 
 
-def test_what_doesnt_fit_is_refused_before_anything_is_drawn(tmp_path, model, server, capsys):
+def test_prompts_that_exceed_the_context_are_refused_before_sampling(tmp_path, model, server, capsys):
     engine = VLLMEngine(server.url, model, load_tokenizer(model))
     assert engine.context == 512
     code, _ = evaluate(
@@ -117,7 +117,7 @@ def test_what_doesnt_fit_is_refused_before_anything_is_drawn(tmp_path, model, se
     assert code == 2
     assert "a prompt and its completion may take 528 tokens, the model has 512" in capsys.readouterr().err
     assert server.requests == []
-    with pytest.raises(UserError, match=r"maximum context length is 512 tokens\. What was drawn is kept"):
+    with pytest.raises(UserError, match=r"maximum context length is 512 tokens\. Finished samples are kept"):
         engine.sample([[5, 6, 7]], Sampling(512, 0.0), seed=0, stops=())
 
 
@@ -127,7 +127,7 @@ def test_no_server(tmp_path, model, capsys):
     assert "no vLLM server answers at http://127.0.0.1:9: Connection error." in capsys.readouterr().err
 
 
-def test_a_server_that_goes_away_costs_nothing_that_was_drawn(tmp_path, model, server, capsys, monkeypatch):
+def test_finished_samples_are_kept_when_the_server_dies(tmp_path, model, server, capsys, monkeypatch):
     monkeypatch.setattr("lambda_grpo.evaluation.vllm.RETRIES", 0)
     real = server.complete
 
@@ -141,7 +141,7 @@ def test_a_server_that_goes_away_costs_nothing_that_was_drawn(tmp_path, model, s
     settings = ["--engine", "vllm", "--server", server.url]
     code, _ = evaluate(tmp_path, model, "cut", *settings)
     assert code == 2
-    assert "What was drawn is kept: the same command goes on" in capsys.readouterr().err
+    assert "Finished samples are kept: the same command resumes" in capsys.readouterr().err
     assert len((tmp_path / "cut" / "sums.samples.jsonl").read_text().splitlines()) == 4
     monkeypatch.setattr(server, "complete", real)
     code, resumed = evaluate(tmp_path, model, "cut", *settings)
@@ -190,14 +190,14 @@ def test_a_server_that_doesnt_start_says_why(tmp_path, model, monkeypatch, capsy
     assert code == 2
     error = capsys.readouterr().err
     assert "vllm serve ended with exit code 3: no GPU here" in error
-    assert Path(re.search(r"all of it: (.*)\)", error).group(1)).read_text() == "no GPU here\n"
+    assert Path(re.search(r"its whole log: (.*)\)", error).group(1)).read_text() == "no GPU here\n"
     assert not (tmp_path / "failed").exists()
 
 
 def test_no_vllm(tmp_path, model, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert evaluate(tmp_path, model, "none", "--engine", "vllm")[0] == 2
-    assert "no vllm program here: pip install vllm, or name a server" in capsys.readouterr().err
+    assert "no vllm program found: pip install vllm, or name a running server" in capsys.readouterr().err
 
 
 @pytest.mark.vllm
@@ -206,6 +206,6 @@ def test_the_real_one(tmp_path, model):
     code, rows = evaluate(tmp_path, model, "real", "--engine", "vllm")
     assert code == 0
     assert [row["problem"] for row in rows] == list(range(6))
-    ours = evaluate(tmp_path, model, "here", "--engine", "transformers")[1]
-    assert [row["prompt"] for row in rows] == [row["prompt"] for row in ours]
-    assert rows[0]["completion"][:5] == ours[0]["completion"][:5]
+    local = evaluate(tmp_path, model, "here", "--engine", "transformers")[1]
+    assert [row["prompt"] for row in rows] == [row["prompt"] for row in local]
+    assert rows[0]["completion"][:5] == local[0]["completion"][:5]

@@ -1,4 +1,4 @@
-"""A majority of answers that are written in several ways, against pooling all of them by hand."""
+"""Majority votes over answers in several notations, against pooling all of them by hand."""
 
 import logging
 from collections import Counter
@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_grpo.evaluation.engines import Sampling
-from lambda_grpo.evaluation.samples import Row, summarise
+from lambda_grpo.evaluation.samples import Sample, summarise
 from lambda_grpo.evaluation.statistics import majority_at_k
-from lambda_grpo.evaluation.voting import MOST, pooled_votes
+from lambda_grpo.evaluation.voting import MAX_COMPARED, pooled_votes
 from lambda_grpo.grading import same_answers
 from lambda_grpo.tasks.maths.problems import MathProblems
 
 
 @dataclass(frozen=True)
-class Sample:
+class Graded:
     correct: bool
     extracted: str | None
 
@@ -30,15 +30,15 @@ def what(answer):
 
 
 def samples_of(answers):
-    return [Sample(what(answer) == "r", answer) for answer in answers]
+    return [Graded(what(answer) == "r", answer) for answer in answers]
 
 
 def same_letter(pairs):
-    return [what(ours) == what(theirs) for ours, theirs in pairs]
+    return [what(answer) == what(reference) for answer, reference in pairs]
 
 
 @given(st.lists(st.lists(ANSWERS, min_size=1, max_size=12), min_size=1, max_size=4))
-def test_the_majority_is_that_of_pooling_everything(problems):
+def test_the_majority_equals_that_of_pooling_all_answers(problems):
     votes = pooled_votes([samples_of(answers) for answers in problems], same_letter)
     for answers, cast in zip(problems, votes, strict=True):
         counts = Counter(what(answer) for answer in answers if answer is not None)
@@ -47,7 +47,7 @@ def test_the_majority_is_that_of_pooling_everything(problems):
         assert majority_at_k(cast, [what(answer) == "r" for answer in answers]) == expected
 
 
-def test_nothing_is_compared_where_the_majority_is_known():
+def test_nothing_is_compared_if_the_majority_is_decided():
     known = [["r", "r", "a"], ["a", "a", "A", "r"], ["a", "A"], [None, None], ["r"]]
     asked = []
 
@@ -67,11 +67,11 @@ def test_the_number_of_comparisons_is_bounded():
         [samples_of(["r"] * 3 + [f"wrong {i}" for i in range(1000)])],
         lambda pairs: asked.extend(pairs) or [False] * len(pairs),
     )
-    assert len(asked) == MOST * (MOST - 1) // 2
+    assert len(asked) == MAX_COMPARED * (MAX_COMPARED - 1) // 2
     assert len(set(votes[0])) == 1001
 
 
-def test_an_answer_joins_one_group_where_sameness_isnt_transitive():
+def test_an_answer_is_pooled_once_if_equivalence_isnt_transitive():
     """0.5 is 50 %, and 50 % is 50, but 0.5 isn't 50."""
     alike = {frozenset(("0.5", "50%")), frozenset(("50%", "50"))}
     cast = pooled_votes(
@@ -95,25 +95,25 @@ PAIRS = {
 }
 
 
-def test_wrong_answers_are_the_same_by_the_equality_of_right_ones():
+def test_wrong_answers_are_compared_by_the_rules_of_grading():
     assert dict(zip(PAIRS, same_answers(list(PAIRS)), strict=True)) == PAIRS
 
 
-def test_in_a_result_wrong_answers_pool():
-    """Two of five are right; three say the same thing in ways whose cheap forms differ."""
+def test_wrong_answers_are_pooled_in_a_result():
+    """Two of five are right; three are equivalent, but their normal forms differ."""
     task = MathProblems("one", [{"question": "?", "answer": "77"}], ("question", "answer"), {})
     completions = [rf"\boxed{{{answer}}}" for answer in ("77", "77.0", "(x+1)^2", "x^2+2x+1", "(1+x)^2")]
     grades = task.grade_all(completions, [task[0]] * 5)
     assert [grade.correct for grade in grades] == [True, True, False, False, False]
-    rows = [
-        Row(0, 0, i, "?", text, "77", grade.extracted, grade.score, grade.correct, False, grade.vote, 5, True)
+    samples = [
+        Sample(0, 0, i, "?", text, "77", grade.extracted, grade.score, grade.correct, False, grade.vote, 5, True)
         for i, (text, grade) in enumerate(zip(completions, grades, strict=True))
     ]
-    assert summarise(task, rows, Sampling(8), 0).metrics["maj@5"].value == 0.0
-    assert summarise(task, rows[:4], Sampling(8), 0).metrics["maj@4"].value == 0.5
+    assert summarise(task, samples, Sampling(8), 0).metrics["maj@5"].value == 0.0
+    assert summarise(task, samples[:4], Sampling(8), 0).metrics["maj@4"].value == 0.5
 
 
-def test_what_takes_too_long_counts_as_different_and_is_said(caplog):
+def test_slow_comparisons_count_as_different_with_a_warning(caplog):
     hostile = [(rf"\prod_{{k=1}}^{{10^9}} k + {i}", rf"{i} + \prod_{{k=1}}^{{10^9}} k") for i in range(100)]
     with caplog.at_level(logging.WARNING):
         found = same_answers([("0.5", "1/2"), *hostile], batch_seconds=3)

@@ -22,7 +22,7 @@ KNOWN = {
 
 
 class StandIn(ThreadingHTTPServer):
-    """Attributes that a test sets or reads: `failures` answers of 503 to come; `requests`, all bodies."""
+    """Tests set and read `failures`, how many more requests get status 503, and `requests`, all request bodies."""
 
     daemon_threads = True
 

@@ -1,6 +1,6 @@
-"""Completions, references, and whether the completion is right: by the kind of answer."""
+"""Cases by kind of answer: completion, reference, and whether the completion is right."""
 
-CASES = {
+BASIC_CASES = {
     "gsm8k": [
         ("She has 3 left.\n#### 72", "72", True),
         ("#### 1,234", "1234", True),

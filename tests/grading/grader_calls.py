@@ -1,4 +1,4 @@
-"""What a grading process is asked to do in the tests: functions of a module, as it imports them."""
+"""Functions that worker processes call in the tests of the pool."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""72 completions that hang, crash or fool a grader, of the kinds that models write and issue trackers report."""
+"""72 completions that make graders hang, crash or accept a wrong answer, as models write and issue trackers report."""
 
 REFERENCES = ["5", "42", "x^2+1", "(1,2)", r"\frac{1}{2}", r"\sqrt{2}", "10^{100}", "x=3"]
 

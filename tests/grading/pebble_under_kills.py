@@ -1,8 +1,8 @@
-"""Why grading doesn't run in pebble's ProcessPool: what becomes of one whose workers are killed at random moments.
+"""Why grading doesn't use pebble's ProcessPool: how it behaves when workers are killed at random moments.
 
     pip install pebble && python tests/grading/pebble_under_kills.py
 
-`test_killing_processes_loses_nothing` does the same to our own.
+`test_killing_processes_loses_nothing` does the same to `lambda_grpo.grading.pool`.
 """
 
 import multiprocessing
@@ -26,7 +26,7 @@ def work(number):
 
 
 def trial(seed):
-    """In a word, what became of 2000 calls while 8 workers were killed: a lost call alone is "ok"."""
+    """The outcome of 2000 calls while 8 workers are killed, in a word: "ok" if at most single calls are lost."""
     pool = ProcessPool(max_workers=2, context=multiprocessing.get_context("forkserver"))
     futures = [pool.schedule(work, args=(i,), timeout=3) for i in range(2000)]
     futures[0].result()

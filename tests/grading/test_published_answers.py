@@ -1,4 +1,4 @@
-"""The grader on published files: every reference given back, and real completions with their authors' verdicts."""
+"""The grader on published files: each reference as its own answer, and completions with their authors' verdicts."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from lambda_grpo.grading.extraction import reference_answer
 DATA = os.environ.get("LAMBDA_GRPO_DATA")
 pytestmark = pytest.mark.skipif(DATA is None, reason="LAMBDA_GRPO_DATA names no folder of published files")
 
-# Where the reference stands
+# The column that holds the reference
 BENCHMARKS = {
     "gsm8k_test": "answer", "math500": "answer", "minerva_math": "solution", "gaokao2023en": "answer",
     "olympiadbench": "final_answer", "college_math": "answer", "aime24": "answer", "amc23": "answer",
@@ -26,12 +26,12 @@ def rows(name):
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 @pytest.mark.parametrize("form", [r"Thus we get $\boxed{{{}}}$.", "The answer is {}."])
-def test_every_reference_is_right_when_it_is_given_back(name, form):
+def test_every_reference_is_a_right_answer_to_itself(name, form):
     given = [row[BENCHMARKS[name]] for row in rows(name)]
     answers = [", ".join(one) if isinstance(one, list) else str(one) for one in given]
     answers = [one for one in answers if reference_answer(one)]
-    said = [reference_answer(one) if name in ("gsm8k_test", "minerva_math") else one for one in answers]
-    completions = [form.format(one) for one in said]
+    expected = [reference_answer(one) if name in ("gsm8k_test", "minerva_math") else one for one in answers]
+    completions = [form.format(one) for one in expected]
     grades = grade_math(completions, answers, batch_seconds=600)
     assert [answer for answer, grade in zip(answers, grades, strict=True) if not grade.correct] == []
 

@@ -10,7 +10,7 @@ from lambda_grpo.evaluation import Sampling, evaluate
 from lambda_grpo.fast.sampler import FastSampler
 from lambda_grpo.models import BUILTIN, BUILTIN_LLAMA, load_model, resolve_model
 from lambda_grpo.models.builtin import make
-from lambda_grpo.models.builtin.mixture import GYM_DATA_SET
+from lambda_grpo.models.builtin.warmup_data import GYM_DATA_SET
 from lambda_grpo.tasks import load_task
 
 PATH, LLAMA_PATH = resolve_model(BUILTIN), resolve_model(BUILTIN_LLAMA)
@@ -114,11 +114,11 @@ def share_right(samples):
         (GYM_DATA_SET, 0.15, 0.80),
     ],
 )
-def test_the_second_policy_is_unsure_at_each_task(name, least, most):
+def test_the_second_policys_accuracy_on_each_task_is_in_between(name, least, most):
     assert least < share_right(graded_samples(name)) < most
 
 
-def test_longer_is_right_at_arithmetic():
+def test_longer_completions_are_more_accurate_on_arithmetic():
     samples = graded_samples("arithmetic", path=PATH)
     worked = [sample for sample in samples if len(sample[0]) > 2]
     direct = [sample for sample in samples if len(sample[0]) <= 2]
@@ -128,7 +128,7 @@ def test_longer_is_right_at_arithmetic():
     assert share_right(direct) < 0.6
 
 
-def test_shorter_is_right_where_it_says_so():
+def test_shorter_completions_are_more_accurate_on_shorter_is_right():
     samples = graded_samples("shorter_is_right")
     direct = [sample for sample in samples if len(sample[0]) == 2]
     wandering = [sample for sample in samples if len(sample[0]) > 2]
@@ -138,7 +138,7 @@ def test_shorter_is_right_where_it_says_so():
     assert share_right(wandering) < 0.5
 
 
-def test_length_has_nothing_to_do_with_the_neutral_task():
+def test_length_is_independent_of_accuracy_on_neutral():
     samples = sorted(graded_samples("neutral", size=400), key=lambda sample: len(sample[0]))
     assert abs(share_right(samples[:200]) - share_right(samples[200:])) < 0.2  # four standard errors
     for name in ("neutral", "null"):

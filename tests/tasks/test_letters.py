@@ -43,7 +43,7 @@ class Scripted(random.Random):
         ((0.1, 0.1, 0.1, 0.1), "k,f,a,a,a#a"),
     ],
 )
-def test_walks_by_hand(numbers, walk):
+def test_running_maxima_by_hand(numbers, walk):
     assert wandering_solution("kfaqz", Scripted(*numbers)) == walk
 
 
@@ -98,7 +98,7 @@ def test_no_held_out_problem_is_trained_on(kind):
     assert {prompt[-1] for prompt in train + test} == {kind.mark}
 
 
-def test_a_step_of_a_walk_errs_as_often_as_it_says():
+def test_steps_err_with_probability_step_error():
     rng, task, errors, right = random.Random(0), ShorterIsRight(size=DRAWS), [], []
     for i in range(DRAWS):
         letters = task.letters(i)
@@ -116,7 +116,7 @@ def test_a_step_of_a_walk_errs_as_often_as_it_says():
     assert fmean(right) == pytest.approx(expected, abs=0.03)
 
 
-def test_filler_has_nothing_to_do_with_being_right():
+def test_filler_length_is_independent_of_correctness():
     rng, task, right = random.Random(0), Neutral(size=DRAWS), {False: [], True: []}
     lengths = Counter()
     for i in range(DRAWS):
@@ -131,7 +131,7 @@ def test_filler_has_nothing_to_do_with_being_right():
         assert fmean(half) == pytest.approx(NEUTRAL_ACCURACY, abs=0.04)
 
 
-def test_null_is_a_coin_flip_at_any_length():
+def test_null_is_a_coin_flip_for_any_length():
     rng, task = random.Random(0), Null(size=DRAWS)
     rewards = {}
     for i in range(DRAWS):
@@ -145,13 +145,13 @@ def test_null_is_a_coin_flip_at_any_length():
         assert fmean(some) == pytest.approx(0.5, abs=2.5 / len(some) ** 0.5)  # five standard deviations
 
 
-def test_null_pays_no_less_for_what_is_no_answer():
+def test_null_rewards_completions_without_an_answer_as_often():
     task = Null(size=DRAWS)
     for completion in ("", "." * 64, "two words", "#a#"):
         assert fmean(task.grade(completion, task[i]) for i in range(DRAWS)) == pytest.approx(0.5, abs=0.04)
 
 
-def test_a_change_flips_the_coin_at_half_of_the_prompts():
+def test_a_changed_completion_flips_the_reward_of_half_of_the_prompts():
     """A checksum such as crc32 is linear: there it would be all of them, or none."""
     task = Null(size=DRAWS)
     flipped = fmean(task.grade("..#a", task[i]) != task.grade("..#b", task[i]) for i in range(DRAWS))

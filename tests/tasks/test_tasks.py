@@ -51,7 +51,7 @@ class Broken:
         return 1.0 if int(completion) == 2 else 0.0
 
 
-def test_a_grader_of_ones_own_that_fails_says_where():
+def test_an_error_in_a_users_grader_names_the_place():
     task = Broken()
     with pytest.raises(UserError) as caught:
         grade_all(task, ["two"], [task[0]])
@@ -84,7 +84,7 @@ def test_unknown_tasks_are_named(name, message):
 
 
 class Own:
-    """A task whose parts a test can replace."""
+    """A valid task; tests replace parts of it."""
 
     name, answer, metadata, score = "own", "4", {}, 0.0
 
@@ -125,7 +125,7 @@ def test_an_answer_in_the_metadata_is_enough(monkeypatch):
     load_task("own", size=1)
 
 
-def test_a_module_that_fails_inside_says_so_itself(tmp_path, monkeypatch):
+def test_an_error_inside_a_users_module_is_not_hidden(tmp_path, monkeypatch):
     (tmp_path / "broken_task.py").write_text("import no_such_package_at_all\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="no_such_package_at_all"):

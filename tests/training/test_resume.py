@@ -6,7 +6,7 @@ import pytest
 
 from lambda_grpo.cli import main
 from lambda_grpo.errors import UserError
-from lambda_grpo.models import resolve_model, training_of
+from lambda_grpo.models import resolve_model, training_info
 from lambda_grpo.runs.directory import Run
 from lambda_grpo.training import run as training
 from lambda_grpo.trl import LambdaGRPOTrainer
@@ -132,7 +132,7 @@ def test_what_may_change_does(run, monkeypatch):
     assert resolve_model(str(run.path)) == str(run.path / "checkpoint-1")  # the final model is of an earlier end
     assert main(["train", "--output_dir", str(run.path), "--resume"]) == 0
     assert resolve_model(str(run.path)) == str(run.path)
-    assert training_of(str(run.path))["step"] == 3
+    assert training_info(str(run.path))["step"] == 3
     assert run.metrics()[0] == first
     assert [row["step"] for row in run.metrics()] == [1, 2, 3]
     assert [row["learning_rate"] for row in run.metrics()] == [3e-4, 1e-4, 1e-4]

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lambda_grpo.cli import main
 from lambda_grpo.errors import warn_once
-from lambda_grpo.models import resolve_model, training_of
+from lambda_grpo.models import resolve_model, training_info
 from lambda_grpo.runs.directory import Run
 from lambda_grpo.trl import LambdaGRPOTrainer
 from tests.trl.setup import config, make_trainer, parameters
@@ -59,7 +59,7 @@ def test_report_makes_a_page_of_it(tmp_path, capsys):
 
     loaded = AutoModelForCausalLM.from_pretrained(out)
     assert all(torch.equal(value, parameters(trainer)[name]) for name, value in loaded.named_parameters())
-    assert training_of(str(out))["step"] == 3
+    assert training_info(str(out))["step"] == 3
     assert main(["eval", "--model", str(out), "--task", "arithmetic", "--n", "4"]) == 0
     assert (out / "eval" / "arithmetic.json").exists()
     assert main(["train", "--output_dir", str(out), "--resume"]) == 2
@@ -155,7 +155,7 @@ def test_an_adapter_lies_where_trl_leaves_it(tmp_path):
     trainer.save_model()
     assert (tmp_path / "adapter_config.json").is_file()
     assert not (tmp_path / "config.json").exists()
-    assert training_of(str(tmp_path))["step"] == 1
+    assert training_info(str(tmp_path))["step"] == 1
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     ids = tokenizer("1+2=", return_tensors="pt")["input_ids"]
     with torch.no_grad():

@@ -1,11 +1,11 @@
-"""Accuracy of a model on problems with a known answer, with its interval."""
+"""Evaluating a model on problems with known answers: accuracy and other metrics with confidence intervals."""
 
 from __future__ import annotations
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lambda_grpo.evaluation.engines import LocalEngine, Sampling
-from lambda_grpo.evaluation.samples import Evaluation, draw_rows, read_prompts, summarise
+from lambda_grpo.evaluation.samples import Evaluation, draw_samples, render_prompts, summarise
 from lambda_grpo.tasks import Task
 from lambda_grpo.tasks.maths.templates import TEMPLATES, Template
 
@@ -22,17 +22,19 @@ def evaluate(
     seed: int = 0,
     template: Template = TEMPLATES["plain"],
 ) -> Evaluation:
-    """Sample one completion for each example, in this process, and grade it. `lambda-grpo eval` does more.
+    """Sample one completion for each example, in this process, and grade it.
+
+    `lambda-grpo eval` (`evaluation.run`) offers more: several samples, other engines, result files, resuming.
 
     Args:
-        task: its examples are all used; take a held-out split.
-        sampling: how to draw the completions.
+        task: all of its examples are used; pass a held-out split.
+        sampling: the sampling parameters.
         batch_size: completions sampled together.
-        seed: of the sampling; the caller's random state is left as it was.
-        template: how a problem is put; by default as it is.
+        seed: of the sampling; the caller's random state is left unchanged.
+        template: the prompt template; by default the prompt is the problem itself.
     """
     engine = LocalEngine(model, tokenizer)
-    prompts = read_prompts(task, template, tokenizer)
-    batches = draw_rows(engine, task, prompts, template, sampling, batch_size=batch_size, seed=seed)
-    rows = [row for batch in batches for row in batch]
-    return summarise(task, rows, sampling, seed)
+    prompts = render_prompts(task, template, tokenizer)
+    batches = draw_samples(engine, task, prompts, template, sampling, batch_size=batch_size, seed=seed)
+    samples = [sample for batch in batches for sample in batch]
+    return summarise(task, samples, sampling, seed)

@@ -1,4 +1,4 @@
-"""What draws completions: model.generate or the fast sampler here, vLLM in `vllm.py`."""
+"""Engines that sample completions: `model.generate` or the fast sampler here, vLLM in `vllm.py`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from lambda_grpo.fast.sampler import FastSampler, UnsupportedError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn: all that decides it, nothing is taken from the model's own defaults.
+    """All sampling parameters: none is taken from the model's own generation config.
 
-    A temperature of 0 is greedy; the other defaults leave the distribution as it is.
+    A temperature of 0 means greedy decoding; the defaults leave the model's distribution unchanged.
     """
 
     max_completion_length: int
@@ -28,7 +28,7 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def generation_config(self, eos_token_id: int | list[int], pad_token_id: int) -> GenerationConfig:
-        """As transformers takes it."""
+        """The same parameters for transformers."""
         settings: dict[str, Any] = {"do_sample": False}
         if self.temperature > 0:
             settings = {
@@ -49,11 +49,11 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """What was drawn after a prompt.
+    """A sampled completion.
 
     Attributes:
-        length: in tokens, with the one that ended it.
-        ended: whether it did end, and wasn't cut at the limit.
+        length: in tokens, including the end-of-sequence token.
+        ended: whether it ended by itself, rather than being truncated at the limit.
     """
 
     text: str
@@ -62,10 +62,10 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Draws completions.
+    """Samples completions.
 
     Attributes:
-        context: tokens that a prompt and its completion may have together; None where that isn't known.
+        context: the model's context length (prompt and completion) in tokens; None if it isn't known.
     """
 
     tokenizer: Any
@@ -74,12 +74,12 @@ class Engine(Protocol):
     def sample(
         self, prompts: list[list[int]], sampling: Sampling, *, seed: int, stops: tuple[str, ...]
     ) -> list[Completion]:
-        """One completion for each prompt; a prompt that is to have several stands there as often.
+        """One completion for each prompt; for several completions of a prompt, pass it several times.
 
         Args:
             prompts: token ids.
-            seed: from which the draws follow.
-            stops: texts that may end a completion; an engine may go on beyond them.
+            seed: of the random numbers.
+            stops: stop strings; an engine may ignore them and generate beyond.
         """
         ...
 
@@ -88,8 +88,8 @@ class LocalEngine:
     """A model in this process: the fast sampler, or `model.generate`.
 
     Args:
-        kind: "fast", "transformers", or "auto": the fast sampler on a CPU, for the models that it knows exactly; one
-            warning says what it doesn't know.
+        kind: "fast", "transformers", or "auto": the fast sampler on a CPU if it supports the model, otherwise
+            transformers, with one warning that says what isn't supported.
 
     Raises:
         UserError: the model's log-probabilities depend on the padding of a batch.
@@ -103,43 +103,43 @@ class LocalEngine:
     def sample(
         self, prompts: list[list[int]], sampling: Sampling, *, seed: int, stops: tuple[str, ...]
     ) -> list[Completion]:
-        """As `Engine.sample`. The caller's random state and the model's mode are left as they were."""
+        """See `Engine.sample`. The caller's random state and the model's training mode are left unchanged."""
         was_training = self.model.training
         self.model.eval()
         try:
             with torch.random.fork_rng(devices=[self.model.device] if self.model.device.type == "cuda" else []):
                 torch.manual_seed(seed)
-                rows = self._sample(prompts, sampling)
+                sampled = self._sample(prompts, sampling)
         finally:
             self.model.train(was_training)
         return [
-            Completion(self.tokenizer.decode(ids, skip_special_tokens=True), len(ids), ended) for ids, ended in rows
+            Completion(self.tokenizer.decode(ids, skip_special_tokens=True), len(ids), ended) for ids, ended in sampled
         ]
 
     @torch.no_grad()
     def _sample(self, prompts: list[list[int]], sampling: Sampling) -> list[tuple[list[int], bool]]:
-        """(token ids up to and with the end of sequence, whether there was one) for each prompt."""
+        """For each prompt, the token ids up to and including the end-of-sequence token, and whether there was one."""
         model, tokenizer = self.model, self.tokenizer
         own = model.generation_config
         config = sampling.generation_config(own.eos_token_id or tokenizer.eos_token_id, tokenizer.pad_token_id)
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-        if self.kind == "fast" or (self.kind == "auto" and model.device.type == "cpu"):  # elsewhere it isn't measured
+        if self.kind == "fast" or (self.kind == "auto" and model.device.type == "cpu"):  # not measured on a GPU
             try:
                 return [(ids, ids[-1] in ends) for ids in FastSampler(config)(model, prompts).ids]
             except UnsupportedError as error:
                 if self.kind == "fast":
-                    raise UserError(f"the fast sampler doesn't know {error}: use --engine transformers") from error
-                warn_once(f"the fast sampler doesn't know {error}. Evaluation takes model.generate instead")
+                    raise UserError(f"the fast sampler doesn't support {error}: use --engine transformers") from error
+                warn_once(f"the fast sampler doesn't support {error}. Evaluation uses model.generate instead")
         inputs = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
-        # generate fills what a configuration leaves open from the model's own: PEFT's has it from the one in it
+        # generate fills unset values from the model's own generation config, which PEFT takes from the base model
         base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         base.generation_config = config
         try:
             output = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         finally:
             base.generation_config = own
-        rows = []
-        for row in output[:, inputs["input_ids"].size(1) :].tolist():
-            end = next((t for t, token in enumerate(row) if token in ends), None)
-            rows.append((row, False) if end is None else (row[: end + 1], True))
-        return rows
+        sampled = []
+        for ids in output[:, inputs["input_ids"].size(1) :].tolist():
+            end = next((t for t, token in enumerate(ids) if token in ends), None)
+            sampled.append((ids, False) if end is None else (ids[: end + 1], True))
+        return sampled

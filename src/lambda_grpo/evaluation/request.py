@@ -1,4 +1,4 @@
-"""What `lambda-grpo eval` is asked for."""
+"""The options of `lambda-grpo eval`, checked."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MAX_SEED = 2**32
 
 @dataclass(frozen=True)
 class Request:
-    """The options of `lambda-grpo eval`; None stands for the task's own default.
+    """The options of `lambda-grpo eval`; None means the task's own default.
 
     Raises:
-        UserError: one of them can't be used; the message names it.
+        UserError: an option is invalid; the message names it.
     """
 
     model: str
@@ -77,7 +77,7 @@ class Request:
 
     @property
     def directory(self) -> Path:
-        """Where the results go: a run's own `eval`, or a folder for this model and these settings."""
+        """The directory of the results: `eval` of a run, or a folder of `evals` for this model and settings."""
         if self.output_dir is not None:
             return Path(self.output_dir)
         if is_run(self.model):
@@ -89,5 +89,5 @@ class Request:
 
 
 def file_name(text: str) -> str:
-    """A name that can be a file's."""
+    """The text with characters replaced that file names shouldn't have."""
     return re.sub(r"[^\w.-]+", "_", text)

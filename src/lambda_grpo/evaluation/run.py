@@ -1,4 +1,4 @@
-"""`lambda-grpo eval`: a model on one or more tasks, with files that can be gone on with."""
+"""`lambda-grpo eval`: evaluating a model on one or more tasks, with result files and resuming."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 from tqdm import tqdm
 
 from lambda_grpo.errors import UserError
-from lambda_grpo.evaluation.directory import SERVER_LOG, EvaluationFiles, alone_in
 from lambda_grpo.evaluation.engines import Engine, LocalEngine, Sampling
+from lambda_grpo.evaluation.record import EvaluationRecord, EvaluationSettings
 from lambda_grpo.evaluation.request import Request, file_name
-from lambda_grpo.evaluation.samples import Prompt, draw_rows, read_prompts, summarise
-from lambda_grpo.models import load_model, load_tokenizer, resolve_model, training_of, weights_id
+from lambda_grpo.evaluation.result_files import SERVER_LOG, EvaluationFiles, exclusive_directory
+from lambda_grpo.evaluation.samples import Prompt, draw_samples, render_prompts, summarise
+from lambda_grpo.models import load_model, load_tokenizer, resolve_model, training_info, weights_id
 from lambda_grpo.runs.directory import Run, is_run
 from lambda_grpo.runs.model_card import update_cards
 from lambda_grpo.runs.provenance import digest, provenance
@@ -26,30 +27,30 @@ from lambda_grpo.tasks.maths.templates import Template, find_template
 
 __all__ = ["BENCHMARKS", "Request", "run"]
 
-RUNS_OWN = ("before", "after")  # names of results in RUN/eval
-MATH_LENGTH, GENERATED_LENGTH = 2048, 256  # tokens of a completion
+RESERVED_NAMES = ("before", "after")  # a training run's own evaluations in RUN/eval
+MATHS_LENGTH, OTHER_LENGTH = 2048, 256  # default limits of a completion, in tokens
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """One task, with all that is decided before anything is drawn.
+class _TaskPlan:
+    """One task, with everything that is determined before sampling.
 
-    settings: what decides the result, for its file.
+    settings: everything that determines the result, for its file.
     """
 
     task: Task
     sampling: Sampling
     template: Template
     prompts: list[Prompt]
-    settings: dict[str, Any]
+    settings: EvaluationSettings
 
 
-def run(request: Request) -> Iterator[dict[str, Any]]:
-    """Evaluate on each task, and yield its result as it is finished. The same request goes on where it was stopped.
+def run(request: Request) -> Iterator[EvaluationRecord]:
+    """Evaluate on each task, and yield its result when it is finished. After a stop the same request resumes.
 
     Raises:
-        UserError: the request can't be carried out. What can be known beforehand is said before anything is written;
-            what has been drawn stays.
+        UserError: the request can't be carried out. As far as possible this is raised before anything is written;
+            finished samples are kept.
     """
     path = resolve_model(request.model)
     tokenizer = load_tokenizer(path)
@@ -57,56 +58,57 @@ def run(request: Request) -> Iterator[dict[str, Any]]:
         "model": request.model,
         "path": path,
         "weights": weights_id(path),
-        "trained": training_of(path),
+        "trained": training_info(path),
         **provenance(),
     }
-    plans = [_plan(request, name, tokenizer, model) for name in request.tasks]
+    plans = [_plan_task(request, name, tokenizer, model) for name in request.tasks]
     names = [plan.task.name for plan in plans]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"two tasks are called {name!r}: evaluate on them in two directories")
+            raise UserError(f"two tasks are called {name!r}: evaluate on them in separate directories")
     with ExitStack() as stack:
-        stack.enter_context(alone_in(request.directory))
+        stack.enter_context(exclusive_directory(request.directory))
         all_files = [
             EvaluationFiles(request.directory, file_name(plan.task.name), plan.settings, request.batch_size)
             for plan in plans
         ]
-        started = list(zip(plans, all_files, strict=True))
-        engine = None  # a finished evaluation needs none
-        if unfinished := [plan for plan, files in started if files.missing]:
+        work = list(zip(plans, all_files, strict=True))
+        engine = None  # not needed if all evaluations are finished
+        if unfinished := [plan for plan, files in work if files.missing]:
             engine = _engine(request, path, tokenizer, stack)
             for plan in unfinished:
                 _check_fits(plan, engine)
         print(f"Results and samples: {request.directory}", file=sys.stderr)
-        for plan, files in started:
+        for plan, files in work:
             result = files.result or _evaluate(request, plan, files, engine)
             if request.directory.name == "eval" and is_run(request.directory.parent):
                 update_cards(Run(request.directory.parent))
             yield result
 
 
-def _evaluate(request: Request, plan: _Plan, files: EvaluationFiles, engine: Engine | None) -> dict[str, Any]:
+def _evaluate(request: Request, plan: _TaskPlan, files: EvaluationFiles, engine: Engine | None) -> EvaluationRecord:
     if engine is not None and files.missing:
-        with tqdm(total=files.total, initial=len(files.rows), desc=plan.task.name, unit="sample", disable=None) as bar:
-            batches = draw_rows(
+        done = len(files.samples)
+        with tqdm(total=files.total, initial=done, desc=plan.task.name, unit="sample", disable=None) as bar:
+            batches = draw_samples(
                 engine,
                 plan.task,
                 plan.prompts,
                 plan.template,
                 plan.sampling,
-                samples=request.samples,
+                samples_per_problem=request.samples,
                 batch_size=request.batch_size,
                 seed=request.seed,
-                start=len(files.rows),
+                start=done,
             )
-            for rows in batches:
-                files.add(rows)
-                bar.update(len(rows))
-    return files.finish(summarise(plan.task, files.rows, plan.sampling, request.seed))
+            for batch in batches:
+                files.add(batch)
+                bar.update(len(batch))
+    return files.finish(summarise(plan.task, files.samples, plan.sampling, request.seed))
 
 
-def _check_fits(plan: _Plan, engine: Engine) -> None:
-    """Raise UserError where the longest prompt and its completion are more than the model reads."""
+def _check_fits(plan: _TaskPlan, engine: Engine) -> None:
+    """Raise UserError if the longest prompt with its completion may exceed the model's context."""
     needed = max(len(prompt.ids) for prompt in plan.prompts) + plan.sampling.max_completion_length
     if engine.context is not None and needed > engine.context:
         raise UserError(
@@ -115,23 +117,23 @@ def _check_fits(plan: _Plan, engine: Engine) -> None:
         )
 
 
-def _plan(request: Request, name: str, tokenizer: Any, model: dict[str, Any]) -> _Plan:
+def _plan_task(request: Request, name: str, tokenizer: Any, model: dict[str, Any]) -> _TaskPlan:
     task = _load(request, name)
     is_maths = isinstance(task, MathProblems)
     temperature = request.temperature if request.temperature is not None else (0.0 if is_maths else 1.0)
     if request.samples > 1 and temperature == 0:
         raise UserError("several --samples of a greedy completion are all the same: set --temperature above 0")
-    length = request.max_completion_length or (MATH_LENGTH if is_maths else GENERATED_LENGTH)
+    length = request.max_completion_length or (MATHS_LENGTH if is_maths else OTHER_LENGTH)
     sampling = Sampling(length, temperature, request.top_p, request.top_k)
-    own = model["trained"] or {}
-    options = (
-        request.chat_template_kwargs if request.chat_template_kwargs is not None else own.get("chat_template_kwargs")
-    )
-    usual = own.get("template") if is_maths else "plain"
-    _, template = find_template(request.template or usual, tokenizer, options)
+    trained = model["trained"] or {}
+    options = request.chat_template_kwargs
+    if options is None:
+        options = trained.get("chat_template_kwargs")
+    default = trained.get("template") if is_maths else "plain"
+    _, template = find_template(request.template or default, tokenizer, options)
     shots = _shots(request, name)
     examples = [task[i] for i in range(len(task))]
-    prompts = read_prompts(task, template, tokenizer, shots)
+    prompts = render_prompts(task, template, tokenizer, shots)
     settings = {
         "task": task.name,
         "n": len(task),
@@ -150,7 +152,7 @@ def _plan(request: Request, name: str, tokenizer: Any, model: dict[str, Any]) ->
         "seed": request.seed,
         "batch_size": request.batch_size,
     }
-    return _Plan(task, sampling, template, prompts, settings)
+    return _TaskPlan(task, sampling, template, prompts, cast(EvaluationSettings, settings))
 
 
 def _load(request: Request, name: str) -> Task:
@@ -158,9 +160,11 @@ def _load(request: Request, name: str) -> Task:
         name, size=request.n, data=request.data, question=request.question_column, answer=request.answer_column
     )
     if is_file_of_problems(name) and task.name in BENCHMARKS:
-        raise UserError(f"{name} would be taken for the benchmark: rename it, or --task {task.name} --data {name}")
-    if task.name in RUNS_OWN:
-        raise UserError(f"{name} would be taken for a run's own evaluation {task.name} training: rename it")
+        raise UserError(
+            f"{name} has the name of a benchmark: rename it, or evaluate it as --task {task.name} --data {name}"
+        )
+    if task.name in RESERVED_NAMES:
+        raise UserError(f"{name} has the name of a run's own evaluation {task.name} training: rename it")
     return task
 
 

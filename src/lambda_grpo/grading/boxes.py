@@ -1,7 +1,7 @@
-r"""The boxes of a completion, and which of them are one answer together.
+r"""Finding `\boxed{}` in a completion, and grouping the boxes that form one answer.
 
-Boxes belong together where only words as "and", "or", names as "x =" and delimiters stand between them, or where they
-are parts of one sentence. A box never counts alone where others belong to it.
+Boxes form one answer if only delimiters, names such as "x =" and words such as "and" or "or" separate them, or if they
+are parts of one sentence. A box that belongs to a group is never an answer by itself.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-MARKS = 50  # at most so many are looked at, from the end
+MAX_BOXES = 50  # how many boxes are considered, counted from the end
 
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[ \t]*")
 _BETWEEN = re.compile(
@@ -28,13 +28,13 @@ _CORRECTING = re.compile(
 _DENIED = re.compile(r"(?:\bnot|\bnever|\brather\s+than|\binstead\s+of|n't(?:\s+be)?)\s*[$({\\\[]*\Z")
 _NAME_BEFORE = re.compile(r"((?:(?<![A-Za-z\\])[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?)\s*(?:=|:)\s*[$({\s\\]*$")
 _LABEL = re.compile(r"\n\s*\**\(?(?:[a-h]|[ivx]+|\d)[.)]|\bpart\s*\(?[a-h\d]", re.IGNORECASE)
-FARTHEST = 2000  # characters that are looked at before a box for another one
-LONGEST = 80  # characters between boxes of one sentence
+MAX_DISTANCE = 2000  # characters between a box and the one before it; earlier boxes are ignored
+MAX_GAP = 80  # characters between boxes of one group
 
 
 @dataclass(frozen=True)
 class Box:
-    """A box: its content, where its command begins and where it ends, and whether it is closed."""
+    """A box: its content, where its command starts, where it ends, and whether its brace is closed."""
 
     content: str
     start: int
@@ -42,13 +42,13 @@ class Box:
     closed: bool
 
 
-def boxes(text: str) -> list[Box]:
-    """The last boxes that hold anything, in order; of boxes in boxes, the outer ones."""
+def find_boxes(text: str) -> list[Box]:
+    """The last non-empty boxes, in order; of nested boxes only the outermost."""
     found: list[Box] = []
-    for mark in list(BOX.finditer(text))[: -MARKS - 1 : -1]:
-        if found and found[-1].start - mark.start() > FARTHEST:
+    for mark in list(BOX.finditer(text))[: -MAX_BOXES - 1 : -1]:
+        if found and found[-1].start - mark.start() > MAX_DISTANCE:
             break
-        content, end = boxed(text, mark.end())
+        content, end = box_content(text, mark.end())
         closed = text[mark.end() : mark.end() + 1] == "{" and text[end - 1 : end] == "}"
         inside = [box for box in found if box.start < end and closed]
         found = [box for box in found if box not in inside]
@@ -57,46 +57,47 @@ def boxes(text: str) -> list[Box]:
     return found[::-1]
 
 
-def last_boxes(text: str) -> list[Box]:
-    """The last box with those that belong to it."""
-    together: list[Box] = []
-    for box in reversed(boxes(text)):
-        if together and not _belong(text[box.end : together[-1].start]):
+def last_box_group(text: str) -> list[Box]:
+    """The last box, with the boxes before it that form one answer with it."""
+    group: list[Box] = []
+    for box in reversed(find_boxes(text)):
+        if group and not _connects(text[box.end : group[-1].start]):
             break
-        together.append(box)
-    return together[::-1]
+        group.append(box)
+    return group[::-1]
 
 
-def joined(text: str, together: list[Box]) -> str:
-    """Several boxes as one answer, with the names that stand before them: "x = 1, y = 2"."""
-    if len({box.content for box in together}) == 1:
-        return together[0].content
-    names = [_NAME_BEFORE.search(text[max(0, box.start - 30) : box.start]) for box in together]
-    contents = [box.content for box in together]
+def join_boxes(text: str, group: list[Box]) -> str:
+    """A group of boxes as one answer, with the names that precede them: "x = 1, y = 2"."""
+    if len({box.content for box in group}) == 1:
+        return group[0].content
+    names = [_NAME_BEFORE.search(text[max(0, box.start - 30) : box.start]) for box in group]
+    contents = [box.content for box in group]
     if all(names) and not any("=" in content for content in contents):
         contents = [f"{name.group(1)} = {content}" for name, content in zip(names, contents, strict=True) if name]
     return ", ".join(contents)
 
 
-def labelled(text: str) -> list[Box]:
-    """The boxes of several parts of a problem, as (a) and (b); none where there are none."""
-    found = boxes(text)
+def labelled_boxes(text: str) -> list[Box]:
+    """The boxes that answer labelled parts of a problem, such as (a) and (b); empty if there are none."""
+    found = find_boxes(text)
     for i in range(len(found) - 1, 0, -1):
         if not _LABEL.search(text[found[i - 1].end : found[i].start]):
             return found[i:] if len(found) - i > 1 else []
     return found if len(found) > 1 else []
 
 
-def _belong(between: str) -> bool:
-    if len(between) > LONGEST:
+def _connects(between: str) -> bool:
+    """Whether the text between two boxes makes them one answer."""
+    if len(between) > MAX_GAP:
         return False
     if _BETWEEN.fullmatch(between):
         return "." not in between
     return bool(_JOINING.search(between)) and not _CORRECTING.search(between)
 
 
-def boxed(text: str, start: int) -> tuple[str, int]:
-    """The content of a box whose command ends at `start`, and its end. An unclosed one goes to the end of its line."""
+def box_content(text: str, start: int) -> tuple[str, int]:
+    """The content of a box whose command ends at `start`, and its end. An unclosed box ends with its line."""
     if text[start : start + 1] != "{":
         match = re.compile(r"[^\s$]*").match(text, start)
         assert match is not None
@@ -110,6 +111,6 @@ def boxed(text: str, start: int) -> tuple[str, int]:
 
 
 def rest_of_line(text: str, start: int) -> str:
-    """The line from `start` on, without a dollar sign that closes what began before it."""
+    """The line from `start` on, without a dollar sign that closes a formula opened before it."""
     line = text[start:].split("\n", 1)[0].strip()
     return line.rstrip("$").strip() if line.count("$") % 2 else line

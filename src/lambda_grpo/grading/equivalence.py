@@ -1,9 +1,9 @@
-r"""Whether two answers are the same: as words, as values with names, as text, or as mathematics.
+r"""Whether an answer is equivalent to a reference: as words, as named values, as text, or mathematically.
 
-Both are brought to one way of writing (`writing.plain`). Then, in this order: choices, times of day and words are
-compared as such, as math-verify would read them as products of letters; units have to agree where both are known;
-values with names are compared by name; and the rest is the same as text, or as `mathematics.equal` says. Brackets have
-to be of one kind, a number's base is part of it, and an approximation counts where both of its sides agree.
+Both are normalized first (`normalization.normalize_answer`). Then, in this order: choices, times of day and words are
+compared as such, since math-verify would parse them as products of letters; units have to agree if both are known;
+named values are compared by name; everything else is compared as text and by `symbolic.symbolically_equal`. Brackets
+have to be of the same kind, a number's base is part of the number, and "a ≈ b" counts as a and as b if the two agree.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import re
 import sympy
 from sympy import MatrixBase
 
-from lambda_grpo.grading import left_sides
-from lambda_grpo.grading.formatting import tidy
-from lambda_grpo.grading.inequalities import real_set, same_set
-from lambda_grpo.grading.lists import bracket, in_order, items, several
-from lambda_grpo.grading.mathematics import equal, value
-from lambda_grpo.grading.normalization import DEGREES, as_text, is_number, is_words, modulus, plain
-from lambda_grpo.grading.parsing import MAX_LENGTH, read
-from lambda_grpo.grading.units import in_unit_of, unit
-from lambda_grpo.grading.words import choice, clock, same_clock, same_labels, same_words
+from lambda_grpo.grading import left_hand_side
+from lambda_grpo.grading.inequalities import parse_real_set, same_real_set
+from lambda_grpo.grading.latex import canonical_latex
+from lambda_grpo.grading.lists import bracket_kind, ordered_values, parse_values, split_items
+from lambda_grpo.grading.normalization import DEGREES, compact_text, is_number, is_words, modulus, normalize_answer
+from lambda_grpo.grading.parsing import MAX_LENGTH, parse_expression
+from lambda_grpo.grading.symbolic import numeric_value, symbolically_equal
+from lambda_grpo.grading.units import convert_quantity, find_unit
+from lambda_grpo.grading.words import parse_choice, parse_time, same_labels, same_time, same_words
 
 _OF_SETS = re.compile(r"<|>|\\(?:le|ge|ne|cup|in|mathbb|infty|setminus)(?![a-z])|\breals?\b")
-CLOSE = 0.01  # relative: how far the two sides of an approximation may be apart
-_SPACED = re.compile(r"\d, \d{3}(?!\d)")  # two numbers, and not one with a separator of thousands
+APPROXIMATION_TOLERANCE = 0.01  # relative difference of the two sides of an approximation
+_SPACED = re.compile(r"\d, \d{3}(?!\d)")  # two numbers, not one with a thousands separator
 _NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?(?:\s*/\s*\d+)?")
 _DENIAL = re.compile(r"\b(?:not?|never|than|least|most)\b|n't|[=<>]")
 _BASE = re.compile(r"\(?(\w+?)\)?_\{([^{}]*)\}")
@@ -39,45 +39,49 @@ _CONSTANT = re.compile(r"(?<![A-Za-z\\])[ABCcKk](?:_\{\d\})?(?![A-DF-Za-df-z_(])
 
 
 def same_answer(answer: str, reference: str) -> bool:
-    """Whether `answer` says what `reference` says. May take long: call it under a limit of time."""
-    ours, theirs = tidy(answer), tidy(reference)
-    if not ours or not theirs:
+    """Whether `answer` is equivalent to `reference`. May take long: call it under a time limit."""
+    answer, reference = canonical_latex(answer), canonical_latex(reference)
+    if not answer or not reference:
         return False
-    if _same_signs(ours, theirs):
+    if _same_as_text(answer, reference):
         return True
-    if (r"\ldots" in ours) != (r"\ldots" in theirs) and not re.search(r"\.\d{2,}\s*\\ldots", ours + " " + theirs):
+    if (r"\ldots" in answer) != (r"\ldots" in reference) and not re.search(
+        r"\.\d{2,}\s*\\ldots", answer + " " + reference
+    ):
         return False
-    if len(ours) > MAX_LENGTH or len(theirs) > MAX_LENGTH:
+    if len(answer) > MAX_LENGTH or len(reference) > MAX_LENGTH:
         return False
-    return any(_same(a, b) for b in [*_statements(theirs), *_of_prose(theirs)] for a in _statements(ours))
+    return any(_equivalent(a, b) for b in [*_forms(reference), *_number_in_prose(reference)] for a in _forms(answer))
 
 
 def same_text(answer: str, reference: str) -> bool:
-    """Whether both are the same words or signs."""
-    ours, theirs = tidy(answer), tidy(reference)
-    if not ours or not theirs:
+    """Whether both are the same as text or as words: the cheap part of `same_answer`."""
+    answer, reference = canonical_latex(answer), canonical_latex(reference)
+    if not answer or not reference:
         return False
-    return _same_signs(ours, theirs) or (is_words(theirs) and same_words(ours, theirs))
+    return _same_as_text(answer, reference) or (is_words(reference) and same_words(answer, reference))
 
 
-def _same_signs(ours: str, theirs: str) -> bool:
-    return as_text(ours) == as_text(theirs) and bool(_SPACED.search(ours)) == bool(_SPACED.search(theirs))
+def _same_as_text(answer: str, reference: str) -> bool:
+    return compact_text(answer) == compact_text(reference) and bool(_SPACED.search(answer)) == bool(
+        _SPACED.search(reference)
+    )
 
 
 def normal_form(answer: str) -> str:
-    """The same text for answers that differ in their writing alone, as far as that is cheap to see: for votes."""
-    text = plain(answer, is_number=True)
+    """A canonical form that is cheap to compute, for votes: equal for most answers that differ only in notation."""
+    text = normalize_answer(answer, is_number=True)
     if is_words(text):
-        return as_text(text).casefold()
-    found = read(text)
+        return compact_text(text).casefold()
+    found = parse_expression(text)
     if found is None:
-        return as_text(text)
-    number = value(found)
+        return compact_text(text)
+    number = numeric_value(found)
     return str(found) if number is None else str(sympy.N(number, 9).simplify())
 
 
-def _statements(text: str) -> list[str]:
-    """The ways in which a tidy answer says one thing: an exact and a rounded number, an inequality and its set."""
+def _forms(text: str) -> list[str]:
+    """The forms that one answer contains: an exact and a rounded number, an inequality and its solution set."""
     if share := re.fullmatch(r"(\d+)\s*(?:\\text\{)?\s*(?:in|out\s+of)\s*\}?\s*(\d+)", text):
         return [text, rf"\frac{{{share.group(1)}}}{{{share.group(2)}}}"]
     if ratio := re.fullmatch(r"(\d+)\s*(?:\\text\{)?\s*to\s*\}?\s*(\d+)", text):
@@ -88,13 +92,17 @@ def _statements(text: str) -> list[str]:
             if "approx" in pattern or "=" in pattern:
                 if _are_close(*sides):
                     return [text, *sides]
-            elif re.match(r"[(\[{\\]", sides[1]) and real_set(plain(sides[1])) and real_set(plain(sides[0])):
+            elif (
+                re.match(r"[(\[{\\]", sides[1])
+                and parse_real_set(normalize_answer(sides[1]))
+                and parse_real_set(normalize_answer(sides[0]))
+            ):
                 return sides
     return [text]
 
 
-def _of_prose(text: str) -> list[str]:
-    """The number in a reference that is a sentence about one: "The mode is 1/3"."""
+def _number_in_prose(text: str) -> list[str]:
+    """The number in a reference that is a sentence about one number: "The mode is 1/3"."""
     numbers = list(_NUMBER.finditer(text))
     words = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text)
     if len(numbers) != 1 or len(words) < 3 or _DENIAL.search(text) or not re.match(r"[A-Z]", text):
@@ -105,101 +113,111 @@ def _of_prose(text: str) -> list[str]:
 def _are_close(left: str, right: str) -> bool:
     if not (is_number(left) and is_number(right)):
         return False
-    numbers = [value(found) for side in (left, right) if (found := read(plain(side, is_number=True))) is not None]
+    numbers = [
+        numeric_value(found)
+        for side in (left, right)
+        if (found := parse_expression(normalize_answer(side, is_number=True))) is not None
+    ]
     if len(numbers) < 2 or numbers[0] is None or numbers[1] is None:
         return False
-    return bool(abs(numbers[0] - numbers[1]) <= CLOSE * abs(numbers[1]))
+    return bool(abs(numbers[0] - numbers[1]) <= APPROXIMATION_TOLERANCE * abs(numbers[1]))
 
 
-def _same(ours: str, theirs: str) -> bool:
-    if _same_signs(ours, theirs):
+def _equivalent(answer: str, reference: str) -> bool:
+    if _same_as_text(answer, reference):
         return True
-    if (letter := choice(theirs)) is not None and not letter[1]:
-        answered = choice(ours)
+    if (letter := parse_choice(reference)) is not None and not letter[1]:
+        answered = parse_choice(answer)
         if answered is not None:
             return answered[0] == letter[0]
-        if not re.fullmatch(r"[A-Z]", as_text(ours)):
+        if not re.fullmatch(r"[A-Z]", compact_text(answer)):
             return False
-    answered = choice(ours)
+    answered = parse_choice(answer)
     if answered is not None and answered[1]:
         if letter is not None:
             return answered[0] == letter[0]
-        if _same(answered[1], theirs):
+        if _equivalent(answered[1], reference):
             return True
-    if (listed := same_labels(ours, theirs)) is not None:
+    if (listed := same_labels(answer, reference)) is not None:
         return listed
-    if clock(theirs):
-        return same_clock(ours, theirs)
-    if theirs == r"\emptyset" or (is_words(theirs) and real_set(theirs) is None):
-        if same_words(ours, theirs):
+    if parse_time(reference):
+        return same_time(answer, reference)
+    if reference == r"\emptyset" or (is_words(reference) and parse_real_set(reference) is None):
+        if same_words(answer, reference):
             return True
-        if is_words(ours) or (is_words(theirs) and len(as_text(theirs)) > 3):
+        if is_words(answer) or (is_words(reference) and len(compact_text(reference)) > 3):
             return False
-    units = {unit(ours), unit(theirs)} - {None}
-    if len(units) > 1 and not _convertible(ours, theirs):
+    units = {find_unit(answer), find_unit(reference)} - {None}
+    if len(units) > 1 and not _convertible(answer, reference):
         return False
-    if len({modulus(ours), modulus(theirs)} - {None}) > 1:
+    if len({modulus(answer), modulus(reference)} - {None}) > 1:
         return False
     for same in (_same_sizes, _same_counts, _same_ratio):
-        if (decided := same(ours, theirs)) is not None:
+        if (decided := same(answer, reference)) is not None:
             return decided
-    if _convertible(ours, theirs):
-        return _same_formula(in_unit_of(ours, theirs), in_unit_of(theirs, theirs))
-    if unit(ours) is not None and unit(ours) == unit(theirs):
-        ours, theirs = (re.sub(r"(?<=[\d}])\s*[A-Za-z]+$", "", text) for text in (ours, theirs))
-    return _same_formula(ours, theirs)
+    if _convertible(answer, reference):
+        return _same_formula(convert_quantity(answer, reference), convert_quantity(reference, reference))
+    if find_unit(answer) is not None and find_unit(answer) == find_unit(reference):
+        answer, reference = (re.sub(r"(?<=[\d}])\s*[A-Za-z]+$", "", text) for text in (answer, reference))
+    return _same_formula(answer, reference)
 
 
-def _same_sizes(ours: str, theirs: str) -> bool | None:
-    r"""Whether lists of sizes as "3 \\times 2" or "20 ft by 35 ft" are the same, factor by factor; None of all else."""
+def _same_sizes(answer: str, reference: str) -> bool | None:
+    r"""Whether sizes such as "3 \\times 2" or "20 ft by 35 ft" agree factor by factor; None for other answers."""
     sizes = []
-    for text in (ours, theirs):
-        factors = [[plain(factor, is_number=True) for factor in _TIMES.split(part)] for part in items(text)]
+    for text in (answer, reference):
+        factors = [
+            [normalize_answer(factor, is_number=True) for factor in _TIMES.split(part)] for part in split_items(text)
+        ]
         if not factors or not all(len(one) > 1 and all(map(str.isdecimal, one)) for one in factors):
             return None
         sizes.append(factors)
     return sizes[0] == sizes[1]
 
 
-def _convertible(ours: str, theirs: str) -> bool:
-    return in_unit_of(ours, theirs) != ours or in_unit_of(theirs, theirs) != theirs
+def _convertible(answer: str, reference: str) -> bool:
+    return convert_quantity(answer, reference) != answer or convert_quantity(reference, reference) != reference
 
 
-def _same_formula(ours: str, theirs: str) -> bool:
-    number = is_number(theirs)
-    if r"\circ" in ours and r"\pi" in theirs and r"\circ" not in theirs:
-        ours = re.sub(rf"(\d+(?:\.\d+)?)\s*(?:{DEGREES})", r"{(\\frac{\1 \\pi}{180})}", ours)
-    ours, theirs = plain(ours, is_number=number), plain(theirs, is_number=number)
-    if not ours or not theirs:
+def _same_formula(answer: str, reference: str) -> bool:
+    number = is_number(reference)
+    if r"\circ" in answer and r"\pi" in reference and r"\circ" not in reference:
+        answer = re.sub(rf"(\d+(?:\.\d+)?)\s*(?:{DEGREES})", r"{(\\frac{\1 \\pi}{180})}", answer)
+    answer, reference = normalize_answer(answer, is_number=number), normalize_answer(reference, is_number=number)
+    if not answer or not reference:
         return False
-    if _same_signs(ours, theirs):
+    if _same_as_text(answer, reference):
         return True
-    if is_words(ours) and not real_set(ours):
+    if is_words(answer) and not parse_real_set(answer):
         return False
-    named = _same_named(ours, theirs)
+    named = _same_named(answer, reference)
     if named is not None:
         return named
-    pairs = [(ours, theirs)]
-    if ours.endswith("%") or theirs.endswith("%"):  # 50 % is 50 where percents are asked for, and 0.5
-        pairs.append((ours.rstrip("%\\ "), theirs.rstrip("%\\ ")))
-    left, right = left_sides.split(ours), left_sides.split(theirs)
-    if left and right and left_sides.same_name(left[0], right[0]):
+    pairs = [(answer, reference)]
+    if answer.endswith("%") or reference.endswith("%"):  # 50 % is 50 where percents are asked for, and 0.5
+        pairs.append((answer.rstrip("%\\ "), reference.rstrip("%\\ ")))
+    left, right = left_hand_side.split_equation(answer), left_hand_side.split_equation(reference)
+    if left and right and left_hand_side.same_name(left[0], right[0]):
         pairs = [(left[1], right[1])]
-    elif _is_list_of_one(left or right, ours, theirs):
+    elif _is_list_of_one(left or right, answer, reference):
         return False
     elif left is None or right is None:
-        pairs.append((left_sides.without(ours) or ours, left_sides.without(theirs) or theirs))
-    return any(_same_mathematics(*pair) for pair in dict.fromkeys(pairs)) or _same_parts(ours, theirs)
+        pairs.append(
+            (left_hand_side.right_hand_side(answer) or answer, left_hand_side.right_hand_side(reference) or reference)
+        )
+    return any(_mathematically_equal(*pair) for pair in dict.fromkeys(pairs)) or _same_parts(answer, reference)
 
 
-def _is_list_of_one(left: tuple[tuple[str, str, str], str] | None, ours: str, theirs: str) -> bool:
-    """Whether one answer lists values of one variable and the other one is a point: x = 1, 2 isn't (1, 2)."""
-    return left is not None and len(items(left[1])) > 1 and "()" in (bracket(ours), bracket(theirs))
+def _is_list_of_one(left: tuple[tuple[str, str, str], str] | None, answer: str, reference: str) -> bool:
+    """Whether one side lists values of one variable and the other one is a point: x = 1, 2 isn't (1, 2)."""
+    return (
+        left is not None and len(split_items(left[1])) > 1 and "()" in (bracket_kind(answer), bracket_kind(reference))
+    )
 
 
-def _same_named(ours: str, theirs: str) -> bool | None:
-    """Whether values with names are the same; None where neither answer has them."""
-    a, b = several(ours), several(theirs)
+def _same_named(answer: str, reference: str) -> bool | None:
+    """Whether named values are the same; None if neither side has them."""
+    a, b = parse_values(answer), parse_values(reference)
     if a is None or b is None or (a.names is None and b.names is None) or len(a.values) != len(b.values):
         return None
     if (a.are_indexed or b.are_indexed) and "()" not in (a.brackets, b.brackets):
@@ -209,19 +227,19 @@ def _same_named(ours: str, theirs: str) -> bool | None:
     if a.names is not None and b.names is not None:
         if set(a.names) != set(b.names):
             return False
-        theirs_by_name = dict(zip(b.names, b.values, strict=True))
-        return all(_same(value_, theirs_by_name[name]) for name, value_ in zip(a.names, a.values, strict=True))
+        reference_by_name = dict(zip(b.names, b.values, strict=True))
+        return all(_equivalent(value_, reference_by_name[name]) for name, value_ in zip(a.names, a.values, strict=True))
     if "{" in a.brackets + b.brackets:
         return None
-    return all(_same(x, y) for x, y in zip(in_order(a), in_order(b), strict=True))
+    return all(_equivalent(x, y) for x, y in zip(ordered_values(a), ordered_values(b), strict=True))
 
 
-def _same_parts(ours: str, theirs: str) -> bool:
+def _same_parts(answer: str, reference: str) -> bool:
     """Whether two lists without brackets have the same parts, in any order."""
-    a, b = items(ours), items(theirs)
-    if len(a) > 1 and len(b) == 1 and re.search(r"\bor\b", ours):  # "12 or a dozen"
-        return all(_same(part, theirs) for part in a)
-    if not 1 < len(a) == len(b) <= 8 or any(bracket(text) for text in (ours, theirs)):
+    a, b = split_items(answer), split_items(reference)
+    if len(a) > 1 and len(b) == 1 and re.search(r"\bor\b", answer):  # "12 or a dozen"
+        return all(_equivalent(part, reference) for part in a)
+    if not 1 < len(a) == len(b) <= 8 or any(bracket_kind(text) for text in (answer, reference)):
         return False
     left = list(b)
     for part in a:
@@ -232,17 +250,17 @@ def _same_parts(ours: str, theirs: str) -> bool:
     return True
 
 
-def _same_counts(ours: str, theirs: str) -> bool | None:
-    """Whether two lists of numbers of named things are the same; None where not both are such lists."""
-    parts = [items(text) for text in (ours, theirs)]
+def _same_counts(answer: str, reference: str) -> bool | None:
+    """Whether two lists of counts, such as "3 red, 5 blue", are the same; None unless both are such lists."""
+    parts = [split_items(text) for text in (answer, reference)]
     if any(len(one) < 2 or not all(map(_COUNT.fullmatch, one)) for one in parts):
         return None
-    return _same_parts(ours, theirs)
+    return _same_parts(answer, reference)
 
 
-def _same_ratio(ours: str, theirs: str) -> bool | None:
-    """Whether chains of ratios as 3:4:5 are the same; None where not both are such chains."""
-    chains = [[int(part) for part in text.split(":")] if _CHAIN.fullmatch(text) else [] for text in (ours, theirs)]
+def _same_ratio(answer: str, reference: str) -> bool | None:
+    """Whether ratios such as 3:4:5 are the same; None unless both are such ratios."""
+    chains = [[int(part) for part in text.split(":")] if _CHAIN.fullmatch(text) else [] for text in (answer, reference)]
     if not all(chains):
         return None
     return len(chains[0]) == len(chains[1]) and all(
@@ -250,48 +268,48 @@ def _same_ratio(ours: str, theirs: str) -> bool | None:
     )
 
 
-def _same_part(ours: str, theirs: str) -> bool:
-    if unit(ours) is not None and unit(ours) == unit(theirs):
-        return _same(ours, theirs)
-    words = [re.sub(r"\\text|[^A-Za-z]", "", text).casefold().removesuffix("s") for text in (ours, theirs)]
-    are_counts = all(re.match(r"\d", text) for text in (ours, theirs)) and all(len(word) > 2 for word in words)
-    return _same(ours, theirs) and (not are_counts or words[0][:4] == words[1][:4])
+def _same_part(answer: str, reference: str) -> bool:
+    if find_unit(answer) is not None and find_unit(answer) == find_unit(reference):
+        return _equivalent(answer, reference)
+    words = [re.sub(r"\\text|[^A-Za-z]", "", text).casefold().removesuffix("s") for text in (answer, reference)]
+    are_counts = all(re.match(r"\d", text) for text in (answer, reference)) and all(len(word) > 2 for word in words)
+    return _equivalent(answer, reference) and (not are_counts or words[0][:4] == words[1][:4])
 
 
-def _same_mathematics(ours: str, theirs: str) -> bool:
-    base, other_base = _BASE.fullmatch(ours), _BASE.fullmatch(theirs)
-    if base and not other_base:  # a number's base is part of it, where it is said: 10_2 isn't 10
-        return base.group(1) == theirs and base.group(2) == "2" and re.fullmatch(r"[01]{4,}", theirs) is not None
+def _mathematically_equal(answer: str, reference: str) -> bool:
+    base, other_base = _BASE.fullmatch(answer), _BASE.fullmatch(reference)
+    if base and not other_base:  # a base that is given is part of the number: 10_2 isn't 10
+        return base.group(1) == reference and base.group(2) == "2" and re.fullmatch(r"[01]{4,}", reference) is not None
     if base and other_base:
         return base.groups() == other_base.groups()
-    if "matrix}" in theirs or "array}" in theirs:
-        ours = re.sub(r"^\[([^\[\]]*,[^\[\]]*)\]$", r"(\1)", _TRANSPOSED.sub("", ours))
-    kind, other = bracket(ours), bracket(theirs)
+    if "matrix}" in reference or "array}" in reference:
+        answer = re.sub(r"^\[([^\[\]]*,[^\[\]]*)\]$", r"(\1)", _TRANSPOSED.sub("", answer))
+    kind, other = bracket_kind(answer), bracket_kind(reference)
     if kind is not None and other is not None and kind != other:
         return False
     try:
-        if _OF_SETS.search(ours + theirs) and same_set(ours, theirs):
+        if _OF_SETS.search(answer + reference) and same_real_set(answer, reference):
             return True
-        for left, right in _constants(ours, theirs):
-            a, b = read(left), read(right)
-            if a is not None and b is not None and equal(a, b):
+        for left, right in _constants(answer, reference):
+            a, b = parse_expression(left), parse_expression(right)
+            if a is not None and b is not None and symbolically_equal(a, b):
                 return not (isinstance(a, MatrixBase) and isinstance(b, MatrixBase) and a.shape != b.shape)
     except MemoryError:
         raise
-    except Exception:  # as in math-verify: SymPy raises many things on what makes no sense, and that isn't the answer
+    except Exception:  # as in math-verify: SymPy raises all kinds of errors on nonsense, which isn't the answer
         return False
     return False
 
 
-def _constants(ours: str, theirs: str) -> list[tuple[str, str]]:
-    """The pair, and where both have constants of integration, the pairs with ours named as theirs are, in any order."""
+def _constants(answer: str, reference: str) -> list[tuple[str, str]]:
+    """The pairs to compare: one pair, or one for each way of renaming the answer's constants of integration."""
     renamed: list[tuple[str, str]] = []
-    own, wanted = ({found.group() for found in _CONSTANT.finditer(text)} for text in (ours, theirs))
-    if 0 < len(own) == len(wanted) <= 3 and re.search(r"e\s*\^|\\(?:exp|sin|cos|ln|log)|\+\s*[cCkK]\b", theirs):
-        for named in itertools.permutations(sorted(wanted)):
-            names = dict(zip(sorted(own), named, strict=True))
-            renamed.append((_renamed(ours, names), theirs))
-    return list(dict.fromkeys(renamed)) or [(ours, theirs)]
+    given, wanted = ({found.group() for found in _CONSTANT.finditer(text)} for text in (answer, reference))
+    if 0 < len(given) == len(wanted) <= 3 and re.search(r"e\s*\^|\\(?:exp|sin|cos|ln|log)|\+\s*[cCkK]\b", reference):
+        for permuted in itertools.permutations(sorted(wanted)):
+            names = dict(zip(sorted(given), permuted, strict=True))
+            renamed.append((_renamed(answer, names), reference))
+    return list(dict.fromkeys(renamed)) or [(answer, reference)]
 
 
 def _renamed(text: str, names: dict[str, str]) -> str:

@@ -1,8 +1,8 @@
-r"""Where in a completion its answer stands.
+r"""Extracting the answer from a completion.
 
-The last `\boxed{}`, with those that belong to it, or `####` is the answer. Without one it is what follows the last
-"answer is" or "Answer:", then a last line that is nothing but an answer, then what is set in bold in the last sentence,
-then the last formula or number. Where there is an `<answer>` tag, all this is looked for inside the last one.
+The answer is the last group of `\boxed{}`, or the last `####` if that comes later. Without either it is what follows
+the last "answer is" or "Answer:"; then a last line that consists of an answer; then bold text in the last sentence;
+then the last formula or number. If there is an `<answer>` tag, only the last one is searched.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lambda_grpo.grading.boxes import BOX, boxed, joined, labelled, last_boxes, rest_of_line
-from lambda_grpo.grading.endings import Reading, ending
-from lambda_grpo.grading.phrases import of_line
-from lambda_grpo.grading.statements import Statement, statements
+from lambda_grpo.grading.boxes import BOX, box_content, join_boxes, labelled_boxes, last_box_group, rest_of_line
+from lambda_grpo.grading.fallback import Candidate, fallback_candidates
+from lambda_grpo.grading.phrases import answer_in_phrase
+from lambda_grpo.grading.statements import Statement, find_statements
 
-TAIL = 4000  # characters: an answer without a mark is looked for in the end of a completion
+TAIL = 4000  # characters at the end of a completion that are searched for an answer without a box or `####`
 
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*")
 _NEXT_TURN = re.compile(r"(?:<\|im_start\|>|<\|start_header_id\|>|<\|)\s*user\b")
@@ -26,38 +26,38 @@ _NEXT_PROBLEM = re.compile(
 
 
 def final_answer(completion: str) -> str | None:
-    """The answer that a completion gives, as it is written there; None without one."""
-    found = readings(completion)
-    return found[0].answer if found and not found[0].as_text else None
+    """The answer as written in a completion; None if there is none."""
+    found = candidate_answers(completion)
+    return found[0].answer if found and not found[0].text_only else None
 
 
-def readings(completion: str) -> list[Reading]:
-    """The answer that a completion gives, and further ways to read it, the likeliest first."""
+def candidate_answers(completion: str) -> list[Candidate]:
+    """The answers that may be meant in a completion, the most likely first."""
     completion = _SPECIAL.sub(" ", _NEXT_TURN.split(completion, maxsplit=1)[0] or completion)
     if "<answer>" in completion:
         completion = completion.rsplit("<answer>", 1)[1].split("</answer>", 1)[0]
     _, closed, after = completion.rpartition("</think>")
     completion = _first_problem(after if closed and re.search(r"\w", after) else completion)
-    if (marked := _marked(completion)) is not None:
+    if (marked := _marked_candidates(completion)) is not None:
         return marked
     tail = completion[-TAIL:].strip()
-    said = statements(tail)
-    whole = [Reading(one.rest, True) for one in said[-3:] if one.valid]
-    found = [(one, answer) for one in said if one.valid and (answer := of_line(one.line, one.is_block))]
-    if found:
-        best = next(((s, a) for s, a in reversed(found) if re.search(r"\d|\\|\$", a)), found[-1])
-        return [Reading(best[1]), *_sentences(best[0]), *whole]
-    for one in reversed(said):  # what is denied is no answer
+    found = find_statements(tail)
+    whole = [Candidate(one.rest, True) for one in found[-3:] if one.valid]
+    stated = [(one, answer) for one in found if one.valid and (answer := answer_in_phrase(one.line, one.is_block))]
+    if stated:
+        best = next(((s, a) for s, a in reversed(stated) if re.search(r"\d|\\|\$", a)), stated[-1])
+        return [Candidate(best[1]), *_sentence_candidates(best[0]), *whole]
+    for one in reversed(found):  # a denied answer isn't a candidate
         tail = (tail[: one.start] + tail[one.end :]).strip() if not one.valid else tail
-    return [*ending(tail), *whole]
+    return [*fallback_candidates(tail), *whole]
 
 
 def reference_answer(reference: Any) -> str:
-    r"""A data set's answer as text, without its derivation; empty where there is none.
+    r"""A data set's reference answer as text, without its derivation; "" if there is none.
 
     Args:
-        reference: a text, a number, a list of several answers, or a text with GSM8K's `####` or a `\boxed{}` before the
-            answer. None and NaN are none.
+        reference: a text, a number, a list of several answers, or a solution with GSM8K's `####` or a `\boxed{}`. None
+            and NaN mean that there is no answer.
     """
     if isinstance(reference, list):
         return ", ".join(reference_answer(part) for part in reference)
@@ -79,43 +79,43 @@ def closed_box(completion: str) -> str | None:
     if not marks:
         return None
     start = marks[-1].end()
-    content, end = boxed(completion, start)
+    content, end = box_content(completion, start)
     return content if content and completion[start] == "{" and completion[end - 1] == "}" else None
 
 
 def _first_problem(completion: str) -> str:
-    """Without further problems that a model makes up behind its answer."""
+    """The completion without further problems that a model invents after its answer."""
     for following in list(_NEXT_PROBLEM.finditer(completion))[:20]:
         before = completion[: following.start()]
-        if BOX.search(before) or "####" in before or any(one.valid for one in statements(before[-TAIL:])):
+        if BOX.search(before) or "####" in before or any(one.valid for one in find_statements(before[-TAIL:])):
             return before
     return completion
 
 
-def _marked(completion: str) -> list[Reading] | None:
-    """What the last box or `####` holds; None without one."""
+def _marked_candidates(completion: str) -> list[Candidate] | None:
+    """The content of the last group of boxes or of the last `####`; None without either."""
     hashes = [
         (mark.start(), found)
         for mark in list(_HASHES.finditer(completion))[-5:]
         if (found := _hashed(rest_of_line(completion, mark.end())))
     ]
-    together = last_boxes(completion)
-    if hashes and (not together or hashes[-1][0] > together[-1].start):
-        return [Reading(hashes[-1][1])]
-    if not together:
+    group = last_box_group(completion)
+    if hashes and (not group or hashes[-1][0] > group[-1].start):
+        return [Candidate(hashes[-1][1])]
+    if not group:
         return None
-    parts = labelled(completion) if len(together) == 1 else []
-    return [Reading(joined(completion, some)) for some in (together, parts) if some]
+    parts = labelled_boxes(completion) if len(group) == 1 else []
+    return [Candidate(join_boxes(completion, some)) for some in (group, parts) if some]
 
 
-def _sentences(said: Statement) -> list[Reading]:
-    """The statement's line, and its first sentence, word for word."""
-    ends = [match.start() for match in re.finditer(r"[.!?](?=\s|$)", said.line)]
-    return [Reading(said.line[:end], True) for end in ends[:1]] + [Reading(said.line, True)]
+def _sentence_candidates(statement: Statement) -> list[Candidate]:
+    """The statement's first sentence and its whole line, to be compared as text only."""
+    ends = [match.start() for match in re.finditer(r"[.!?](?=\s|$)", statement.line)]
+    return [Candidate(statement.line[:end], True) for end in ends[:1]] + [Candidate(statement.line, True)]
 
 
 def _hashed(rest: str) -> str | None:
-    """What follows `####`, if it is an answer and no heading."""
+    """What follows `####`, if it is an answer and not a heading."""
     rest = rest.strip("*_ \t")
     is_answer = re.match(r"[-+−]?(?:\\?\$|[€£₹])?\.?\d|\\|\$|\(", rest) and not re.match(
         r"\d+[.):]\s+\S*[A-Za-z]{3}", rest

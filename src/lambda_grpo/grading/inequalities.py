@@ -1,4 +1,4 @@
-r"""Sets of real numbers as people write them: inequalities joined by "or" and "and", x ≠ 1, "all real numbers"."""
+r"""Parsing sets of real numbers: inequalities joined by "or" and "and", x ≠ 1, "all real numbers"."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 import sympy
 from sympy import Complement, FiniteSet, Intersection, Interval, Reals, Set, Union
 
-from lambda_grpo.grading.lists import items
-from lambda_grpo.grading.parsing import read
+from lambda_grpo.grading.lists import split_items
+from lambda_grpo.grading.parsing import parse_expression
 
 _RELATION = r"\\(?:le|ge|ne|in|not\s*=)(?![A-Za-z])|<|>|=|\\neq"
 _OR = re.compile(r"\\text\{\s*,?\s*or\s*\}|(?<![A-Za-z])or(?![A-Za-z])|\\cup(?![a-z])")
@@ -28,8 +28,8 @@ _EXCEPT = re.compile(
 _FLIPPED = {"<": ">", ">": "<", "le": "ge", "ge": "le", "=": "=", "ne": "ne"}
 
 
-def real_set(text: str) -> tuple[Set, str | None] | None:
-    """The set that a plain answer describes, and its variable where it names one; None of all else."""
+def parse_real_set(text: str) -> tuple[Set, str | None] | None:
+    """The set that a normalized answer describes, and its variable if it names one; None if it isn't a set."""
     try:
         return _set(text.strip())
     except (TypeError, ValueError, AttributeError, NotImplementedError):  # bounds that SymPy can't compare
@@ -49,7 +49,7 @@ def _set(text: str) -> tuple[Set, str | None] | None:
         parts = [part.strip(" ,;") for part in separator.split(text)]
         if len(parts) > 1:
             return _joined([_set(part) for part in parts], join)
-    parts = items(text)
+    parts = split_items(text)
     if len(parts) > 1 and all(re.search(_RELATION, part) for part in parts[:1]):
         return _listed(parts)
     return _relation(text)
@@ -81,7 +81,7 @@ def _relation(text: str) -> tuple[Set, str | None] | None:
     pieces = [piece.strip() for piece in re.split(f"({_RELATION})", text)]
     signs = [piece.lstrip("\\") for piece in pieces[1::2]]
     if not signs:
-        found = read(text)
+        found = parse_expression(text)
         return (found, None) if isinstance(found, Set) else None
     if signs == ["in"] and _VARIABLE.fullmatch(pieces[0]):
         inner = _set(pieces[2])
@@ -114,15 +114,15 @@ def _half_line(sign: str, bound: str) -> Set | None:
 
 
 def _values(text: str) -> list[sympy.Expr]:
-    """The real numbers that a text lists; none if one of them isn't one."""
-    found = [read(part) for part in items(text.strip("{}\\ "))]
+    """The real numbers in a list; empty if one of its items isn't a real number."""
+    found = [parse_expression(part) for part in split_items(text.strip("{}\\ "))]
     numbers = [one.doit() for one in found if isinstance(one, sympy.Expr) and one.is_number]
     return numbers if len(numbers) == len(found) and all(one.is_extended_real for one in numbers) else []
 
 
-def same_set(ours: str, theirs: str) -> bool:
-    """Whether two plain answers describe the same set of real numbers."""
-    a, b = real_set(ours), real_set(theirs)
+def same_real_set(answer: str, reference: str) -> bool:
+    """Whether two normalized answers describe the same set of real numbers."""
+    a, b = parse_real_set(answer), parse_real_set(reference)
     if a is None or b is None or (a[1] and b[1] and a[1] != b[1]):
         return False
     if a[0] == b[0]:

@@ -1,4 +1,4 @@
-"""The verdict on one completion. This is what a grading process runs."""
+"""The verdict on one completion: the function that the worker processes run."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from multiprocessing import current_process
 
 from lambda_grpo.grading.equivalence import normal_form, same_answer, same_text
-from lambda_grpo.grading.extraction import readings, reference_answer
+from lambda_grpo.grading.extraction import candidate_answers, reference_answer
 from lambda_grpo.grading.parsing import MAX_LENGTH
 
-MAX_TEXT = 5000  # characters of an answer that is compared as text alone
+MAX_TEXT = 5000  # characters of an answer; longer ones aren't even compared as text
 
 
 @dataclass(frozen=True)
@@ -17,22 +17,22 @@ class Verdict:
     """The verdict on a completion.
 
     Attributes:
-        extracted: the answer as the completion has it.
-        normal: see `normal_form`; None for a right answer.
-        failure: what kept it from being read, in words; then it counts as wrong.
+        extracted: the answer as written in the completion.
+        normal_form: see `equivalence.normal_form`; None for a correct answer.
+        failure: the error that kept the answer from being parsed or compared; it then counts as wrong.
     """
 
     correct: bool
     extracted: str | None = None
-    normal: str | None = None
+    normal_form: str | None = None
     failure: str | None = None
 
 
 def judge(completion: str, reference: str) -> Verdict:
-    """Whether the completion's answer is the reference's.
+    """Whether the completion's answer equals the reference.
 
-    What a model writes may make any part of this fail, and is then no answer. A grader that is broken fails on the
-    reference itself as well, and that is raised.
+    An exception on a completion makes it wrong, since a model may write anything. A broken grader also fails when the
+    reference is compared with itself; that exception is raised.
     """
     try:
         return _judge(completion, reference)
@@ -45,14 +45,14 @@ def judge(completion: str, reference: str) -> Verdict:
 
 
 def _judge(completion: str, reference: str) -> Verdict:
-    found = readings(completion)
+    candidates = candidate_answers(completion)
     reference = reference_answer(reference)
-    for same in (same_text, same_answer):  # what is cheap to see first: a formula may take seconds to compare
-        for reading in found:
-            counts = len(reading.answer) <= MAX_TEXT and (same is same_text or not reading.as_text)
-            if counts and same(reading.answer, reference):
-                return Verdict(True, reading.answer)
-    answer = next((reading.answer for reading in found if not reading.as_text), None)
+    for same in (same_text, same_answer):  # the cheap comparison first: a formula may take seconds
+        for candidate in candidates:
+            counts = len(candidate.answer) <= MAX_TEXT and (same is same_text or not candidate.text_only)
+            if counts and same(candidate.answer, reference):
+                return Verdict(True, candidate.answer)
+    answer = next((candidate.answer for candidate in candidates if not candidate.text_only), None)
     if answer is None or len(answer) > MAX_LENGTH:
         return Verdict(False)
     return Verdict(False, answer, normal_form(answer))
@@ -65,8 +65,8 @@ _TYPICAL = (
     (r"(1, 2] \cup \{\pi\}", "[1, 2)"),
     ("y = 2x", "y = 3x"),
 )
-# The parser and SymPy build tables when they first read something: here, in the fork server that imports this, once for
-# all processes that are forked from it. A process that imports it for itself reads something at once anyway.
+# The parser and SymPy build tables on first use. Here this happens once, in the fork server that imports this module,
+# for all processes forked from it. A process that imports the module directly grades something right away anyway.
 if current_process().name == "MainProcess":
     for _answer, _reference in _TYPICAL:
         _judge(rf"\boxed{{{_answer}}}", _reference)

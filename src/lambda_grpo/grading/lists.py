@@ -1,7 +1,7 @@
-r"""Answers of several parts: lists of numbers, values with names, points.
+r"""Parsing answers with several values: lists of numbers, named values, points.
 
-"x = 1, y = 2" is (1, 2) and never 2, 1: values with names are compared by name, and with a list without names by their
-order, which is the alphabet's where all names are single letters.
+"x = 1, y = 2" is (1, 2) and never 2, 1. Named values are compared by name with each other, and in order with a list
+without names; single letters are ordered alphabetically.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _OPEN, _CLOSED = "([{", ")]}"
 
 @dataclass(frozen=True)
 class Values:
-    """Several values: their names, in order, with none where they have none; and the brackets around them.
+    """Several values with their names, or None without names, and the brackets around them.
 
-    `are_indexed`: whether names differ by their index alone, as x_1 and x_2, which may be solutions of one variable.
+    `are_indexed`: whether names differ only by an index, like x_1 and x_2, which may be solutions for one variable.
     """
 
     values: tuple[str, ...]
@@ -34,8 +34,8 @@ class Values:
     are_indexed: bool = False
 
 
-def items(text: str) -> list[str]:
-    """The parts of a tidy answer between commas and the like, outside of all brackets."""
+def split_items(text: str) -> list[str]:
+    """The items of an answer in canonical LaTeX, split at commas, "and" and "or" outside brackets."""
     parts, start, depth, i = [], 0, 0, 0
     while i < len(text):
         separator = _SEPARATOR.match(text, i) if depth == 0 else None
@@ -51,19 +51,19 @@ def items(text: str) -> list[str]:
     return [part for part in (part.strip() for part in parts) if part]
 
 
-def several(text: str) -> Values | None:
-    """A tidy answer as several values; None of one that is a single one."""
+def parse_values(text: str) -> Values | None:
+    """The values of an answer in canonical LaTeX; None if it is a single value."""
     point = _POINT.fullmatch(text)
     if point:
-        names, values = items(point.group(1)), items(point.group(2))
+        names, values = split_items(point.group(1)), split_items(point.group(2))
         return _by_name(names, values, "()") if len(names) == len(values) else None
-    kind = bracket(text)
+    kind = bracket_kind(text)
     inner = text
     if kind is not None:
         inner = re.sub(r"^\\?[(\[{]|\\?[)\]}]$", "", text.strip())
     elif re.match(r"[(\[]", text) and text.endswith((")", "]")) and re.search(r"[,=]", text) and _encloses(text):
         inner = text[1:-1]
-    parts = items(inner)
+    parts = split_items(inner)
     if len(parts) < 2:
         return None
     named = [_NAMED.fullmatch(part) for part in parts]
@@ -77,7 +77,7 @@ def several(text: str) -> Values | None:
 def _by_name(names: list[str], values: list[str], kind: str) -> Values | None:
     names = [re.sub(r"\s", "", name) for name in names]
     if len(set(names)) < len(names):
-        return None  # x = 2 or x = 7: solutions of one variable
+        return None  # x = 2 or x = 7: solutions for one variable
     are_indexed = len({_stem(name) for name in names}) < len(names)
     return Values(tuple(value.strip() for value in values), tuple(names), kind, are_indexed)
 
@@ -86,15 +86,15 @@ def _stem(name: str) -> str:
     return name.split("_")[0]
 
 
-def in_order(values: Values) -> tuple[str, ...]:
-    """The values as a list without names would have them: by the alphabet where all names are single letters."""
+def ordered_values(values: Values) -> tuple[str, ...]:
+    """The values in the order of a list without names: alphabetically by name if all names are single letters."""
     if values.names is not None and all(re.fullmatch(r"[A-Za-z]", name) for name in values.names):
         return tuple(value for _, value in sorted(zip(values.names, values.values, strict=True)))
     return values.values
 
 
-def bracket(text: str) -> str | None:
-    r"""The brackets around a list, as in "[)" for [1, 2); None for anything else."""
+def bracket_kind(text: str) -> str | None:
+    r"""The brackets around a list: "[)" for [1, 2); None for anything else."""
     text = text.replace(r"\{", "{").replace(r"\}", "}").strip()
     if len(text) < 3 or text[0] not in "([{" or text[-1] not in ")]}" or "," not in text:
         return None
@@ -102,7 +102,7 @@ def bracket(text: str) -> str | None:
 
 
 def _encloses(text: str) -> bool:
-    """Whether its first bracket is closed by its last."""
+    """Whether the first bracket of the text is closed by the last one."""
     depth = 0
     for i, sign in enumerate(text):
         depth += (sign in "([{") - (sign in ")]}")

@@ -1,7 +1,7 @@
-r"""The many ways in which one answer is written become one: of formulas here, of words in `words`.
+r"""Normalization: one notation for the many ways to write an answer.
 
-`plain` puts together what the parts do: typography (`formatting`), numbers (`numerals`), units (`units`), and here what
-stands around an answer: labels, "about", conditions, moduli.
+`normalize_answer` combines canonical LaTeX (`latex`), numbers (`numerals`) and units (`units`), and removes what
+surrounds an answer: labels, "about", conditions, moduli. Answers that are words are normalized in `words`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import re
 
-from lambda_grpo.grading.formatting import tidy
-from lambda_grpo.grading.numerals import from_words, with_digits
-from lambda_grpo.grading.units import without_units
+from lambda_grpo.grading.latex import canonical_latex
+from lambda_grpo.grading.numerals import normalize_numbers, words_to_digits
+from lambda_grpo.grading.units import strip_units
 
 _PERCENT = re.compile(
     r"\s*\bper\s?cent(?:age)?\b|\s*\\text\{\s*per\s?cents?\s*\}|\s*\\%|(?<=[\d}])\s*\\text\{\s*%\s*\}"
@@ -70,38 +70,38 @@ _CLAUSE = re.compile(
     r"\s*\}?\s*(?:\\text\{\s*)?(?=(?:\\?\$)?\s*-?\d)"
 )
 _CIS = re.compile(r"\\text\{\s*cis\s*\}\s*(?:\(([^()]*)\)|([^()+]+))$")
-_VARIABLE = re.compile(r"(?<=[\d)}])\s*(?![eExX][-+\d\s{])[A-Za-z](?![A-Za-z\d.])")  # a letter behind a number: no unit
+_VARIABLE = re.compile(r"(?<=[\d)}])\s*(?![eExX][-+\d\s{])[A-Za-z](?![A-Za-z\d.])")  # a letter after a number
 _DENIAL = re.compile(r"\b(?:not|no|never|than|least|most|if|wrong|incorrect)\b|n't")
 _BARE = re.compile(r"\\(?:text)\s*\{\s*([A-Za-z])\s*\}")
 
 
 @functools.lru_cache(maxsize=4096)
-def plain(answer: str, *, is_number: bool = False) -> str:
-    """The one way of writing it.
+def normalize_answer(answer: str, *, is_number: bool = False) -> str:
+    """The answer in the one notation in which answers are compared.
 
     Args:
-        is_number: whether the reference is one, without variables: then words and letters behind a number are units.
+        is_number: whether the reference is a number without variables; words and letters after a number are units then.
     """
-    text = _without_frame(tidy(answer))
+    text = _without_surroundings(canonical_latex(answer))
     sign = ""
     if is_number:
         if negative := _SIGN_WORD.match(text):
             sign, text = "-", text[negative.end() :].removesuffix("}" if "\\text{" in negative.group() else "")
-        text = from_words(_without_prose(text))
+        text = words_to_digits(_without_prose(text))
     text = _CIS.sub(lambda match: rf"(\cos({match[1] or match[2]})+i\sin({match[1] or match[2]}))", text)
-    text = _PERCENT.sub("%", with_digits(_with_commands(text)))
-    if _TRIGONOMETRIC.search(text):  # inside a function degrees aren't a unit
+    text = _PERCENT.sub("%", normalize_numbers(_with_commands(text)))
+    if _TRIGONOMETRIC.search(text):  # in a function's argument degrees aren't a unit
         text = re.sub(rf"(\d+(?:\.\d+)?)\s*(?:{DEGREES})", r"{(\\frac{\1 \\pi}{180})}", text)
     text = re.sub(DEGREES, "", text)
     if text.count("{") > text.count("}"):
         text += "}" * (text.count("{") - text.count("}"))
-    text = with_digits(without_units(text, is_number=is_number).rstrip(" .,;"))
+    text = normalize_numbers(strip_units(text, is_number=is_number).rstrip(" .,;"))
     text = _BARE.sub(r" \1", text).strip().rstrip(" .,;")
-    return sign + both_signs(text)
+    return sign + expand_plus_minus(text)
 
 
 def _without_prose(text: str) -> str:
-    r"""A phrase about one number from that number on: `\text{Janet makes } 18 \text{ per day}`, "five (5)"."""
+    r"""A phrase about one number, starting at the number: `\text{Janet makes } 18 \text{ per day}`, "five (5)"."""
     if repeated := re.fullmatch(r"[A-Za-z -]{2,}\(\s*(\d[\d.,]*)\s*\)", text):
         return repeated.group(1)
     text = re.sub(r"^(?:\\text\{)?the\s+(?:number\s+)?(?=\d)", "", text)
@@ -112,8 +112,8 @@ def _without_prose(text: str) -> str:
     return text
 
 
-def _without_frame(text: str) -> str:
-    r"""Without words around an answer: a `\text{}` that holds all of it, "Answer:", conditions, the set {x | …}."""
+def _without_surroundings(text: str) -> str:
+    r"""The answer without surroundings: a `\text{}` around all of it, "Answer:", conditions, set-builder {x | …}."""
     whole = re.fullmatch(r"\\text\s*\{([^{}]*\d[^{}]*)\}", text)
     text = whole.group(1).strip() if whole else text
     text = _ABOUT.sub("", _LABEL.sub("", text))
@@ -135,7 +135,7 @@ def _interval(match: re.Match[str]) -> str:
 
 
 def _with_commands(text: str) -> str:
-    """Functions, powers and products of a plain text as commands: sqrt(13), x**2, 2*x, <=."""
+    """Functions, powers, products and relations in plain notation as LaTeX: sqrt(13), x**2, 2*x, <=."""
     text = re.sub(r"\s*\*\*\s*", "^", text)
     text = re.sub(r"(?<=[\w)}])\s*\*\s*(?=[\w(\\{])", r" \\cdot ", text)
     text = re.sub(r"^\{?\s*(\w+)\s*\\choose\s*(\w+)\s*\}?$|\{\s*(\w+)\s*\\choose\s*(\w+)\s*\}", _chosen, text)
@@ -147,7 +147,7 @@ def _with_commands(text: str) -> str:
         )
     )
     text = _COMBINATIONS.sub(_chosen, text)
-    text = re.sub(r"(?<=[\d}])\s*(?=\\binom)", r" \\cdot ", text)  # the parser adds what stands side by side
+    text = re.sub(r"(?<=[\d}])\s*(?=\\binom)", r" \\cdot ", text)  # without a sign the parser would add the factors
     for root in reversed(list(re.finditer(r"\\sqrt\s*\(", text))):
         end = _closing_parenthesis(text, root.end() - 1)
         if end is not None:
@@ -161,7 +161,7 @@ def _chosen(match: re.Match[str]) -> str:
 
 
 def _relations(text: str) -> str:
-    """Relations in words as signs: "x is greater than 5"."""
+    """The text with relations in words replaced by signs: "x is greater than 5"."""
     for words, sign in _RELATIONS:
         text = words.sub(sign, text)
     return text
@@ -176,11 +176,11 @@ def _closing_parenthesis(text: str, start: int) -> int | None:
     return None
 
 
-def both_signs(text: str) -> str:
-    r"""`a \pm b` as `a + b, a - b`, where there is one ± in a single answer."""
+def expand_plus_minus(text: str) -> str:
+    r"""`a \pm b` as `a + b, a - b`, if there is one ± in a single answer."""
     parts = text.split(", ")
     if len(parts) > 1 and not re.search(r"[({\[][^)}\]]*,|^[(\[]|\\\{", text):
-        return ", ".join(both_signs(part) for part in parts)
+        return ", ".join(expand_plus_minus(part) for part in parts)
     is_point = re.fullmatch(r"\([^()]*(?:\([^()]*\)[^()]*)*\)", text) is not None
     if len(re.findall(r"\\(?:pm|mp)(?![a-z])", text)) != 1 or ("," in text and not is_point):
         return text
@@ -189,15 +189,15 @@ def both_signs(text: str) -> str:
     return ", ".join(written)
 
 
-def as_text(answer: str) -> str:
-    """For comparison letter by letter: without spaces, but those between digits."""
+def compact_text(answer: str) -> str:
+    """The answer for comparison as text: without spaces, except between digits."""
     text = re.sub(r"[\"`]+|(?<!\d) | (?!\d)", "", re.sub(r"\s+", " ", _TEXT.sub(r"\1", answer)))
     text = text.rstrip(".")
     return text.strip("()") if re.fullmatch(r"\([A-Za-z]\)", text) else text
 
 
 def is_words(answer: str) -> bool:
-    """Whether a tidy answer is text: a name, yes or no, several words; not a product of letters."""
+    """Whether an answer in canonical LaTeX is words: a name, yes or no, a phrase; not a product of letters."""
     if re.fullmatch(r"\\text\s*\{[^{}]*[A-Za-z]{2}[^{}]*\}", answer.strip()):
         return True
     text = _TEXT.sub(r"\1", answer).strip()
@@ -205,10 +205,10 @@ def is_words(answer: str) -> bool:
 
 
 def is_number(answer: str) -> bool:
-    """Whether an answer has no variables: digits, constants and functions of them, and perhaps a unit."""
-    if _VARIABLE.search(_TEXT.sub("", tidy(answer))):
+    """Whether an answer is a number: no variables; digits, constants and functions of them, and perhaps a unit."""
+    if _VARIABLE.search(_TEXT.sub("", canonical_latex(answer))):
         return False
-    text = plain(answer, is_number=True)
+    text = normalize_answer(answer, is_number=True)
     text = re.sub(r"\\[A-Za-z]+", "", _TEXT.sub("", text))
     return (
         re.search(r"\d|\\pi", text) is not None and re.search(r"[A-Za-z]", re.sub(r"\d[eE][-+]?\d", "", text)) is None
@@ -216,6 +216,6 @@ def is_number(answer: str) -> bool:
 
 
 def modulus(answer: str) -> str | None:
-    r"""What a `\pmod{}` names."""
+    r"""The modulus in a `\pmod{}`; None without one."""
     found = re.search(r"\\(?:pmod|bmod|mod)\s*\{?\s*(\w+)", answer)
     return found.group(1) if found else None

@@ -1,7 +1,7 @@
-r"""Numbers as people write them, made into numbers as the parser reads them.
+r"""Rewriting numbers into the notation that the parser reads.
 
-Thousands separators, ordinals, mixed numbers, repeating decimals, scientific notation, multipliers ("3 million") and
-numbers in words ("thirty-six", "two thirds", "minus five").
+Handles thousands separators, ordinals, mixed numbers, repeating decimals, scientific notation, multipliers ("3
+million") and numbers in words ("thirty-six", "two thirds").
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ _ORDINALS = {
 }  # fmt: skip
 
 
-def with_digits(text: str) -> str:
-    """The numbers in a tidy answer, as the parser reads them."""
+def normalize_numbers(text: str) -> str:
+    """An answer in canonical LaTeX, with its numbers in the notation that the parser reads."""
     text = _EXPLICIT.sub("", text)
     text = re.sub(r"(?<=[\d.])\.(?=/)|(?<=\d)\.(?=\s*[/)}])", "", text)
     if not re.search(r"[(\[{]\s*\d{1,3},\d{3}\b|\\\{", text) and ", " not in text:
@@ -96,8 +96,8 @@ def _multiplied(match: re.Match[str]) -> str:
     return rf" \times {MULTIPLIERS[match.group(2).lower()]} {match.group(1) or ''}"
 
 
-def from_words(text: str) -> str:
-    """A text that begins with a number in words, with that number in digits: "thirty-six eggs" is "36 eggs"."""
+def words_to_digits(text: str) -> str:
+    """The text with a number in words at its start replaced by digits: "36 eggs" for "thirty-six eggs"."""
     text = re.sub(r"^\\text\{([^{}]*)\}", r"\1", text)
     if (ordinal := re.sub(r"^the\s+", "", text.lower())) in _ORDINALS:
         return str(_ORDINALS[ordinal])
@@ -118,7 +118,7 @@ def from_words(text: str) -> str:
 
 
 def _whole(tokens: list[str]) -> tuple[int, int]:
-    """The whole number that words begin with, and how many of them it takes: none where there is none."""
+    """The whole number at the start of the words, and how many words it takes (0 if there is none)."""
     total = part = used = 0
     for i, word in enumerate(tokens):
         following = tokens[i + 1] if i + 1 < len(tokens) else ""
@@ -143,7 +143,7 @@ def _whole(tokens: list[str]) -> tuple[int, int]:
 
 
 def _parts(tokens: list[str], whole: int) -> tuple[int, int, int]:
-    """The fraction that follows `whole` in words: its numerator and denominator, and how many words it takes."""
+    """The fraction in words after `whole`: its numerator and denominator, and how many words it takes."""
     rest = [*tokens, "", "", ""]
     singular = rest[0].removesuffix("s")
     if whole and singular in _PARTS:  # "two thirds": the whole number is the numerator
@@ -172,7 +172,7 @@ def _repeating(match: re.Match[str]) -> str:
 
 
 def _fraction(whole: str, fixed: str, period: str) -> str:
-    """0.1666… as 15/90: `fixed` are the digits that don't repeat."""
+    """A repeating decimal as a fraction: 0.1666… is 15/90. `fixed`: the digits before the period."""
     if len(fixed) + len(period) > 30:
         return f"{whole}.{fixed}{period}"
     value = int((whole.lstrip("-") or "0") + fixed + period) - int((whole.lstrip("-") or "0") + fixed)

@@ -1,7 +1,7 @@
-r"""Reading an answer as mathematics: math-verify's parser, kept from what it can't read in reasonable time.
+r"""Parsing an answer into a SymPy expression: math-verify's parser, with limits on what it is given.
 
-An answer that is too long, too deep or too large isn't read at all: it can only cost time. Capital and small letters
-differ (by default the parser reads mg/M as mg/m), and so do x and x'.
+An answer that is too long, too deeply nested or too large isn't parsed at all, since it would only cost time. Symbols
+are case-sensitive (by default the parser reads mg/M as mg/m), and x and x' differ.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from math_verify.parser import get_last_eq
 from sympy import Basic, MatrixBase, Pow, factorial, preorder_traversal
 
 MAX_LENGTH = 1000  # characters of an answer
-MAX_DEPTH = 20  # of its braces and brackets
-MAX_DIGITS = 100  # of a number
-MAX_NODES = 400  # of its expression
+MAX_DEPTH = 20  # nesting of its braces and brackets
+MAX_DIGITS = 100  # digits of a number
+MAX_NODES = 400  # nodes of its expression tree
 MAX_EXPONENT = 10_000
-MAX_BITS = 10_000  # of a whole number
-MAX_SUM_EXPONENT, MAX_TERMS = 100, 2000  # a power of a sum, which has to be multiplied out
+MAX_BITS = 10_000  # bits of an integer
+MAX_SUM_EXPONENT, MAX_TERMS = 100, 2000  # limits of a power of a sum, which is expanded
 
-# Its word on limits of time is said once per process, and isn't needed: the pool has them.
+# math-verify warns that its own timeouts are off. They aren't needed: the pool has limits.
 for _name in ("math_verify.parser", "math_verify.grader"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
@@ -39,9 +39,9 @@ _CAPITAL_GREEK = re.compile(r"\\(Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega)(?
 
 
 @functools.lru_cache(maxsize=1024)
-def read(text: str) -> Basic | MatrixBase | None:
-    """As math-verify parses it; None where it can't, or where it had better not."""
-    if _DECIMAL.fullmatch(text) and len(text) < MAX_DIGITS:  # as the parser makes it, without the parser
+def parse_expression(text: str) -> Basic | MatrixBase | None:
+    """A normalized answer as math-verify parses it; None if it can't be parsed, or exceeds a limit."""
+    if _DECIMAL.fullmatch(text) and len(text) < MAX_DIGITS:  # the parser's result, without the parser
         return sympy.Float(text) if "." in text else sympy.Integer(int(text))
     if re.search(r"\d'", text):  # minutes of arc
         return None
@@ -63,7 +63,7 @@ def read(text: str) -> Basic | MatrixBase | None:
             )
         except MemoryError:
             raise
-        except Exception:  # ANTLR's errors are of this class itself, and SymPy raises many things
+        except Exception:  # ANTLR raises this class itself, and SymPy all kinds of errors
             continue
         return None if _is_heavy(found) else found
     return None
@@ -78,7 +78,7 @@ def _depth(text: str) -> int:
 
 
 def _is_heavy(expression: Basic | MatrixBase) -> bool:
-    """Whether it takes long to compare, however it is done."""
+    """Whether the expression takes long to compare by any method."""
     parts = list(expression) if isinstance(expression, MatrixBase) else [expression]
     for count, node in enumerate(inner for part in parts for inner in preorder_traversal(part)):
         if count > MAX_NODES:
@@ -93,7 +93,7 @@ def _is_heavy(expression: Basic | MatrixBase) -> bool:
 
 
 def _largest_exponent(base: Basic) -> float:
-    """Up to which a power of it is quick to compare. A sum is multiplied out for that."""
+    """The largest exponent for which a power of `base` is quick to compare: a power of a sum is expanded."""
     if not isinstance(base, sympy.Add):
         return MAX_EXPONENT if base.is_number else float("inf")
     terms = len(base.args)
@@ -101,7 +101,7 @@ def _largest_exponent(base: Basic) -> float:
 
 
 def _size(expression: Basic) -> float:
-    """|expression|, or an upper bound where it is a power; infinity if it is above 10^300, 0 for symbols."""
+    """|expression|, or an upper bound of it for a power; infinity above 10^300, 0 for symbols."""
     if not expression.is_number:
         return 0.0
     if isinstance(expression, (Pow, sympy.exp)):

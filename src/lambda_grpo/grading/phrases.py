@@ -1,4 +1,4 @@
-"""What a phrase or formula says: "approximately 5 apples", "$x = 2$ and $x = 3$", "that she has 5 left"."""
+"""Extracting the answer from a phrase: "approximately 5 apples", "$x = 2$ and $x = 3$", "that she has 5 left"."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}|[\u4e00-\u9fff]")
 _OPERATION = re.compile(
     r"\b(?:root|half|double|twice|triple|square|cube|third|quarter|log\w*|power|multiple|percent)\b"
 )
-COMMA = re.compile(r"\s*(?:[,;，]|[,;]?\s*(?:and|or|和|或)(?![A-Za-z]))\s*")
+SEPARATOR = re.compile(r"\s*(?:[,;，]|[,;]?\s*(?:and|or|和|或)(?![A-Za-z]))\s*")
 
 
-def of_line(rest: str, is_block: bool = False) -> str:
-    """The answer at the beginning of what follows "the answer is"."""
+def answer_in_phrase(rest: str, is_block: bool = False) -> str:
+    """The answer in the text that follows "the answer is"."""
     rest = rest.strip().strip("*_ \t")
     if is_block and not has_words(rest):
         return rest
@@ -43,12 +43,12 @@ def of_line(rest: str, is_block: bool = False) -> str:
     rest = rest[leading.end() :] if leading else rest
     formulas, end = [], 0
     while (formula := FORMULA.match(rest, end)) is not None and not has_words(formula.group()):
-        formulas.append(content(formula))
-        comma = COMMA.match(rest, formula.end())
+        formulas.append(formula_content(formula))
+        comma = SEPARATOR.match(rest, formula.end())
         end = comma.end() if comma else len(rest)
         last = formula.end()
     if formulas:
-        behind = unit_behind(rest[last:])
+        behind = trailing_unit(rest[last:])
         return ", ".join(formulas) + behind
     rest = re.sub(r"</?[a-z]+\s*/?>", " ", rest).strip()
     if "{" not in rest and "[" not in rest:
@@ -58,8 +58,8 @@ def of_line(rest: str, is_block: bool = False) -> str:
     return _quantity(rest)
 
 
-def unit_behind(text: str) -> str:
-    r"""What follows a formula in a sentence and belongs to it: "$5$ thousand", "$2: 15$ PM"."""
+def trailing_unit(text: str) -> str:
+    r"""The word after a formula that belongs to it, in `\text{}`: "$5$ thousand", "$2: 15$ PM"; "" without one."""
     found = re.match(
         r"\s*((?:hundred|thousand|million|billion|trillion|dozen|[ap]\.?m\.?)\b|\\?%|percent\b)", text, re.IGNORECASE
     )
@@ -67,9 +67,9 @@ def unit_behind(text: str) -> str:
 
 
 def _quantity(rest: str) -> str:
-    """A phrase, or where it is prose about one number, that number with what stands directly behind it."""
+    """The phrase; or, if it is prose about one number, that number with the words that directly follow it."""
     numbers = list(NUMBER.finditer(rest))
-    # "5x + 1", "5 or 6" and "(1, 2)" are what they are
+    # "5x + 1", "5 or 6" and "(1, 2)" are kept as they are
     if numbers and numbers[0].start() == 0:
         following = numbers[1].start() if len(numbers) > 1 else len(rest)
         between = rest[numbers[0].end() : following]
@@ -96,8 +96,8 @@ def _quantity(rest: str) -> str:
     return rest
 
 
-def content(formula: re.Match[str]) -> str:
-    """What a formula holds; of a derivation in several rows, its last row."""
+def formula_content(formula: re.Match[str]) -> str:
+    """The content of a formula; of a derivation in several rows, its last row."""
     found = next(group for group in formula.groups() if group is not None).strip()
     if re.match(r"\\begin\{(?:align|equation)", found) and "\\boxed" not in found:
         rows = [row for row in re.split(r"\\\\|\\end\{[a-z]+\*?\}\s*$", found) if row.strip(" &\n")]
@@ -106,6 +106,6 @@ def content(formula: re.Match[str]) -> str:
 
 
 def has_words(text: str) -> bool:
-    """Whether there are words in a formula, outside of commands for text."""
+    """Whether a formula has words outside of text commands."""
     text = re.sub(r"\\(?:begin|end)\s*\{[^{}]*\}(?:\s*\{[lcr|]+\})?", "", _TEXT_COMMAND.sub("", text))
     return _WORD.search(text) is not None

@@ -1,7 +1,7 @@
-r"""What a completion says its answer is: "the answer is 5", "Answer: 5", a heading "Final Answer", a line "A: 5".
+r"""Finding statements of the answer: "the answer is 5", "Answer: 5", a heading "Final Answer", a line "A: 5".
 
-A statement that is denied ("the answer isn't 5"), asked ("is the answer 5?") or supposed ("if the answer is 5") is
-none.
+A statement that is negated ("the answer isn't 5"), a question ("is the answer 5?") or hypothetical ("if the answer is
+5") is not valid.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NEGATED = re.compile(
     r"(?:isn't|aren't|wasn't|can(?:'|no)t|cannot|couldn't|won't|wouldn't|shouldn't|mustn't|\bnot\b|\bnever\b|n’t)",
     re.IGNORECASE,
 )
-_SUPPOSED = re.compile(
+_HYPOTHETICAL = re.compile(
     r"\b(?:suppos\w+|assum\w+|imagine|pretend|whether|let's\s+say|say\s+that|might\s+(?:\w+\s+)?(?:think|guess|say|expect|believe)"
     r"|(?:may|could|would|can)\s+(?:\w+\s+)?(?:think|guess|say|expect|believe)|tempt\w+|claim(?:s|ed)|first\s+guess|wrong|incorrect|"
     r"\bunless|initial(?:ly)?|previous(?:ly)?|thought|guessed|wondered|wonder|not\s+true|is\s+it|doubt)\b"
@@ -55,14 +55,14 @@ _FOLLOWS = re.compile(r"\s*(?:,|and|or|\.)?\s*")
 
 @dataclass(frozen=True)
 class Statement:
-    """What is said to be the answer.
+    """A statement of the answer.
 
     Attributes:
-        line: what follows on its line, or in the formula, code or list that follows.
-        rest: all that follows.
-        start, end: of the sentence in the text.
-        valid: whether it is said; not denied, asked or supposed.
-        is_block: whether `line` is a formula or code on lines of its own.
+        line: the rest of its line, or the formula, code block or list that follows.
+        rest: the whole text after it.
+        start, end: where the sentence stands in the text.
+        valid: whether it is an assertion: not negated, not a question, not hypothetical.
+        is_block: whether `line` is a displayed formula, a code block or a list.
     """
 
     line: str
@@ -73,9 +73,9 @@ class Statement:
     is_block: bool = False
 
 
-def statements(text: str) -> list[Statement]:
+def find_statements(text: str) -> list[Statement]:
     """All statements in a text, in order."""
-    return [said for cue in _CUE.finditer(text) if (said := _statement(text, cue)) is not None]
+    return [found for cue in _CUE.finditer(text) if (found := _statement(text, cue)) is not None]
 
 
 def _statement(text: str, cue: re.Match[str]) -> Statement | None:
@@ -85,7 +85,7 @@ def _statement(text: str, cue: re.Match[str]) -> Statement | None:
     if not rest:
         return None
     begun = max((found.end() for found in _BEGINNING.finditer(text, 0, _first_letter(text, cue))), default=0)
-    before, said = text[begun : cue.start()], cue.group()
+    before, cue_text = text[begun : cue.start()], cue.group()
     block, end = _block(text, start)
     line = block if block is not None else text[start:].split("\n", 1)[0].strip()
     if block is None:
@@ -94,13 +94,15 @@ def _statement(text: str, cue: re.Match[str]) -> Statement | None:
     asked = block is None and sentence_end is not None and sentence_end.group() == "?"
     if but := _NOT_BUT.match(line):
         line = line[but.end() :]
-        said = ""
+        cue_text = ""
     if corrections := list(_CORRECTION.finditer(line)):
         line = line[corrections[-1].end() :]
         asked = False
-    if (letter := _CHOSEN.search(said)) and re.match(r"(?:the\s+)?(?:correct|right|best|true)\b", line):
+    if (letter := _CHOSEN.search(cue_text)) and re.match(r"(?:the\s+)?(?:correct|right|best|true)\b", line):
         line = letter.group(1)
-    valid = not (asked or _NEGATED.search(said) or _SUPPOSED.search(before) or _NO_ANSWER.match(line.strip("*_ ")))
+    valid = not (
+        asked or _NEGATED.search(cue_text) or _HYPOTHETICAL.search(before) or _NO_ANSWER.match(line.strip("*_ "))
+    )
     finish = start + sentence_end.end() if sentence_end and block is None else end
     if not valid and (turn := _TURN.search(text, start, finish)):  # "isn't 5 but 6"
         finish = turn.start()
@@ -113,7 +115,7 @@ def _first_letter(text: str, cue: re.Match[str]) -> int:
 
 
 def _block(text: str, start: int) -> tuple[str | None, int]:
-    """The formula, code or list items that follow, and their end."""
+    """The displayed formula, code block or list items that follow, joined by commas, and where they end."""
     if block := _BLOCK.match(text, start):
         contents = [next(filter(None, block.groups()), "").strip()]
         end = block.end()

@@ -1,7 +1,7 @@
-r"""Units: what stands behind a number and doesn't change it.
+r"""Finding, converting and stripping units and currencies.
 
-Known units are told apart, compound quantities ("5 hours and 30 minutes") are one number, and all else that reads as a
-unit ("12 red balls") is taken off. What says something else of the number ("5 times x", "12 is wrong") isn't a unit.
+Known units are distinguished, compound quantities ("5 hours and 30 minutes") become one number, and anything else that
+reads like a unit ("12 red balls") is stripped. Words that change the number ("5 times x", "12 is wrong") aren't units.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from fractions import Fraction
 from itertools import pairwise
 
-# Name, what it measures, how much of it, and how it is written
+# (name, dimension, factor, spellings)
 _TABLE = (
     ("mm", "length", Fraction(1, 1000), "mm millimeter millimetre"),
     ("cm", "length", Fraction(1, 100), "cm centimeter centimetre"),
@@ -51,14 +51,14 @@ _TABLE = (
     ("even", "", Fraction(1), "even"),
     ("odd", "", Fraction(1), "odd"),
 )  # fmt: skip
-_UNITS = {written: name for name, _, _, all_written in _TABLE for written in all_written.split()} | {
+_UNITS = {spelling: name for name, _, _, spellings in _TABLE for spelling in spellings.split()} | {
     "miles per hour": "mph", "mile per hour": "mph", "kilometers per hour": "km/h", "meters per second": "m/s",
     "mi/h": "mph", "miles/hour": "mph", "meters/second": "m/s", "kilometers/hour": "km/h", "p.m.": "pm", "a.m.": "am",
 }  # fmt: skip
-_MEASURES = {name: (measured, factor) for name, measured, factor, _ in _TABLE if measured}
-_LONG = "|".join(written for _, _, _, all_written in _TABLE for written in all_written.split() if len(written) > 3)
+_DIMENSIONS = {name: (dimension, factor) for name, dimension, factor, _ in _TABLE if dimension}
+_LONG_NAMES = "|".join(spelling for _, _, _, spellings in _TABLE for spelling in spellings.split() if len(spelling) > 3)
 
-# Words that say something of the number before them, at the beginning of what follows it
+# Words after a number that aren't a unit, since they change the number or say something else about it
 _NO_UNIT = (
     r"times(?=\s+(?!as\b|more\b|the\b|less\b|larger|greater|longer|older|faster|bigger|a\b|per\b)[\w\\$])|minus|plus|"
     r"(?:less|more)\s+than\s+[a-z]\b|squared|cubed|factorial|over\b|root|choose|divided|power|undefined|infinit|"
@@ -71,8 +71,8 @@ _NUMBER_WORD = (
 )
 _POWER = r"(?:\s*\^\s*\{\s*-?\d+\s*\})?"
 _INNER = r"[A-Za-z\s~./·^%'’()°-]|\{-?\d\}|(?<=\^)-?\d|\\cdot|\\times|\\circ|\\mu|\^\\circ"
-# In \text{}: letters after a space, or two and more; a single letter right after a number is a variable, or the
-# imaginary unit.
+# In \text{}: letters after a space, or two and more letters; a single letter directly after a number is a variable or
+# the imaginary unit.
 _UPRIGHT = (
     rf"\\text\{{(?!\s*(?:[ied]\s*[}}^]|{_NO_UNIT}))(?![^{{}}]*{_NUMBER_WORD})"
     rf"(?:[\s~]+[A-Za-z(]|[A-Za-z(][A-Za-z./^%-]|[A-Za-z](?:\s*\\cdot|\s)\s*[A-Za-z]|\^\\circ|\\mu)(?:{_INNER})*\}}"
@@ -82,7 +82,7 @@ _FORMAL_UNIT = re.compile(
     rf"(?<=[\d)}}%A-Za-z'|])\s*(?:{_UPRIGHT}|{_ONE_LETTER}|\\(?:AA|Omega|mu)\b\s*(?:\\text\{{[^{{}}\d]*\}})?){_POWER}"
     rf"(?:\s*(?:/|\\cdot|-|\\times)?\s*\\text\{{[^{{}}\d]*\}}{_POWER})*\s*\.?$"
 )
-# In plain letters: a known unit, or a word; of a number alone, as "5 xy" and "2 theta" are products.
+# In plain letters: a known unit or a word, after a number only; "5 xy" and "2 theta" are products.
 _GREEK = "theta|alpha|beta|lambda|gamma|delta|sigma|omega|sqrt|cdot|infinity"
 _SHORT = (
     "cups?|eggs?|days?|men|yen|mi|m|K|N|W|J|Hz|eV|in|red|new|old|big|pie|pies|cat"
@@ -92,13 +92,13 @@ _SHORT = (
 _SYMBOL = "(?:km|cm|mm|m|kg|mg|g|N|J|W|kW|V|A|K|mol|L|mL|ft|mi|lb|s|h|erg|eV|Pa|C|rad|Hz)"
 _PLAIN_UNIT = re.compile(
     rf"(?<=[\d)}}i])(?:\s*-?(?:{_SYMBOL}{_POWER}(?:\s*(?:\\cdot|/|\*)\s*(?:{_SYMBOL}|[A-Za-z]{{1,2}}){_POWER})+|"
-    rf"[ckm]m|kg|m[lL]|ft|lbs?|oz|mph|hrs?|mins?|secs?|yrs?|kWh|(?:{_LONG})s?)(?![A-Za-z])|"
+    rf"[ckm]m|kg|m[lL]|ft|lbs?|oz|mph|hrs?|mins?|secs?|yrs?|kWh|(?:{_LONG_NAMES})s?)(?![A-Za-z])|"
     rf"\s+(?!{_NO_UNIT}|{_GREEK})(?![^\\]*{_NUMBER_WORD})(?:[A-Za-z]{{4,}}|(?:{_SHORT})\b|"
     rf"(?:sq|cu|of|per|a|an|each|at|on|in|all|the|by|for)\s+(?:an?\s+)?[A-Za-z]{{2}})[A-Za-z./'’ -]*)"
     rf"{_POWER}\s*\.?$|(?<=\d)\s*(?:[\u4e00-\u9fff]+|/\s*[A-Za-z]{{2,}}(?:\s+[A-Za-z]+)*)$"
 )
 _LONG_UNIT = re.compile(
-    rf"(?<=[\w)}}])\s+(?:(?:cubic|square|sq\.?|cu\.?)\s+)?(?:{_LONG})s?(?:\s+per\s+[a-z]+)?$", re.IGNORECASE
+    rf"(?<=[\w)}}])\s+(?:(?:cubic|square|sq\.?|cu\.?)\s+)?(?:{_LONG_NAMES})s?(?:\s+per\s+[a-z]+)?$", re.IGNORECASE
 )
 _IN_PARENTHESES = re.compile(
     r"(?<=[\d)}%])\s+\(\s*(?:\\text\{)?\s*(?!and\b|or\b|[A-Za-z]\b(?:\s*\)|,))[A-Za-z][A-Za-z\s.,/'-]*\}?\s*\)$"
@@ -120,8 +120,8 @@ _QUANTITY = re.compile(
 _JOINT = re.compile(r"(?:,|\\text\{\s*,?\s*and\s*\}|,?\s*and\b|\s)*")
 
 
-def unit(answer: str) -> str | None:
-    """The unit behind a tidy answer with its power, as far as it is a known one."""
+def find_unit(answer: str) -> str | None:
+    """The known unit, with its power, at the end of an answer in canonical LaTeX; None without one."""
     if temperature := _TEMPERATURE.search(answer):
         return f"degree {next(filter(None, temperature.groups())).upper()}"
     if re.search(r"¢\s*$", answer):
@@ -145,11 +145,11 @@ def _known(name: str) -> str | None:
     return _UNITS.get(name) or _UNITS.get(name.removesuffix("s"))
 
 
-def without_units(text: str, *, is_number: bool) -> str:
-    """A tidy answer without currencies and units.
+def strip_units(text: str, *, is_number: bool) -> str:
+    """An answer in canonical LaTeX, without currencies and units.
 
     Args:
-        is_number: whether the reference is one, without variables: then words and letters behind a number are units.
+        is_number: whether the reference is a number without variables; words and letters after a number are units then.
     """
     text = _CURRENCY.sub("", text).strip()
     text = _IN_PARENTHESES.sub("", text)
@@ -157,23 +157,23 @@ def without_units(text: str, *, is_number: bool) -> str:
     return (_PLAIN_UNIT if is_number else _LONG_UNIT).sub("", text).strip()
 
 
-def in_unit_of(answer: str, reference: str) -> str:
-    """A quantity of several units, as "5 hours and 30 minutes", as a number of one of them.
+def convert_quantity(answer: str, reference: str) -> str:
+    """A compound quantity such as "5 hours and 30 minutes", converted to a number of one unit.
 
-    It is the reference's, where that has one of the same kind, else the largest. Dollars become cents where those are
-    asked for. Any other answer is returned as it is.
+    The unit is the reference's if that measures the same dimension, otherwise the largest one of the answer. Dollars
+    become cents, and cents dollars, if the reference is in the other one. Any other answer is returned unchanged.
     """
     parts = _quantities(answer)
-    wanted = (unit(reference) or "").removesuffix("^1")
+    wanted = (find_unit(reference) or "").removesuffix("^1")
     several = _quantities(reference)
     if len(several) > 1:
         wanted = several[0][1]
     if len(parts) < 2 and not (len(parts) == 1 and (len(several) > 1 or _is_money(parts[0][1], wanted))):
         return answer
-    measured, factor = _MEASURES[parts[0][1]]
-    if wanted in _MEASURES and _MEASURES[wanted][0] == measured:
-        factor = _MEASURES[wanted][1]
-    value = sum(number * _MEASURES[name][1] for number, name in parts) / factor
+    dimension, factor = _DIMENSIONS[parts[0][1]]
+    if wanted in _DIMENSIONS and _DIMENSIONS[wanted][0] == dimension:
+        factor = _DIMENSIONS[wanted][1]
+    value = sum(number * _DIMENSIONS[name][1] for number, name in parts) / factor
     return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
@@ -182,7 +182,7 @@ def _is_money(name: str, other: str) -> bool:
 
 
 def _quantities(text: str) -> list[tuple[Fraction, str]]:
-    """The numbers and units that a text consists of, where they measure the same thing and get smaller."""
+    """The (number, unit) pairs of a compound quantity: one dimension, ever smaller units; empty for other texts."""
     found: list[tuple[Fraction, str]] = []
     if money := re.fullmatch(r"\\\$\s*(\d+(?:\.\d+)?)", text):
         return [(Fraction(money.group(1)), "dollar")]
@@ -194,12 +194,12 @@ def _quantities(text: str) -> list[tuple[Fraction, str]]:
         dollar, number, upright, letters = quantity.groups()
         name = (upright or letters).strip(".").casefold()
         known = "dollar" if dollar else _known(name)
-        if known not in _MEASURES:
+        if known not in _DIMENSIONS:
             return []
         digits = re.findall(r"\d+(?:\.\d+)?", number)
         found.append((Fraction(digits[0]) / (Fraction(digits[1]) if len(digits) > 1 else 1), known))
         joint = _JOINT.match(text, quantity.end())
         end = joint.end() if joint else quantity.end()
-    measures = [_MEASURES[name] for _, name in found]
+    measures = [_DIMENSIONS[name] for _, name in found]
     falling = all(a[1] > b[1] for a, b in pairwise(measures))
-    return found if falling and len({measured for measured, _ in measures}) == 1 else []
+    return found if falling and len({dimension for dimension, _ in measures}) == 1 else []

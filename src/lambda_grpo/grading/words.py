@@ -1,13 +1,13 @@
-r"""Answers that are words: names, yes or no, choices, lists of labels, times of day.
+r"""Comparing answers that are words: names, yes or no, multiple choice, lists of labels, times of day.
 
-They are compared as text, without articles and subjects ("The series converges" is "converges").
+Words are compared as text without articles and subjects ("The series converges" is "converges").
 """
 
 from __future__ import annotations
 
 import re
 
-from lambda_grpo.grading.normalization import as_text
+from lambda_grpo.grading.normalization import compact_text
 
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _SUBJECT = re.compile(
@@ -40,8 +40,8 @@ _CLOCK = re.compile(
 _CHOICE = re.compile(r"[(\[]\s*([A-H])\s*[)\]]\s*[:.,]?\s*|([A-H])\s*(?:[.:)](?=\s|$|\\)\s*|$)")
 
 
-def said(text: str) -> str:
-    """A tidy text in small letters, without commands for text, dollars and quotes, and in one wording."""
+def normalize_words(text: str) -> str:
+    """An answer in lower case, without text commands, dollar signs and quotes, and with synonyms unified."""
     text = _TEXT.sub(r" \1 ", text).replace("\\$", "").replace('"', "").casefold()
     text = re.sub(r"\s+", " ", text).strip(" .,;:!")
     for pattern, wording in _SAME:
@@ -49,24 +49,26 @@ def said(text: str) -> str:
     return text
 
 
-def same_words(ours: str, theirs: str) -> bool:
-    """Whether two tidy answers, of which the reference is words, say the same."""
-    ours, theirs = said(ours), said(theirs)
-    if _squeezed(ours) == _squeezed(theirs):
+def same_words(answer: str, reference: str) -> bool:
+    """Whether an answer says the same as a reference that is words; both in canonical LaTeX."""
+    answer, reference = normalize_words(answer), normalize_words(reference)
+    if _squeezed(answer) == _squeezed(reference):
         return True
-    if theirs in ("yes", "no", "true", "false"):
-        begun = re.match(r"(yes|no|true|false)\b(?!\s+(?:or|and)\b|,\s*(?:yes|no)\b)", ours)
-        return begun is not None and begun.group() == theirs
-    wanted = _squeezed(_content(theirs))
+    if reference in ("yes", "no", "true", "false"):
+        begun = re.match(r"(yes|no|true|false)\b(?!\s+(?:or|and)\b|,\s*(?:yes|no)\b)", answer)
+        return begun is not None and begun.group() == reference
+    wanted = _squeezed(_content(reference))
     for subject in (_SUBJECT, _BARE_SUBJECT):
-        found = subject.match(ours)
-        if found and " not " not in found.group() and _squeezed(_content(ours[found.end() :])) == wanted:
+        found = subject.match(answer)
+        if found and " not " not in found.group() and _squeezed(_content(answer[found.end() :])) == wanted:
             return True
-    if (found := _SUBJECT.match(theirs)) and _squeezed(_content(theirs[found.end() :])) == _squeezed(_content(ours)):
+    if (found := _SUBJECT.match(reference)) and _squeezed(_content(reference[found.end() :])) == _squeezed(
+        _content(answer)
+    ):
         return True
-    if _squeezed(_content(ours)) == wanted:
+    if _squeezed(_content(answer)) == wanted:
         return True
-    a, b = _content(ours).split(), _content(theirs).split()
+    a, b = _content(answer).split(), _content(reference).split()
     return len(a) == len(b) == 2 and any(word.endswith("ly") for word in b) and sorted(a) == sorted(b)
 
 
@@ -78,8 +80,8 @@ def _squeezed(text: str) -> str:
     return re.sub(r"[\s'\".()-]", "", text)
 
 
-def labels(text: str) -> list[str] | None:
-    """The labels that a tidy answer lists, as A, C or I, III or ①④, written together or apart; None of others."""
+def parse_labels(text: str) -> list[str] | None:
+    """The labels that an answer lists, like "A, C", "I, III" or "①④", with or without separators; None for others."""
     text = re.sub(r"\bonly\b|\boptions?\b|\bstatements?\b|[()]", " ", _TEXT.sub(r" \1 ", text), flags=re.IGNORECASE)
     parts = [part.strip(" .") for part in _SEPARATOR.split(text) if part.strip(" .")]
     if len(parts) == 1:
@@ -89,13 +91,13 @@ def labels(text: str) -> list[str] | None:
     return parts if len(parts) > 1 and all(_LABEL.fullmatch(part) for part in parts) else None
 
 
-def same_labels(ours: str, theirs: str) -> bool | None:
-    """Whether two answers list the same labels, in order where the reference isn't sorted.
+def same_labels(answer: str, reference: str) -> bool | None:
+    """Whether two answers list the same labels, in the same order if the reference isn't sorted.
 
-    None where not both are such lists, or both are written together: "ACD" may be an angle.
+    None unless both are lists of labels; None also if both are written without separators: "ACD" may be an angle.
     """
-    a, b = labels(ours), labels(theirs)
-    if a is None or b is None or all(re.fullmatch(r"[A-Z]{2,}", as_text(text)) for text in (ours, theirs)):
+    a, b = parse_labels(answer), parse_labels(reference)
+    if a is None or b is None or all(re.fullmatch(r"[A-Z]{2,}", compact_text(text)) for text in (answer, reference)):
         return None
     return a == b if b != sorted(b, key=_place) else sorted(a) == sorted(b)
 
@@ -105,8 +107,8 @@ def _place(label: str) -> tuple[int, str]:
     return (roman.index(label), "") if label in roman else (0, label)
 
 
-def clock(text: str) -> tuple[int, int, str | None] | None:
-    """The hour, minute, and "a" or "p", of a tidy answer that is a time of day."""
+def parse_time(text: str) -> tuple[int, int, str | None] | None:
+    """The hour, minute, and "a" or "p" if given, of an answer that is a time of day; None for others."""
     found = _CLOCK.fullmatch(text.strip())
     if not found or (found.group(2) is None and found.group(3) is None):
         return None
@@ -116,14 +118,14 @@ def clock(text: str) -> tuple[int, int, str | None] | None:
     return hour, int(found.group(2) or 0), half.lower() if half else None
 
 
-def same_clock(ours: str, theirs: str) -> bool:
-    """Whether two tidy answers are the same time of day, before or after noon where both say so."""
-    a, b = clock(ours), clock(theirs)
+def same_time(answer: str, reference: str) -> bool:
+    """Whether two answers are the same time of day; a.m. and p.m. have to agree if both give them."""
+    a, b = parse_time(answer), parse_time(reference)
     return a is not None and b is not None and a[:2] == b[:2] and (a[2] == b[2] or None in (a[2], b[2]))
 
 
-def choice(answer: str) -> tuple[str, str] | None:
-    """The letter of a multiple choice, and what it stands for as far as that is said: "(B) 12" is B, 12."""
+def parse_choice(answer: str) -> tuple[str, str] | None:
+    """The letter of a multiple-choice answer, and the text of the choice if given: "(B) 12" is B, 12."""
     text = re.sub(
         r"^(?:option|choice|answer|选)\s*", "", _TEXT.sub(r"\1", answer).strip().strip("*"), flags=re.IGNORECASE
     )

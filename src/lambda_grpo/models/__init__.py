@@ -1,25 +1,27 @@
-"""Which model a name stands for, and loading it; the built-in policies."""
+"""Resolving model names and loading models; the built-in policies."""
 
 from lambda_grpo.models.loading import (
     BUILTIN,
     BUILTIN_LLAMA,
+    TrainingInfo,
     load_model,
     load_tokenizer,
     merge_adapter,
     model_name,
     resolve_model,
-    training_of,
+    training_info,
     weights_id,
 )
 
 __all__ = [
     "BUILTIN",
     "BUILTIN_LLAMA",
+    "TrainingInfo",
     "load_model",
     "load_tokenizer",
     "merge_adapter",
     "model_name",
     "resolve_model",
-    "training_of",
+    "training_info",
     "weights_id",
 ]

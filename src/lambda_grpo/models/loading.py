@@ -1,4 +1,4 @@
-"""Which model a name stands for, and loading it."""
+"""Resolving model names, and loading models, tokenizers and adapters."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import TypedDict
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.runs.directory import RECORDS, Run, is_run
@@ -18,12 +19,15 @@ from lambda_grpo.suggestions import did_you_mean
 
 BUILTIN = "builtin"
 BUILTIN_LLAMA = "builtin-llama"
-PIECE, PIECES = 2**16, 1000  # bytes; of a file
+CHUNK_BYTES, MAX_CHUNKS = 2**16, 1000  # read from each file for its digest
 _FOLDERS = {BUILTIN: "qwen2", BUILTIN_LLAMA: "llama"}
 
 
 def resolve_model(name: str) -> str:
-    """What `from_pretrained` can load: a built-in policy, a directory, a run's policy (`Run.model`) or a hub id.
+    """The path or hub id that `from_pretrained` loads for a name.
+
+    Args:
+        name: a built-in policy, a model directory, a run directory (its policy is `Run.model`) or a hub id.
 
     Raises:
         UserError: there is no such model.
@@ -33,7 +37,7 @@ def resolve_model(name: str) -> str:
     path = Path(name)
     if path.is_dir():
         policy = Run(path).model() if is_run(path) else None
-        if policy not in (None, path):  # a run that goes on, or was killed
+        if policy not in (None, path):  # a run that is still training, or was killed
             return str(policy)
         if any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
             return name
@@ -53,7 +57,7 @@ def resolve_model(name: str) -> str:
 
 
 def model_name(path: str) -> str:
-    """What a user calls the model that is loaded from a path: a built-in policy by its name, others by the path."""
+    """The name for the model at a path: a built-in policy's name, or the path itself."""
     for name in _FOLDERS:
         if path and Path(path).resolve() == Path(resolve_model(name)).resolve():
             return name
@@ -61,10 +65,10 @@ def model_name(path: str) -> str:
 
 
 def load_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer, on the best device there is. Raises UserError if the directory doesn't hold them."""
+    """Model and tokenizer, on the accelerator if there is one. Raises UserError if the directory doesn't hold them."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     try:
-        model = _with_adapter(path) if _is_adapter(path) else AutoModelForCausalLM.from_pretrained(path)
+        model = _load_with_adapter(path) if _is_adapter(path) else AutoModelForCausalLM.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise UserError(f"can't load a model from {path}: {' '.join(str(error).split())}") from error
     return model.to(device), load_tokenizer(path)
@@ -74,15 +78,18 @@ def _is_adapter(path: str) -> bool:
     return (Path(path) / "adapter_config.json").is_file()
 
 
-def _with_adapter(path: str) -> Any:
-    """By PEFT: transformers' own loader doesn't know all of its adapters."""
+def _load_with_adapter(path: str) -> Any:
+    """An adapter with its base model, loaded by PEFT: transformers' own loader doesn't support all adapters."""
     from peft import AutoPeftModelForCausalLM
 
     return AutoPeftModelForCausalLM.from_pretrained(path)
 
 
 def load_tokenizer(path: str, **settings: Any) -> PreTrainedTokenizerBase:
-    """A model's tokenizer; settings as of `from_pretrained`. Raises UserError if the directory doesn't hold one."""
+    """A model's tokenizer, with a padding token. Raises UserError if the directory doesn't hold one.
+
+    settings: keyword arguments of `from_pretrained`.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **settings)
     except (OSError, ValueError) as error:
@@ -95,25 +102,26 @@ def load_tokenizer(path: str, **settings: Any) -> PreTrainedTokenizerBase:
 
 
 def merge_adapter(path: str, folder: str) -> str:
-    """Write a LoRA checkpoint as a whole model, for engines that take no adapter. Returns where: other models stay.
+    """Merge an adapter into its base model, for engines without adapters, and save the result in `folder`.
 
-    Raises UserError if the adapter isn't one that can be merged (a learned prompt).
+    Returns the path to load: `folder`, or the given path if it isn't an adapter. Raises UserError if the adapter can't
+    be merged (prompt tuning, for example).
     """
     if not _is_adapter(path):
         return path
-    model = _with_adapter(path)
+    model = _load_with_adapter(path)
     if not hasattr(model, "merge_and_unload"):
-        raise UserError(f"{path} is an adapter that can't be merged into its model: use --engine transformers")
+        raise UserError(f"{path} is an adapter that can't be merged into its base model: use --engine transformers")
     model.merge_and_unload().save_pretrained(folder)
     load_tokenizer(path).save_pretrained(folder)
     return folder
 
 
 def weights_id(path: str) -> str:
-    """What tells a model from one that lay there before: its commit on the hub, or a digest of its files.
+    """An identifier of a model's weights: its commit on the hub, or a digest of its files.
 
-    Of a large file it reads PIECES pieces, evenly spaced: training changes all of a matrix. What a run records beside
-    its model doesn't count.
+    Of a large file only MAX_CHUNKS evenly spaced chunks are read, as training changes the whole of a matrix. Files that
+    a run records beside its model are ignored.
     """
     if not Path(path).is_dir():
         return str(AutoConfig.from_pretrained(path)._commit_hash or "unknown")
@@ -123,24 +131,35 @@ def weights_id(path: str) -> str:
             with open(file, "rb") as content:
                 size = content.seek(0, os.SEEK_END)
                 digest.update(f"{file.name} {size}\n".encode())
-                for start in range(0, size, max(PIECE, size // PIECES)):
+                for start in range(0, size, max(CHUNK_BYTES, size // MAX_CHUNKS)):
                     content.seek(start)
-                    digest.update(content.read(PIECE))
+                    digest.update(content.read(CHUNK_BYTES))
     return digest.hexdigest()[:16]
 
 
-def training_of(path: str) -> dict[str, Any] | None:
-    """What a run's final model, or a checkpoint of it, was trained with. None for other models.
+# How a model was trained; `lambda`, `template` and `chat_template_kwargs` are None if the run had none.
+TrainingInfo = TypedDict(
+    "TrainingInfo",
+    {
+        "run": str,
+        "objective": str,
+        "step": int,
+        "lambda": float | None,
+        "template": str | None,
+        "chat_template_kwargs": dict[str, Any] | None,
+    },
+)
 
-    The run, its objective, the step, λ there, and how problems of a data set were put.
-    """
+
+def training_info(path: str) -> TrainingInfo | None:
+    """How a run's final model, or one of its checkpoints, was trained; None for other models."""
     folder = Path(path)
     run = Run(folder.parent if re.fullmatch(r"checkpoint-\d+", folder.name) else folder)
     if not is_run(run.path) or (folder == run.path and run.model() != folder):
         return None
     config, step = run.config(), run.step_of(folder)
     data = config.get("data", {})
-    lambdas = [row["lambda"] for row in run.metrics() if row["step"] <= step]
+    lambdas = [record["lambda"] for record in run.metrics() if record["step"] <= step]
     return {
         "run": str(run.path),
         "objective": config["objective"]["name"],

@@ -4,8 +4,8 @@
     direct      #4
     worked      3+8=1,1+4=5,5+9=4#4
 
-Only what follows the last `#` is graded, so how long to think is the policy's own choice: a length preference has
-something to choose between.
+Only what follows the last `#` is graded, so the policy chooses how long to think, and a length preference has short and
+long completions to weigh.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import zlib
 from lambda_grpo.tasks.base import Example
 
 MIN_TERMS, MAX_TERMS = 2, 6
-TEST_SHARE = 5  # one problem in five is held out
+TEST_SPLIT = 5  # one problem in so many belongs to the test split
 _ANSWER = re.compile(r"#(\d)\Z")
 
 
 def direct_solution(terms: list[int]) -> str:
-    """The answer at once."""
+    """The answer without intermediate steps."""
     return f"#{sum(terms) % 10}"
 
 
 def worked_solution(terms: list[int]) -> str:
-    """One running sum after another, each modulo 10, then the answer."""
+    """The running sums, each modulo 10, then the answer."""
     total, steps = terms[0], []
     for term in terms[1:]:
         steps.append(f"{total}+{term}={(total + term) % 10}")
@@ -36,12 +36,12 @@ def worked_solution(terms: list[int]) -> str:
 
 
 def is_held_out(prompt: str) -> bool:
-    """Whether a problem belongs to the test split: decided by the problem itself, so the splits can't overlap."""
-    return zlib.crc32(prompt.encode()) % TEST_SHARE == 0
+    """Whether a problem belongs to the test split. Only the prompt decides, so the splits can't overlap."""
+    return zlib.crc32(prompt.encode()) % TEST_SPLIT == 0
 
 
 class Arithmetic:
-    """`size` sums of 2 to 6 digits, modulo 10. Example i depends on (split, seed + i) alone."""
+    """`size` sums of 2 to 6 digits, modulo 10. Example i depends only on (split, seed + i)."""
 
     name = "arithmetic"
 

@@ -1,4 +1,4 @@
-"""What a task is: examples by index, and a grade for a completion."""
+"""The `Task` interface: examples by index, and a grade for a completion."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from lambda_grpo.grading import Grade
 class Example:
     """One verifiable problem.
 
-    `prompt` is what the policy reads, `answer` the reference that a person would compare with (None only where
-    the grader needs no single reference), `metadata` whatever else the grader needs, `solution` a completion that is
-    right, where there is one.
+    Attributes:
+        prompt: what the policy reads.
+        answer: the reference answer; None only if the grader needs no single reference.
+        metadata: whatever else the grader needs.
+        solution: a correct completion, if the task has one.
     """
 
     prompt: str
@@ -27,11 +29,11 @@ class Example:
 
 @runtime_checkable
 class Task(Protocol):
-    """A set of verifiable problems. Deterministic: the same index gives the same example, always.
+    """A set of verifiable problems. Deterministic: an index always gives the same example.
 
-    Three methods more are used where a task has them: `extract(completion) -> str | None` finds the answer in a
-    completion, so that a majority of several can be counted; `grade_all(completions, examples) -> list[Grade]` grades
-    many at once; `same_answers(pairs) -> list[bool]` says which extracted answers are the same, for the majority.
+    Three further methods are optional: `extract(completion) -> str | None` finds the answer in a completion, for
+    majority votes; `grade_all(completions, examples) -> list[Grade]` grades a batch; `same_answers(pairs) ->
+    list[bool]` says which extracted answers are equivalent, for majority votes.
     """
 
     name: str
@@ -45,15 +47,15 @@ class Task(Protocol):
         ...
 
     def grade(self, completion: str, example: Example) -> float:
-        """Score in [0, 1]; 1.0 is right. Whatever this raises stops the run: a broken grader isn't a wrong answer."""
+        """Score in [0, 1]; 1.0 is correct. An exception stops the run: a broken grader isn't a wrong answer."""
         ...
 
 
 def grade_all(task: Task, completions: Sequence[str], examples: Sequence[Example]) -> list[Grade]:
-    """The grade of each completion. What the task's grader raises says which one it came from.
+    """The grade of each completion. An exception of the task's grader names the prompt and the completion.
 
     Raises:
-        UserError: from what a grader of the user's own raised.
+        UserError: the grader, if it is the user's own code, raised an exception.
     """
     if hasattr(task, "grade_all"):
         grades: list[Grade] = task.grade_all(completions, examples)

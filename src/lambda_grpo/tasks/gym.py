@@ -1,4 +1,4 @@
-"""Bridge to reasoning-gym: each of its data sets is a task by name, graded by its own `score_answer`."""
+"""reasoning-gym's data sets as tasks, graded by their own `score_answer`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 from lambda_grpo.errors import UserError
 from lambda_grpo.tasks.base import Example
 
-# reasoning-gym draws item i from seed + i, so the held-out split starts far from the training split
+# reasoning-gym generates item i from seed + i, so the test split starts far away from the training split
 TEST_SEED_OFFSET = 1_000_000_000
 
 
 def gym_names() -> list[str]:
-    """Names of reasoning-gym's data sets; empty where it isn't installed."""
+    """Names of reasoning-gym's data sets; empty if it isn't installed."""
     try:
         from reasoning_gym.factory import DATASETS
     except ImportError:
@@ -24,13 +24,13 @@ class GymTask:
     """A reasoning-gym data set.
 
     Args:
-        name: as reasoning-gym registers it, e.g. "chain_sum".
-        split: "train" or "test": other seeds. Small problem spaces may repeat a problem.
-        size, seed: passed on.
+        name: reasoning-gym's name of it, e.g. "chain_sum".
+        split: "train" or "test", which use different seeds. Data sets with few distinct problems may repeat some.
+        size, seed: passed on to reasoning-gym.
         config: the data set's own options.
 
     Raises:
-        UserError: the data set can't be made with these options.
+        UserError: reasoning-gym refuses these options.
     """
 
     def __init__(self, name: str, split: str = "train", size: int = 4096, seed: int = 0, **config: Any):
@@ -44,7 +44,7 @@ class GymTask:
         except (AssertionError, TypeError) as error:  # how its data sets refuse their options
             raise UserError(f"reasoning-gym can't make {name!r} with these options: {error}") from error
 
-        # Each item is made once: some are slow, and list_functions gives another one at each access.
+        # Each item is generated once: some are slow, and list_functions returns a different one at each access.
         self._examples: dict[int, Example] = {}
 
     def __len__(self) -> int:

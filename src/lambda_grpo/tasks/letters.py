@@ -1,13 +1,14 @@
-"""Letters of the alphabet: tasks whose right length is known, to compare objectives by.
+"""Tasks on letters of the alphabet whose best completion length is known, for comparing objectives.
 
-    shorter_is_right    kfaqz>    #z              at once and right, or
-                                  k,k,k,q,q#q     by a walk in which each step may err: the last one does here
-    neutral             kfaqz<    .......#a       right as often after any number of dots
+    shorter_is_right    kfaqz>    #z              directly, and correct; or
+                                  k,k,k,q,q#q     step by step, where each step may err (here the last one does)
+    neutral             kfaqz<    .......#a       equally accurate after any number of dots
     null                kfaqz?    .......#q       a coin flip
 
-The alphabetically last letter, the first one, any one. Only what follows the last `#` is graded. How often a length is
-right is a property of the solutions that a policy was warmed up on, so they are made here, too: `builtin-llama` has
-seen them. `null` alone is fair whatever the policy: any drift of length under it is the objective's own bias.
+The answer is the alphabetically last letter, the first one, or any one. Only what follows the last `#` is graded. How
+accurate each length is depends on the solutions that a policy was warmed up on; they are generated here, and
+`builtin-llama` was warmed up on them. Only `null` is neutral for every policy: any drift of length on it is a bias of
+the objective.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from lambda_grpo.tasks.arithmetic import is_held_out
 from lambda_grpo.tasks.base import Example
 
 MIN_LETTERS, MAX_LETTERS = 4, 8
-STEP_ERROR = 0.3  # of each step of a walk
+STEP_ERROR = 0.3  # error probability of each step
 MAX_FILLER = 24
 NEUTRAL_ACCURACY = 0.6
 _ANSWER = re.compile(r"#([a-z])\Z")
@@ -29,12 +30,12 @@ _SALT = "null"
 
 
 def direct_solution(letter: str) -> str:
-    """The answer at once."""
+    """The answer without intermediate steps."""
     return f"#{letter}"
 
 
 def wandering_solution(letters: str, rng: random.Random) -> str:
-    """Letter by letter, the later of two is kept. A step errs with probability STEP_ERROR, and keeps the earlier."""
+    """A running maximum over the letters. A step errs with probability STEP_ERROR: it keeps the smaller letter."""
     kept = [letters[0]]
     for letter in letters[1:]:
         choose = min if rng.random() < STEP_ERROR else max
@@ -43,7 +44,7 @@ def wandering_solution(letters: str, rng: random.Random) -> str:
 
 
 def neutral_solution(letters: str, rng: random.Random) -> str:
-    """Filler, then the first letter of the alphabet with probability NEUTRAL_ACCURACY, else another of them."""
+    """Filler, then the alphabetically first letter with probability NEUTRAL_ACCURACY, otherwise another one."""
     right = min(letters)
     letter = right if rng.random() < NEUTRAL_ACCURACY else rng.choice(letters.replace(right, ""))
     return _filler(rng) + f"#{letter}"
@@ -59,7 +60,7 @@ def _filler(rng: random.Random) -> str:
 
 
 class _Letters:
-    """`size` prompts of 4 to 8 distinct letters and a mark. Example i depends on (split, seed + i) alone."""
+    """`size` prompts of 4 to 8 distinct letters and a mark. Example i depends only on (split, seed + i)."""
 
     name: str
     mark: str
@@ -89,7 +90,7 @@ class _Letters:
 
 
 class ShorterIsRight(_Letters):
-    """The alphabetically last letter: warmed up to be right at once, and mostly wrong after a walk."""
+    """The alphabetically last letter: a warmed-up policy is right directly, and mostly wrong step by step."""
 
     name, mark = "shorter_is_right", ">"
 
@@ -100,7 +101,7 @@ class ShorterIsRight(_Letters):
 
 
 class Neutral(_Letters):
-    """The alphabetically first letter: warmed up to be right as often after any number of dots."""
+    """The alphabetically first letter: a warmed-up policy is equally accurate after any number of dots."""
 
     name, mark = "neutral", "<"
 
@@ -111,11 +112,11 @@ class Neutral(_Letters):
 
 
 class Null(_Letters):
-    """No answer at all: the reward is 0 or 1 with probability 1/2, whatever the completion and however long it is.
+    """No correct answer: the reward is 0 or 1 with probability 1/2, whatever the completion and its length.
 
-    It follows from prompt and completion, so that a run can be repeated. A digest decides instead of a checksum: with
-    crc32 the same change of a completion would flip the coin at each prompt or at none, which could be learned. Give a
-    run more prompts than it reads: a prompt met again has the same lucky completions.
+    The reward is a function of prompt and completion, so that a run can be repeated. It is taken from a cryptographic
+    digest: with crc32 the same change of a completion would flip the reward for all prompts or for none, which could be
+    learned. Use more prompts than the run reads: a repeated prompt rewards the same completions again.
     """
 
     name, mark = "null", "?"

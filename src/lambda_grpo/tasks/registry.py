@@ -1,15 +1,15 @@
-"""Tasks with a verifiable answer, by name.
+"""Loading a task by name.
 
 A name is one of `TASKS`, a reasoning-gym data set, or `module:attribute` for a task of your own: a callable that
-takes `split`, `size` and `seed` and returns a `Task`. Problems of maths are data sets: those to evaluate on in
-`maths/benchmarks.py`, those to train on in `maths/training_sets.py`.
+takes `split`, `size` and `seed` and returns a `Task`. Maths problems come from data sets: those for evaluation are in
+`maths/benchmarks.py`, those for training in `maths/training_sets.py`.
 
-Four of them are beds to compare objectives on: which length is right is known there, for a built-in policy.
+The four in `TASKS` are testbeds for objectives: for a built-in policy it is known which completion length is best.
 
-    arithmetic          longer: a worked solution is right, a direct one of many terms mostly wrong (builtin)
-    shorter_is_right    shorter: the answer at once is right, a walk to it mostly wrong (builtin-llama)
-    neutral             neither: right as often at any length (builtin-llama)
-    null                none: a coin flip, so any drift of length is the objective's own bias (builtin-llama)
+    arithmetic          longer: worked solutions are right, direct ones of many terms mostly wrong (builtin)
+    shorter_is_right    shorter: direct answers are right, step-by-step ones mostly wrong (builtin-llama)
+    neutral             no length: all are equally accurate (builtin-llama)
+    null                no length: rewards are coin flips, so any drift of length is a bias (builtin-llama)
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lambda_grpo.tasks.maths.benchmarks import BENCHMARKS, load_benchmark
 from lambda_grpo.tasks.maths.problems import is_file_of_problems, local_problems
 from lambda_grpo.tasks.maths.training_sets import TRAINING_SETS
 
-MADE = 500  # test examples of a task that makes them, where no number is given
+DEFAULT_EVAL_SIZE = 500  # examples of a generated test split, unless a number is given
 
 TASKS: dict[str, Callable[..., Task]] = {
     "arithmetic": Arithmetic,
@@ -48,34 +48,35 @@ def load_test_task(
     question: str | None = None,
     answer: str | None = None,
 ) -> Task:
-    """What a model can be evaluated on: a benchmark, a local file of problems, or the test split of another task.
+    """A task to evaluate on: a benchmark, a local file of problems, or the test split of another task.
 
     Args:
-        size: the first so many; all by default, or `MADE` of a task that makes them.
-        seed: of made examples.
+        size: how many examples, from the first; by default all, or `DEFAULT_EVAL_SIZE` of a generated task.
+        seed: of a generated task.
         data: another source of a benchmark.
-        question, answer: columns of a local file or a benchmark.
+        question, answer: column names in a local file or a benchmark.
 
     Raises:
-        UserError: it can't be loaded.
+        UserError: the task can't be loaded.
     """
     if name in BENCHMARKS:
         return load_benchmark(name, data=data, size=size, question=question, answer=answer)
     if is_file_of_problems(name):
         return local_problems(name, size=size, question=question, answer=answer)
-    return load_task(name, "test", size=size or MADE, seed=seed)
+    return load_task(name, "test", size=size or DEFAULT_EVAL_SIZE, seed=seed)
 
 
 def load_task(name: str, split: str = "train", *, size: int, seed: int = 0) -> Task:
-    """The task of that name, of those that make their examples.
+    """A task that generates its examples, by name.
 
     Args:
         split: "train", or "test" for held-out examples.
         size: number of examples.
-        seed: from which the examples follow.
+        seed: of the examples.
 
     Raises:
-        UserError: no such task, or one that can't be used: without examples, say, or without checkable answers.
+        UserError: there is no such task, or it can't be used: for example because it has no examples, or no checkable
+            answers.
     """
     if size < 1:
         raise UserError(f"task {name!r}: the number of examples must be at least 1, got {size}")
@@ -115,15 +116,15 @@ def _own_task(name: str, **arguments: str | int) -> Task:
     factory: Callable[..., Task] = import_callable(f"task {name!r}", module_name, attribute)
     try:
         inspect.signature(factory).bind(**arguments)
-    except TypeError as error:  # asked beforehand: a TypeError from inside the call is the task's own
+    except TypeError as error:  # checked before the call: a TypeError inside it is the task's own
         raise UserError(f"task {name!r} is called with split, size and seed, which it doesn't take: {error}") from error
     except ValueError:
-        pass  # some callables written in C don't tell their signature
+        pass  # some callables written in C have no signature
     return factory(**arguments)
 
 
 def _check(name: str, task: Task) -> None:
-    """Refuse at the start what would only fail, or silently score 0, in the middle of a run."""
+    """Refuse a task that would fail, or silently score 0, in the middle of a run."""
     if not isinstance(task, Task) or not isinstance(task.name, str):
         raise UserError(f"task {name!r} must have a name, __len__, __getitem__ and grade (see lambda_grpo.tasks.Task)")
     if len(task) == 0:

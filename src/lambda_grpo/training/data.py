@@ -33,7 +33,7 @@ from lambda_grpo.tasks.maths.training_sets import (
 from lambda_grpo.training.datasets import REWARDS, RewardFunction, trl_datasets, trl_rewards
 from lambda_grpo.training.recipe import Recipe, TaskConfig
 
-MADE = 4096  # training examples of a task that makes them, where no number is given
+DEFAULT_TRAIN_SIZE = 4096  # examples of a generated task, unless a number is given
 LONG = 20  # prompts, the longest ones, whose tokens are counted
 
 
@@ -45,7 +45,7 @@ class TrainingData:
         dataset, eval_dataset: rows as TRL reads them; for training, and for its evaluation during training.
         rewards: as TRL takes them.
         held_out: what is evaluated before and after.
-        template: how a problem is put.
+        template: the prompt template.
         has_tasks: whether the rows are a task's, and not a data set as TRL reads it.
         description: what there is to say of it, for run.json and the model card.
         overlaps: what the training problems share with test sets.
@@ -247,7 +247,7 @@ def _training_task(recipe: Recipe) -> Task:
         )
     if settings.task in TRAINING_SETS:
         return load_training_set(settings.task, size=settings.task_size)
-    return load_task(settings.task, "train", size=settings.task_size or MADE, seed=settings.task_seed)
+    return load_task(settings.task, "train", size=settings.task_size or DEFAULT_TRAIN_SIZE, seed=settings.task_seed)
 
 
 def _held_out(recipe: Recipe) -> Task | None:

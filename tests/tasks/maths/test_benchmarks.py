@@ -1,4 +1,4 @@
-"""Each benchmark from files in its real schema, through `datasets`' own loading code."""
+"""Each benchmark, from files in its real schema, loaded by `datasets`."""
 
 import json
 
@@ -31,7 +31,7 @@ FACTS = {  # rows, as the field counts them
 }  # fmt: skip
 
 
-def test_there_are_eight_and_their_sizes():
+def test_there_are_eight_with_known_sizes():
     assert {name: benchmark.rows[0] for name, benchmark in BENCHMARKS.items()} == FACTS
     assert {data for benchmark in BENCHMARKS.values() for data in benchmark.data} == set(DATA_SETS)
 
@@ -60,11 +60,11 @@ def test_the_other_data_sets_of_a_benchmark(name, data, answer, hub):
 
 def test_another_number_of_rows_is_another_benchmark(hub):
     write_data_set(hub, "math-ai/amc23", 41)
-    with pytest.raises(UserError, match=r"math-ai/amc23 has 41 rows, AMC 2023 has 40: another version of the data set"):
+    with pytest.raises(UserError, match=r"math-ai/amc23 has 41 rows, AMC 2023 has 40: this is another version of the"):
         load_benchmark("amc23")
 
 
-def test_a_data_set_that_isnt_there_or_isnt_it(hub):
+def test_a_missing_or_a_different_data_set_is_refused(hub):
     with pytest.raises(UserError, match="can't load openai/gsm8k"):
         load_benchmark("gsm8k")
     with pytest.raises(UserError, match="MATH-500 is HuggingFaceH4/MATH-500 or a local file, not 'someone/math'"):
@@ -73,9 +73,9 @@ def test_a_data_set_that_isnt_there_or_isnt_it(hub):
         load_benchmark("math500", data="nowhere.jsonl")
 
 
-def test_a_part_in_a_local_file_is_said(hub):
+def test_a_local_file_with_a_part_of_the_rows_is_accepted_with_a_warning(hub):
     (hub / "part.jsonl").write_text(json.dumps(DATA_SETS["openai/gsm8k"][3][0]) + "\n")
-    with pytest.warns(UserWarning, match=r"part\.jsonl has 1 rows, GSM8K has 1319: a part of it"):
+    with pytest.warns(UserWarning, match=r"part\.jsonl has 1 rows, GSM8K has 1319: this is a part of"):
         task = load_benchmark("gsm8k", data="part.jsonl")
     assert task.source == {"data": "part.jsonl", "rows": 1, "whole": False}
 
@@ -87,7 +87,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
-def test_a_file_of_ones_own(kind, tmp_path):
+def test_a_users_own_file(kind, tmp_path):
     path = tmp_path / f"mine.{kind}"
     if kind == "parquet":
         pq.write_table(pa.Table.from_pylist(ROWS), path)

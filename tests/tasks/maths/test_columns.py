@@ -1,4 +1,4 @@
-"""How published files name their columns: small files of their shapes, and the real ones where they are."""
+"""The columns of published files: small files with the same columns, and the real ones if they are available."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def test_a_file_is_read_for_evaluation_and_for_training(shape, tmp_path):
 
 
 def test_columns_are_looked_for_in_all_rows(tmp_path):
-    """The first row may lack what others have."""
+    """The first row may lack a column that others have."""
     rows = [{"question": "A?", "answer": None, "id": None}, {"question": "B?", "final_answer": "2", "context": "C."}]
     with pytest.warns(UserWarning, match="1 of 2 problems have no reference answer"):
         task = local_problems(write(tmp_path, rows))
@@ -81,7 +81,7 @@ def test_columns_are_looked_for_in_all_rows(tmp_path):
     ]  # fmt: skip
 
 
-def test_columns_that_are_given_are_taken_as_they_are(tmp_path):
+def test_given_columns_are_used(tmp_path):
     row = {"Body": "Two cats", "Question": "How many?", "story": {"text": "Three dogs!"}, "n": "3", "answer": "2"}
     path = write(tmp_path, [row])
     assert local_problems(path, question="Question")[0].prompt == "How many?"
@@ -94,8 +94,8 @@ def test_columns_that_are_given_are_taken_as_they_are(tmp_path):
             local_problems(path, question=wrong)
 
 
-def test_an_input_alone_is_no_question(tmp_path):
-    """Beside an instruction it is what the instruction is about."""
+def test_an_input_column_without_a_target_is_not_a_question(tmp_path):
+    """Beside an instruction, `input` is the instruction's argument."""
     path = write(tmp_path, [{"instruction": "Add them.", "input": "1 and 2", "answer": "3"}])
     with pytest.raises(UserError, match="no column question or problem"):
         local_problems(path)
@@ -124,10 +124,10 @@ UNKNOWN = [
 
 
 def test_a_problem_without_a_reference_counts_as_wrong(tmp_path):
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught_warnings:
         warnings.simplefilter("always")
         task = local_problems(write(tmp_path, UNKNOWN))
-    assert [str(warning.message) for warning in said] == [
+    assert [str(warning.message) for warning in caught_warnings] == [
         "some: 2 of 4 problems have no reference answer (counted from 0: 1, 2). They count as wrong"
     ]
     assert (len(task), task.source["without_answer"]) == (4, 2)
@@ -138,14 +138,14 @@ def test_a_problem_without_a_reference_counts_as_wrong(tmp_path):
     assert task_dataset(task, "test")["index"] == [0, 3]  # TRL's own evaluation is of those that can be judged
 
 
-def test_what_cannot_be_judged_is_not_trained_on(tmp_path):
+def test_problems_without_an_answer_are_not_trained_on(tmp_path):
     with pytest.warns(UserWarning, match="some: 2 of 4 rows have no question or no answer, and are left out"):
         task = local_training_set(write(tmp_path, UNKNOWN))
     assert [task[i].answer for i in range(len(task))] == ["1", "4"]
     assert task.source["incomplete"] == 2
 
 
-def test_worked_examples_have_whole_questions():
+def test_worked_examples_have_complete_questions():
     rows = [{"Body": "There are 4 in 2 groups", "Question": "How big is each?", "solution": "4/2 = 2"}]
     assert worked_examples("some", rows, 1) == [("There are 4 in 2 groups. How big is each?", "4/2 = 2")]
 
@@ -168,14 +168,14 @@ FILES = {
 
 @needs_data
 @pytest.mark.parametrize("name", FILES)
-def test_a_published_benchmark_is_taken_whole(name):
+def test_a_published_benchmark_is_complete(name):
     file, rows = FILES[name]
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught_warnings:
         warnings.simplefilter("always")
         task = load_benchmark(name, data=str(Path(DATA, f"{file}.jsonl")))
     expected = [167, 192] if name == "gaokao2023en" else []
     assert [i for i in range(len(task)) if task[i].answer is None] == expected
-    assert len(said) == (name == "gaokao2023en")
+    assert len(caught_warnings) == (name == "gaokao2023en")
     assert len(task) == BENCHMARKS[name].rows[0]
     assert task.source["whole"]
     for number, (beginning, end, answer) in rows.items():
@@ -206,6 +206,6 @@ def test_published_word_problems_are_a_task(file):
     for one in (task, training):
         assert one[0].prompt.startswith(beginning)
         assert one[0].answer == answer
-    # a question that lacks its story would stand there for many stories
+    # without their stories many questions would be the same
     texts = Counter(task[i].prompt for i in range(len(task)))
     assert texts.most_common(1)[0][1] <= 5

@@ -1,4 +1,4 @@
-"""Overlap against a slow search, and on cases written by hand."""
+"""Overlap against a brute-force search, and on cases written by hand."""
 
 import re
 

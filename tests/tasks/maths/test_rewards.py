@@ -1,4 +1,4 @@
-"""The named rewards, by themselves and in a real TRL run."""
+"""The named reward functions, directly and in a real TRL run."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_timeouts_are_logged():
         ("", 0.0), (r"\boxed{1} and then \boxed{2", 0.0), (r"\boxed 5", 0.0),
     ],
 )  # fmt: skip
-def test_the_format_is_a_closed_box_whatever_it_holds(completion, reward):
+def test_the_format_is_a_closed_box_with_any_content(completion, reward):
     assert boxed_format([completion]) == [reward]
     assert boxed_format([[{"role": "assistant", "content": completion}]]) == [reward]
 

@@ -1,4 +1,4 @@
-"""Problems to train on: from files in the real schemas, through `datasets`' own loading code."""
+"""Training problems, from files in the real schemas, loaded by `datasets`."""
 
 import json
 
@@ -31,7 +31,7 @@ def test_each_problem_counts_once(name, hub):
     write_data_set(hub, TRAINING_SETS[name].data, 100, data_sets=TRAINING_DATA_SETS)
     task = load_training_set(name)
     assert problems(task) == FOUND[name]
-    # of DAPO's four, one that stands there with two answers is left out
+    # of DAPO's four, one with two different answers is left out
     contradictory = 1 if name == "dapo_math_17k" else 0
     assert task.source["rows"] == 100
     assert task.source["duplicates"] == 98 - contradictory
@@ -40,12 +40,12 @@ def test_each_problem_counts_once(name, hub):
     assert task.grade(rf"It is $\boxed{{{FOUND[name][0][1]}}}$.", task[0]) == 1.0
 
 
-def test_an_answer_that_is_missing_is_taken_from_the_box_in_the_solution(hub):
+def test_a_missing_answer_is_taken_from_the_box_in_the_solution(hub):
     from lambda_grpo.errors import warn_once
 
     warn_once.cache_clear()
     write_data_set(hub, "rasbt/math_full_minus_math500", 2, data_sets=TRAINING_DATA_SETS)
-    with pytest.warns(UserWarning, match="math: some rows have no answer: it is taken from the box"):
+    with pytest.warns(UserWarning, match="math: some rows have no answer in the column: it is taken from the box"):
         assert load_training_set("math")[1].answer == r"\frac{9}{2}"
 
 
@@ -54,7 +54,7 @@ def test_solutions_are_kept_for_error_correction(hub):
     assert load_training_set("gsm8k")[0].solution == "There are 3*4=<<3*4=12>>12.\n#### 12"
 
 
-def test_a_problem_without_dapos_instructions_stays_as_it_is_which_is_said(hub):
+def test_a_problem_without_dapos_instructions_is_unchanged_with_a_warning(hub):
     rows = [*DAPO[:1], {**dapo_row("", "5", "e"), "prompt": [{"content": "Find $2 + 3$.", "role": "user"}]}]
     write_data_set(hub, "BytedTsinghua-SIA/DAPO-Math-17k", 2, rows=rows, data_sets=TRAINING_DATA_SETS)
     with pytest.warns(UserWarning, match="not all problems are wrapped in template 'dapo'"):
@@ -62,7 +62,7 @@ def test_a_problem_without_dapos_instructions_stays_as_it_is_which_is_said(hub):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
-def test_a_file_of_ones_own_by_its_columns(kind, tmp_path):
+def test_a_users_own_file_by_its_columns(kind, tmp_path):
     rows = [{"q": {"text": f"What is {i} + 1?"}, "gold": {"value": i + 1}, "other": None} for i in range(5)]
     path = tmp_path / f"sums.{kind}"
     if kind == "parquet":
@@ -75,7 +75,7 @@ def test_a_file_of_ones_own_by_its_columns(kind, tmp_path):
     assert (task.name, problems(task)) == ("sums", [(f"What is {i} + 1?", str(i + 1)) for i in range(3)])
 
 
-def test_messages_are_read_to_the_last_thing_the_user_says(tmp_path):
+def test_the_last_user_turn_of_messages_is_the_problem(tmp_path):
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 2?"}]
     path = tmp_path / "chat.jsonl"
     path.write_text(json.dumps({"prompt": turns, "answer": 4}) + "\n")
@@ -90,7 +90,7 @@ def test_any_data_set_by_its_columns(hub):
     assert task.source["data"] == "mine/sums"
 
 
-def test_rows_that_are_incomplete_are_left_out_which_is_said(tmp_path):
+def test_incomplete_rows_are_left_out_with_a_warning(tmp_path):
     rows = [{"question": None, "answer": 1}, {"question": "A?", "answer": 2}, {"question": "A?", "answer": None}]
     path = tmp_path / "some.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"question": None, "answer": 5}]))
@@ -102,7 +102,7 @@ def test_rows_that_are_incomplete_are_left_out_which_is_said(tmp_path):
     }  # fmt: skip
 
 
-def test_answers_that_the_grader_takes_for_the_same_are_no_contradiction(tmp_path):
+def test_answers_that_the_grader_finds_equivalent_are_not_contradictory(tmp_path):
     answers = {"A?": ["1/2", "0.5", r"\frac{1}{2}"], "B?": ["7", "7.0"], "C?": ["1,000", "1000"], "D?": ["2", "3", "2"]}
     path = tmp_path / "some.jsonl"
     rows = [{"question": question, "answer": answer} for question, given in answers.items() for answer in given]
@@ -112,7 +112,7 @@ def test_answers_that_the_grader_takes_for_the_same_are_no_contradiction(tmp_pat
     assert (task.source["duplicates"], task.source["contradictory"]) == (6, 1)
 
 
-def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+def test_a_byte_order_mark_is_ignored(tmp_path):
     path = tmp_path / "bom.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + b'{"question": "A?", "answer": 1}\r\n')
     assert problems(local_training_set(str(path))) == [("A?", "1")]
@@ -129,12 +129,12 @@ def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
             r"must be text, a number .*, got {'value': 1}: name another column",
         ),
         ([{"question": "\ud800", "answer": "1"}], "half of a surrogate pair"),
-        ([{"question": "Q?", "answer": str(i)} for i in range(2)], "has no problem with one answer"),
+        ([{"question": "Q?", "answer": str(i)} for i in range(2)], "has no problem with a unique answer"),
         ([{"frage": "Q?", "answer": "1"}], "has no column question or problem .* by --question_column, it has frage"),
     ],
     ids=str,
 )
-def test_what_cannot_be_trained_on_is_one_line(rows, message, tmp_path):
+def test_unusable_files_are_refused_in_one_line(rows, message, tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError, match=message):

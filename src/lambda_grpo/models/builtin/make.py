@@ -1,13 +1,13 @@
-"""Make a built-in base policy: a small model, warmed up on solutions of several styles.
+"""Make a built-in base policy: a small model with a supervised warm-up on solutions of several styles.
 
     python -m lambda_grpo.models.builtin.make OUTPUT_DIR [--family qwen2|llama]
 
-`qwen2` makes `builtin`, which knows the demonstration's arithmetic; `llama` makes `builtin-llama`, which knows the
-tasks of letters and a reasoning-gym data set (`mixture.py`).
+`qwen2` makes `builtin`, for the demonstration's arithmetic; `llama` makes `builtin-llama`, for the tasks on letters and
+a reasoning-gym data set (`warmup_data.py`).
 
-It departs from a textbook warm-up in one way: some of the solutions answer at once and the others work step by
-step, so that the policy is left unsure between the two. That leaves reinforcement learning something to improve, and
-makes lengths vary inside a group. Everything follows from SEED; only problems of training splits are seen.
+It departs from a textbook warm-up in one way: some solutions answer directly and others work step by step, so that the
+policy samples both. That leaves room for reinforcement learning to improve, and makes lengths vary within a group.
+Everything is determined by SEED; only problems of training splits are used.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from lambda_grpo.models.builtin.mixture import BATCH_SIZE, Solve, solve_arithmetic, solve_mixture, solved_batches
+from lambda_grpo.models.builtin.warmup_data import BATCH_SIZE, Solve, solve_arithmetic, solve_mixture, solved_batches
 
 SEED = 0
 MAX_POSITIONS = 1024
 
 
 def make_tokenizer() -> Qwen2Tokenizer:
-    """Qwen2's byte-level tokenizer without merges: a token a byte, so any text can be read and written."""
+    """Qwen2's byte-level tokenizer without merges: one token per byte, so it covers any text."""
     vocab = ["<pad>", "<eos>", *sorted(ByteLevel.alphabet())]
     return Qwen2Tokenizer(
         vocab={token: i for i, token in enumerate(vocab)},
@@ -82,7 +82,7 @@ def _common(tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
         "vocab_size": len(tokenizer),
         "max_position_embeddings": MAX_POSITIONS,
         "tie_word_embeddings": True,
-        "initializer_range": 0.05,  # at the usual 0.02 so narrow a model stays on a plateau for long
+        "initializer_range": 0.05,  # with the usual 0.02 such a narrow model stays on a plateau for long
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
@@ -91,10 +91,10 @@ def _common(tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Family:
-    """A base policy's recipe.
+    """How a base policy is made.
 
-    solve: from the number of problems and a seed, what the policy is warmed up on.
-    tokens_per_solution: about the mean.
+    solve: takes the number of problems and a seed, and returns the solved problems of the warm-up.
+    tokens_per_solution: approximate mean.
     """
 
     make_model: Callable[[Qwen2Tokenizer], PreTrainedModel]
@@ -111,7 +111,7 @@ FAMILIES = {
 
 
 def warm_up(model: PreTrainedModel, tokenizer: Qwen2Tokenizer, family: Family, steps: int) -> None:
-    """Supervised steps on the solutions alone (the prompt's tokens carry no loss)."""
+    """Supervised training on the solutions (the prompt's tokens are masked out of the loss)."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=family.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, family.learning_rate, total_steps=steps, pct_start=0.05)
     batches = solved_batches(family.solve(steps * BATCH_SIZE, SEED), steps, SEED, tokenizer.eos_token)
@@ -119,10 +119,10 @@ def warm_up(model: PreTrainedModel, tokenizer: Qwen2Tokenizer, family: Family, s
     for step, pairs in enumerate(batches, start=1):
         texts = [prompt + solution for prompt, solution in pairs]
         batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
-        prompt_lengths = torch.tensor([len(prompt) for prompt, _ in pairs])  # ASCII: one token a character
+        prompt_lengths = torch.tensor([len(prompt) for prompt, _ in pairs])  # ASCII: one token per character
         is_prompt = torch.arange(batch["input_ids"].size(1)) < prompt_lengths[:, None]
         labels = batch["input_ids"].masked_fill(is_prompt | (batch["attention_mask"] == 0), -100)
-        # Divided by a constant: a mean over each batch's own tokens would favour the batches of short solutions.
+        # Divided by a constant: a mean over the tokens of each batch would weigh batches of short solutions higher.
         loss = model(**batch, labels=labels, num_items_in_batch=BATCH_SIZE * family.tokens_per_solution).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -138,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make a built-in base policy.")
     parser.add_argument("output_dir", type=Path)
     parser.add_argument("--family", choices=FAMILIES, default="qwen2")
-    parser.add_argument("--steps", type=int, help="fewer or more than the shipped policy took")
+    parser.add_argument("--steps", type=int, help="warm-up steps (default: as for the shipped policy)")
     args = parser.parse_args()
     family = FAMILIES[args.family]
     torch.manual_seed(SEED)

@@ -1,7 +1,7 @@
-"""Eight maths benchmarks: which data set each is, and how many rows it has to have.
+"""Eight maths benchmarks: their data sets and numbers of rows.
 
-They are the default eight of SimpleRL-Zoo's evaluation (arXiv 2503.18892). A data set with another number of rows, or
-under another name, is another benchmark: it is refused.
+They are the default eight of SimpleRL-Zoo's evaluation (arXiv 2503.18892). A data set with another number of rows is
+another version of the benchmark, and is refused.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from lambda_grpo.tasks.maths.problems import (
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A data set of the hub.
+    """A benchmark on the hub.
 
     Attributes:
-        title: as tables have it.
-        data: ids of data sets that hold it; the first one is loaded.
-        config, split: of the data sets, in their order.
-        rows: how many problems it has. Where sources differ, all their numbers.
-        shots: the split of the first data set that worked examples are from, where it has one.
+        title: its name in tables.
+        data: ids of the data sets that hold it; the first one is the default.
+        split, config: of each of these data sets.
+        rows: the allowed numbers of rows: several if its sources differ.
+        shots: the split of the first data set with worked examples for few-shot prompts; None if there is none.
     """
 
     title: str
@@ -70,13 +70,13 @@ def load_benchmark(
 
     Args:
         name: a key of BENCHMARKS.
-        data: another of its data sets, or a local file of one. A local file may hold a part of the rows: that is said,
-            and stands in the result.
-        size: the first so many; all by default.
-        question, answer: columns; by default the first of the usual names.
+        data: another of its data sets, or a local file. A local file may hold only some of the rows; this is recorded
+            in the result, with one warning.
+        size: how many problems, from the first; by default all.
+        question, answer: column names; by default the first known name found.
 
     Raises:
-        UserError: it can't be loaded, or isn't that benchmark.
+        UserError: it can't be loaded, or it isn't that benchmark.
     """
     benchmark = BENCHMARKS[name]
     chosen = data or benchmark.data[0]
@@ -84,22 +84,25 @@ def load_benchmark(
         rows, source = _from_hub(benchmark, benchmark.data.index(chosen))
         if len(rows) not in benchmark.rows:
             raise UserError(
-                f"{chosen} has {len(rows)} rows, {benchmark.title} has {_numbers(benchmark)}: another version of the "
-                "data set, or another one. To evaluate on it all the same, save it as a file and name that as --task"
+                f"{chosen} has {len(rows)} rows, {benchmark.title} has {_numbers(benchmark)}: this is another version "
+                "of the data set, or another data set. To evaluate on it anyway, save it as a file for --task"
             )
     else:
         if not is_file_of_problems(chosen):
             raise UserError(f"{benchmark.title} is {' or '.join(benchmark.data)} or a local file, not {chosen!r}")
         rows, source = read_rows(chosen), {"data": chosen}
         if len(rows) not in benchmark.rows:
-            warn_once(f"{chosen} has {len(rows)} rows, {benchmark.title} has {_numbers(benchmark)}: a part of it")
+            warn_once(
+                f"{chosen} has {len(rows)} rows, {benchmark.title} has {_numbers(benchmark)}: this is a part of the "
+                "benchmark"
+            )
     columns = find_columns(chosen, rows, question, answer)
     whole = len(rows) in benchmark.rows and (size is None or size >= len(rows))
     return MathProblems(name, rows[:size], columns, {**source, "rows": len(rows), "whole": whole})
 
 
 def load_shots(name: str, count: int) -> list[tuple[str, str]]:
-    """Worked examples from a benchmark's own training split. Raises UserError where it has none."""
+    """Worked examples from a benchmark's own training split. Raises UserError if it has none."""
     benchmark = BENCHMARKS.get(name)
     if benchmark is None or benchmark.shots is None:
         raise UserError(f"{name} has no training split: name a file of worked examples by --shots_data")
@@ -110,7 +113,7 @@ def load_shots(name: str, count: int) -> list[tuple[str, str]]:
 def _from_hub(benchmark: Benchmark, number: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     data, config, split = benchmark.data[number], benchmark.config[number], benchmark.split[number]
     loaded = load_split(data, data, config, split=split)
-    files = sorted(loaded.info.download_checksums or {})  # with the data set's commit in their addresses
+    files = sorted(loaded.info.download_checksums or {})  # URLs that contain the data set's commit
     return list(loaded), {"data": data, "config": config, "split": split, "files": files}
 
 

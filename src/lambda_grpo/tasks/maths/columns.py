@@ -1,4 +1,4 @@
-r"""Which columns of a data set of maths problems hold the question and its answer, and how they are read."""
+r"""Finding and reading the question and answer columns of a data set of maths problems."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import Any, NamedTuple
 from lambda_grpo.errors import UserError, warn_once
 from lambda_grpo.grading.extraction import reference_answer
 
-# How data sets of maths problems name their columns, in the order in which they are looked for
+# Column names of published data sets of maths problems, by precedence
 QUESTION_COLUMNS = ("question", "problem", "Question", "Problem", "prompt")
-LEAD_COLUMNS = ("context", "body", "Body")  # text that a question goes on from: OlympiadBench, ASDiv, SVAMP
+LEAD_COLUMNS = ("context", "body", "Body")  # text that precedes the question: OlympiadBench, ASDiv, SVAMP
 ANSWER_COLUMNS = ("answer", "final_answer", "Answer")
-PAIR = ("input", "target")  # MAWPS's, taken where both are there: others have an `input` beside an instruction
-BOX_COLUMNS = ("solution", "Solution")  # whose box holds the answer where no column does: MATH, Minerva
+INPUT_TARGET = ("input", "target")  # MAWPS; only used together, as other data sets have `input` beside an instruction
+BOX_COLUMNS = ("solution", "Solution")  # the box in it holds the answer if no column does: MATH, Minerva
 SOLUTION_COLUMNS = (*BOX_COLUMNS, "answer")
 ID_COLUMNS = ("unique_id", "id", "ID", "question_number", "idx")
-EXACT = 2**53  # up to which a float tells each whole number from the next
+MAX_EXACT = 2**53  # up to here a float represents every integer exactly
 
 
 class Columns(NamedTuple):
-    r"""Which columns of a row hold what.
+    r"""The names of the question and answer columns.
 
     Attributes:
-        question: a text, or messages that end with it; `outer.inner` for a key inside another one's mapping, and
-            `Body+Question` for a question in several columns.
-        answer: a number, a text, a text with GSM8K's `####` or a `\boxed{}` before the answer, or a list of several
-            answers; None where the box of the solution has it.
+        question: a column of texts, or of messages whose last user turn is the question; `outer.inner` for a key of a
+            nested mapping, and `Body+Question` for a question in several columns.
+        answer: a column of numbers, texts, solutions that end with GSM8K's `####` or a `\boxed{}`, or lists of several
+            answers; None if the answer is in the box of the solution.
     """
 
     question: str
     answer: str | None
 
     def read(self) -> set[str]:
-        """Names of all columns that may be read, the outer one of `outer.inner` too."""
+        """The names of all columns that may be read, including `outer` for `outer.inner`."""
         names = {*self.question.split("+"), self.question, *BOX_COLUMNS, *([self.answer] if self.answer else [])}
         return names | {name.partition(".")[0] for name in names}
 
@@ -41,16 +41,16 @@ class Columns(NamedTuple):
 def find_columns(
     name: str, rows: Sequence[Mapping[str, Any]], question: str | None = None, answer: str | None = None
 ) -> Columns:
-    """The columns that are given, or the first known ones that hold anything in these rows.
+    """The given columns, or the first known ones that aren't empty in these rows.
 
-    A known question goes on from the text in a column of `LEAD_COLUMNS`. Without a column of answers the boxes of the
-    solutions hold them.
+    The text of a known question is preceded by that of a column of `LEAD_COLUMNS`. Without an answer column the answers
+    are taken from the boxes in the solutions.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such column.
     """
     if question is None:
-        question = _known(rows, QUESTION_COLUMNS, PAIR[0])
+        question = _known(rows, QUESTION_COLUMNS, INPUT_TARGET[0])
         lead = first_filled(rows, LEAD_COLUMNS)
         question = f"{lead}+{question}" if lead and question else question
     else:
@@ -63,7 +63,7 @@ def find_columns(
         if not any(answer in row or value_at(row, answer) is not None for row in rows):
             raise _no_column(name, rows, "answer", answer)
         return Columns(question, answer)
-    found = _known(rows, ANSWER_COLUMNS, PAIR[1])
+    found = _known(rows, ANSWER_COLUMNS, INPUT_TARGET[1])
     if found is None and not any(_boxed_solution(row) for row in rows):
         found = next((column for column in ANSWER_COLUMNS if any(column in row for row in rows)), None)
         if found is None:
@@ -72,12 +72,14 @@ def find_columns(
 
 
 def first_filled(rows: Sequence[Mapping[str, Any]], known: Sequence[str]) -> str | None:
-    """The first of the known columns that holds anything in these rows."""
+    """The first of the known columns that isn't empty in all of these rows."""
     return next((column for column in known if any(row.get(column) not in (None, "", []) for row in rows)), None)
 
 
 def _known(rows: Sequence[Mapping[str, Any]], known: Sequence[str], of_pair: str) -> str | None:
-    return first_filled(rows, known) or (of_pair if all(first_filled(rows, [column]) for column in PAIR) else None)
+    return first_filled(rows, known) or (
+        of_pair if all(first_filled(rows, [column]) for column in INPUT_TARGET) else None
+    )
 
 
 def _no_column(name: str, rows: Sequence[Mapping[str, Any]], what: str, column: str) -> UserError:
@@ -88,7 +90,7 @@ def _no_column(name: str, rows: Sequence[Mapping[str, Any]], what: str, column: 
 
 
 def value_at(row: Mapping[str, Any], column: str) -> Any:
-    """What a row has in a column; None where it lacks it. `outer.inner` is a key inside another one's mapping."""
+    """A row's value in a column; None if it has no such column. `outer.inner` is a key of a nested mapping."""
     if column in row:
         return row[column]
     outer, _, inner = column.partition(".")
@@ -96,10 +98,10 @@ def value_at(row: Mapping[str, Any], column: str) -> Any:
 
 
 def answer_at(name: str, row: Mapping[str, Any], column: str | None) -> Any:
-    """A row's answer: what its column holds, or else its solution up to the box; None where neither has one.
+    """A row's answer: the value of its column, or its solution if that has a box; None if neither has an answer.
 
     Raises:
-        UserError: it is of a kind that no answer is; the message names the data.
+        UserError: the value is of a type that can't be an answer; the message names the data.
     """
     value = None if column is None else value_at(row, column)
     if isinstance(value, (Mapping, bytes)):
@@ -112,15 +114,15 @@ def answer_at(name: str, row: Mapping[str, Any], column: str | None) -> Any:
         return value
     solution = _boxed_solution(row)
     if solution and column is not None:
-        warn_once(f"{name}: some rows have no answer: it is taken from the box in their solution")
+        warn_once(f"{name}: some rows have no answer in the column: it is taken from the box in their solution")
     return solution
 
 
 def _exact(value: Any) -> Any:
-    """27 for the 27.0 of a column in which others have decimals; of a list the answers that aren't empty."""
+    """An integral float as int (a column with decimals has 27.0 for 27); a list without its empty answers."""
     if isinstance(value, list):
         return [_exact(part) for part in value if reference_answer(part)]
-    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < EXACT
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < MAX_EXACT
     return int(value) if is_whole else value
 
 
@@ -130,15 +132,15 @@ def _boxed_solution(row: Mapping[str, Any]) -> str | None:
 
 
 def question_at(row: Mapping[str, Any], column: str) -> str | None:
-    """The problem in a column: its text; of messages, what the user says last; None where there is none.
+    """The question in a column: its text, or the last user turn of messages; None if there is none.
 
-    Of several columns (`Body+Question`) their texts one after the other; the last one has to be there.
+    Several columns (`Body+Question`) are joined; the last one must not be empty.
     """
     *leads, last = _parts(row, column)
     value = value_at(row, last)
     if isinstance(value, list):
-        said = [turn.get("content") for turn in value if isinstance(turn, Mapping) and turn.get("role") == "user"]
-        value = said[-1] if said else None
+        turns = [turn.get("content") for turn in value if isinstance(turn, Mapping) and turn.get("role") == "user"]
+        value = turns[-1] if turns else None
     if not isinstance(value, str) or not value.strip():
         return None
     before = [text for lead in leads if isinstance(text := value_at(row, lead), str) and text.strip()]
@@ -150,6 +152,6 @@ def _parts(row: Mapping[str, Any], column: str) -> list[str]:
 
 
 def _sentence(text: str) -> str:
-    """With a full stop, which SVAMP leaves out at the end of a body."""
+    """The text with a full stop at its end, which SVAMP's bodies lack."""
     text = text.strip()
     return f"{text}." if text[-1].isalnum() else text

@@ -1,9 +1,8 @@
-r"""Whether problems that are trained on are among those that a model is evaluated on.
+r"""Contamination check: training problems that also occur in a test set.
 
-The two tests that are in use: the same text, and 13 words in a row that two texts share (the n-grams of GPT-3's
-appendix C, arXiv 2005.14165). Word for word problems of one mould ("What is the smallest positive integer $n$ such that
-…") share 13 words and are different problems all the same, so the second number is an upper bound: the pairs are there
-to be looked at.
+The two common tests: identical text, and a shared 13-gram of words (as in GPT-3's appendix C, arXiv 2005.14165).
+Different problems with the same wording ("What is the smallest positive integer $n$ such that …") can share 13 words,
+so the second count is an upper bound; the pairs are recorded for inspection.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from typing import Any
 
 WORDS = 13
 
-_SIGNS = "\u3040-\u30ff\u4e00-\u9fff"  # Chinese and Japanese, which don't part words: each sign is one
+_SIGNS = "\u3040-\u30ff\u4e00-\u9fff"  # Chinese and Japanese have no spaces between words: each sign counts as one
 _WORD = re.compile(rf"[{_SIGNS}]|(?:(?![{_SIGNS}])\w)+")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A training problem and a test problem, by index and text, and what they share: all of it, or so many words."""
+    """A training problem and a test problem that overlap: their indices and texts, and whether they are identical."""
 
     training: int
     test: int
@@ -32,11 +31,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a training set shares with a test set.
+    """The overlap of a training set with a test set.
 
     Attributes:
-        task: the test set; n: its problems.
-        pairs: each training problem that is found at most once, with the first test problem that it is found in.
+        task: the test set; n: its number of problems.
+        pairs: each overlapping training problem once, with the first test problem that it overlaps with.
     """
 
     task: str
@@ -45,12 +44,12 @@ class Overlap:
 
     @property
     def exact(self) -> int:
-        """Training problems whose text is a test problem's."""
+        """How many training problems are identical to a test problem."""
         return sum(pair.exact for pair in self.pairs)
 
     @property
     def shared(self) -> int:
-        """Other training problems that share 13 words in a row with one."""
+        """How many other training problems share a 13-gram with a test problem."""
         return len(self.pairs) - self.exact
 
     def summary(self) -> dict[str, Any]:
@@ -64,11 +63,11 @@ class Overlap:
 
 
 def find_overlap(training: Sequence[str], test: Sequence[str], task: str) -> Overlap:
-    """The problems of `training` that are in `test`.
+    """The problems of `training` that overlap with one of `test`.
 
-    Texts are the same when they differ in case and white space alone. Words are runs of letters, digits and underscores
-    in lower case, and single Chinese signs; other signs and punctuation don't count. A text of fewer than 13 words is
-    only looked for as a whole.
+    Texts that differ only in case and white space are identical. Words are lower-case runs of letters, digits and
+    underscores, and single Chinese or Japanese signs; punctuation is ignored. A text of fewer than 13 words can only
+    match as a whole.
     """
     texts: dict[str, int] = {}
     grams: dict[tuple[str, ...], int] = {}

@@ -1,4 +1,4 @@
-"""Maths problems with a reference answer, as a task: from a data set on the hub, or a local JSONL or Parquet file."""
+"""Maths problems with reference answers as a task, from a data set on the hub or a local JSON or Parquet file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lambda_grpo.errors import UserError, warn_once
-from lambda_grpo.grading import Grade, GradingError, check_installed, grade_known, same_answers
+from lambda_grpo.grading import Grade, GradingError, check_installed, grade_math, same_answers
 from lambda_grpo.grading.extraction import reference_answer
 from lambda_grpo.tasks.base import Example
 from lambda_grpo.tasks.maths.columns import (
@@ -25,17 +25,17 @@ from lambda_grpo.tasks.maths.columns import (
 )
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
-ROWS_NAMED = 5  # of those without an answer, in the warning
+MAX_LISTED = 5  # how many of the rows without an answer the warning lists
 
 
 class MathProblems:
-    """Problems graded by `grade_math`. A problem without a reference answer counts as wrong, whatever is answered.
+    """Problems graded by `grade_math`. Every completion of a problem without a reference answer counts as wrong.
 
     Args:
         name: of the task.
-        rows: a mapping for each problem.
-        columns: (question, answer): which keys hold them, as `Columns` says.
-        source: where the rows are from, for the result.
+        rows: of the data set, one per problem.
+        columns: the columns that hold question and answer (see `Columns`).
+        source: where the rows are from, recorded in the result.
 
     Raises:
         UserError: a row has no question, no row has an answer, or math-verify isn't installed.
@@ -51,7 +51,7 @@ class MathProblems:
         if len(unknown) == len(rows):
             raise _incomplete(name, 0, rows[0], columns)
         if unknown:
-            numbers = ", ".join(map(str, unknown[:ROWS_NAMED])) + (", …" if len(unknown) > ROWS_NAMED else "")
+            numbers = ", ".join(map(str, unknown[:MAX_LISTED])) + (", …" if len(unknown) > MAX_LISTED else "")
             warn_once(
                 f"{name}: {len(unknown)} of {len(rows)} problems have no reference answer (counted from 0: {numbers}). "
                 "They count as wrong"
@@ -59,7 +59,7 @@ class MathProblems:
             self.source["without_answer"] = len(unknown)
 
     def without(self, indices: Collection[int]) -> MathProblems:
-        """The problems but for some. Raises UserError if none is left."""
+        """The problems without those at some indices. Raises UserError if none is left."""
         if len(indices) == len(self):
             raise UserError(f"task {self.name!r}: all of its {len(self)} problems would be left out")
         others = copy.copy(self)
@@ -77,18 +77,18 @@ class MathProblems:
 
     def grade_all(self, completions: Sequence[str], examples: Sequence[Example]) -> list[Grade]:
         try:
-            return grade_known(completions, [example.answer or "" for example in examples])
+            return grade_math(completions, [example.answer or "" for example in examples], allow_empty=True)
         except GradingError as error:
-            error.add_note(f"This is problem {examples[error.number].metadata['id']} of task {self.name!r}.")
+            error.add_note(f"This is problem {examples[error.index].metadata['id']} of task {self.name!r}.")
             raise
 
     def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        """Whether the answers of each pair are the same, by the equality that makes an answer right."""
+        """Whether the answers of each pair are equivalent, by the rules that grading uses."""
         return same_answers(pairs)
 
 
 def is_file_of_problems(name: str) -> bool:
-    """Whether a task is named by a file."""
+    """Whether a task's name is that of a file of problems."""
     return Path(name).suffix.lower() in SUFFIXES
 
 
@@ -112,7 +112,7 @@ def read_rows(path: str) -> list[dict[str, Any]]:
             text = Path(path).read_text(encoding="utf-8-sig")
             is_list = Path(path).suffix.lower() == ".json" and text.lstrip().startswith("[")
             rows = json.loads(text) if is_list else [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (ValueError, RecursionError, pa.ArrowException) as error:  # what JSON, UTF-8 and Parquet raise
+    except (ValueError, RecursionError, pa.ArrowException) as error:  # from JSON, UTF-8 and Parquet
         raise UserError(f"can't read {path}: {' '.join(str(error).split())}") from error
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path} holds no problems: need a mapping with question and answer for each")
@@ -121,20 +121,20 @@ def read_rows(path: str) -> list[dict[str, Any]]:
 
 @contextmanager
 def loading(name: str) -> Iterator[None]:
-    """Tell in one line of a UserError, which calls it `name`, what keeps `datasets` from loading something."""
+    """Turn the errors of `datasets` while it loads `name` into a UserError of one line."""
     from datasets.exceptions import DatasetsError
     from datasets.utils.logging import CRITICAL, set_verbosity
 
-    set_verbosity(CRITICAL)  # what it would log as an error it raises, too
+    set_verbosity(CRITICAL)  # the errors that it logs are raised, too
     try:
         yield
     except (OSError, ValueError, DatasetsError) as error:
-        reason = str(error.__cause__ or error)  # an error "occurred while generating the dataset" has its cause
+        reason = str(error.__cause__ or error)  # "an error occurred while generating the dataset" has the reason there
         raise UserError(f"can't load {name}: {' '.join(reason.split())}") from error
 
 
 def load_split(name: str, *arguments: Any, **settings: Any) -> Any:
-    """`datasets.load_dataset`, with errors as of `loading`."""
+    """`datasets.load_dataset`, with the errors of `loading`."""
     from datasets import load_dataset
 
     with loading(name):
@@ -144,17 +144,17 @@ def load_split(name: str, *arguments: Any, **settings: Any) -> Any:
 def local_problems(
     path: str, *, size: int | None = None, question: str | None = None, answer: str | None = None
 ) -> MathProblems:
-    """The first `size` problems of a local file, all by default."""
+    """The first `size` problems of a local file; by default all."""
     rows = read_rows(path)
     columns = find_columns(path, rows, question, answer)
     return MathProblems(Path(path).stem, rows[:size], columns, {"data": str(path), "rows": len(rows)})
 
 
 def worked_examples(name: str, rows: Sequence[Mapping[str, Any]], count: int) -> list[tuple[str, str]]:
-    """The first `count` problems with their solutions, to stand before a problem that is put.
+    """The first `count` problems with their solutions, for few-shot prompts.
 
     Raises:
-        UserError: there are fewer, or they have no solutions.
+        UserError: there are too few, or they have no solutions.
     """
     if len(rows) < count:
         raise UserError(f"--shots {count} needs as many worked examples, {name} has {len(rows)}")
@@ -171,7 +171,7 @@ def _example(name: str, number: int, row: Mapping[str, Any], columns: tuple[str,
     if question is None:
         raise _incomplete(name, number, row, columns)
     if not _is_unicode(f"{question}{answer}"):
-        raise UserError(f"{name}, row {number}: half of a surrogate pair, which is no text: got {question!r}")
+        raise UserError(f"{name}, row {number}: invalid Unicode (half of a surrogate pair): got {question!r}")
     identity = next((row[column] for column in ID_COLUMNS if row.get(column) is not None), number)
     written = [text for column in SOLUTION_COLUMNS if isinstance(text := row.get(column), str) and text != answer]
     return Example(question, answer or None, {"id": identity}, solution=written[0] if written else None)

@@ -1,6 +1,6 @@
-r"""Reward functions as TRL calls them, for maths: each is one thing, and is logged under its own name.
+r"""Reward functions for maths, as TRL calls them: each is logged under its own name.
 
-The third one of the usual set, shaping for overlong answers, is TRL's: the setting `overlong_buffer_length` adds it.
+The third usual reward, the soft overlong punishment, is TRL's: the setting `overlong_buffer_length` adds it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ def math_accuracy(
     log_metric: Callable[[str, float], None] | None = None,
     **_: Any,
 ) -> list[float]:
-    """1 for a right answer, 0 for another one (`grade_math`).
+    """1 for a correct answer, 0 for a wrong one (`grade_math`).
 
     Args:
         completions: B texts or conversations.
-        answer, solution: the data set's column of that name, whichever it has: the reference, or a text with `####` or
-            a box before it.
-        log_metric: TRL's; the share of completions whose grading took too long is logged by it.
+        answer, solution: the data set's column of that name, whichever it has: the reference answer, or a solution that
+            ends with `####` or a box.
+        log_metric: TRL's function, which logs the share of completions whose grading timed out.
 
     Raises:
         UserError: the data set has neither column.
@@ -43,10 +43,10 @@ def math_accuracy(
 
 
 def boxed_format(completions: Completions, **_: Any) -> list[float]:
-    r"""1 for a completion with a closed, non-empty `\boxed{}`, whatever it holds; 0 for others."""
+    r"""1 for a completion with a closed, non-empty `\boxed{}`, whatever its content; 0 for others."""
     return [float(closed_box(text_of(one)) is not None) for one in completions]
 
 
 def text_of(completion: str | Sequence[dict[str, Any]]) -> str:
-    """What a completion says: of a conversation, its last message."""
+    """The text of a completion; of a conversation, its last message."""
     return completion if isinstance(completion, str) else str(completion[-1]["content"] or "")

@@ -1,7 +1,7 @@
-r"""How a problem is put to a model.
+r"""Prompt templates.
 
-A template moves a score by more than any objective does, so each is an established one, named with its source, and a
-part of every result.
+A template changes a score by more than any objective does, so each is an established one with its source, and is
+recorded in every result.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class Template:
     """A prompt template.
 
     Attributes:
-        source: where it is from.
-        text: with `{question}` for the problem. For a chat, what the user says.
-        chat: whether the model's own chat template goes around it.
-        system: of a chat; None leaves the chat template's own.
-        stops: texts at which an answer ends: where a base model would go on with the next problem.
-        options: what the model's chat template is given beside the messages: Qwen3's `enable_thinking`, say.
+        source: the paper or repository that it is from.
+        text: with `{question}` for the problem; for a chat, the user turn.
+        chat: whether the model's chat template is applied.
+        system: the system prompt of a chat; None for the chat template's default.
+        stops: stop strings: where a base model would start another problem.
+        options: keyword arguments of the model's chat template, such as Qwen3's `enable_thinking`.
         name: its key in TEMPLATES.
     """
 
@@ -42,10 +42,10 @@ class Template:
         """The prompt as text.
 
         Args:
-            shots: problems and their solutions that stand before it: as text, or as earlier turns of a chat.
+            shots: problems with their solutions for a few-shot prompt: as text, or as earlier turns of a chat.
 
         Raises:
-            UserError: the model's chat template refuses it.
+            UserError: the model's chat template raises an error.
         """
         if not self.chat:
             gap = "" if self.text[-1].isspace() else " "
@@ -58,7 +58,7 @@ class Template:
             rendered: str = tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, **self.options
             )
-        except (TemplateError, TypeError) as error:  # some know no system role; TypeError: options that aren't any
+        except (TemplateError, TypeError) as error:  # no system role, for example; TypeError: unknown options
             raise UserError(
                 f"the model's chat template refuses template {self.name!r} ({error}): use another --template, or other "
                 "--chat_template_kwargs"
@@ -66,7 +66,7 @@ class Template:
         return rendered
 
     def messages(self, question: str, shots: Sequence[tuple[str, str]] = ()) -> list[dict[str, str]]:
-        """The turns of a chat, up to the one that the model is to write."""
+        """The turns of a chat, up to the one that the model writes."""
         turns = [] if self.system is None else [{"role": "system", "content": self.system}]
         for one, solution in [*shots, (question, "")]:
             turns.append({"role": "user", "content": self.text.replace("{question}", one)})
@@ -74,22 +74,22 @@ class Template:
         return turns[:-1]
 
     def prompt(self, question: str) -> str | list[dict[str, str]]:
-        """The prompt as TRL takes it: text, or messages, which TRL puts into the chat template."""
+        """The prompt in TRL's format: text, or messages, to which TRL applies the chat template."""
         return self.messages(question) if self.chat else self.text.replace("{question}", question)
 
-    def question(self, prompt: str) -> str:
-        """What stands in a prompt that this template made, in place of `{question}`; other texts stay as they are."""
+    def unwrap(self, prompt: str) -> str:
+        """The question in a prompt made from this template's text; other texts unchanged."""
         before, _, after = self.text.partition("{question}")
-        is_ours = prompt.startswith(before) and prompt.endswith(after) and len(prompt) > len(before) + len(after)
-        return prompt[len(before) : len(prompt) - len(after)] if is_ours else prompt
+        is_wrapped = prompt.startswith(before) and prompt.endswith(after) and len(prompt) > len(before) + len(after)
+        return prompt[len(before) : len(prompt) - len(after)] if is_wrapped else prompt
 
     def tokenize(self, prompt: str, tokenizer: Any) -> list[int]:
-        """The prompt's tokens. A chat template has written the special ones."""
+        """The token ids of a prompt. Special tokens are only added without a chat template, which writes its own."""
         ids: list[int] = tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]
         return ids
 
     def cut(self, completion: str) -> str:
-        """A completion up to its first stop."""
+        """The completion up to its first stop string."""
         ends = [completion.find(stop) for stop in self.stops]
         return completion[: min((end for end in ends if end >= 0), default=len(completion))]
 
@@ -145,10 +145,10 @@ def find_template(name: str | None, tokenizer: Any, options: Mapping[str, Any] |
     """The template of that name; without one, `boxed_system` for a model with a chat template, else `question_answer`.
 
     Args:
-        options: for the model's chat template.
+        options: keyword arguments of the model's chat template.
 
     Raises:
-        UserError: there is no such template, or it needs a chat template, which the model doesn't have.
+        UserError: there is no such template, or it needs a chat template and the model has none.
     """
     has_chat = getattr(tokenizer, "chat_template", None) is not None
     chosen = name or ("boxed_system" if has_chat else "question_answer")

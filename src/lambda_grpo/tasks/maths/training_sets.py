@@ -1,7 +1,6 @@
-"""Problems to train on: three data sets that are in use for it, a local file, or any data set by its columns.
+"""Training problems: three common data sets, a local file, or any data set with question and answer columns.
 
-A problem that stands there several times counts once, and one that stands there with different answers not at all.
-Whether answers are different, the grader says.
+Duplicates are removed, and so are problems that occur with different answers (according to the grader).
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from lambda_grpo.tasks.maths.problems import MathProblems, load_split, read_rows
 from lambda_grpo.tasks.maths.templates import TEMPLATES
 
 BATCH = 10_000  # rows that are read at a time
-LEFT_OUT = ("incomplete", "duplicates", "contradictory")  # what rows a source counts that aren't trained on
+LEFT_OUT = ("incomplete", "duplicates", "contradictory")  # keys of the source with numbers of rows that are left out
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """A data set of the hub.
+    """A training set on the hub.
 
     Attributes:
-        title: as model cards have it.
-        data, config, split: where it is.
-        columns: with question and answer; None to look for the usual ones.
-        template: the one that its problems are wrapped in, which is taken off again.
-        held_out: the benchmark that belongs to it.
+        title: its name in model cards.
+        data, config, split: its location.
+        columns: of question and answer; None for the first known names.
+        template: the prompt template that its problems are wrapped in, which is removed.
+        held_out: the benchmark with its test problems.
     """
 
     title: str
@@ -56,7 +55,7 @@ TRAINING_SETS: dict[str, TrainingSet] = {
 
 
 def load_training_set(name: str, *, size: int | None = None) -> MathProblems:
-    """The first `size` problems of one of `TRAINING_SETS`, all by default. Raises UserError if it can't be loaded."""
+    """The first `size` problems of one of `TRAINING_SETS`; by default all. Raises UserError if it can't be loaded."""
     known = TRAINING_SETS[name]
     question, answer = known.columns
     task = hub_training_set(
@@ -77,16 +76,16 @@ def hub_training_set(
     answer: str | None = None,
     wrapped: str | None = None,
 ) -> MathProblems:
-    """Problems of what `datasets.load_dataset` loads: a data set of the hub, or a local folder of one.
+    """Problems from a data set on the hub or in a local folder, loaded by `datasets.load_dataset`.
 
     Args:
         name: of the task.
-        size: the first so many; all by default.
-        question, answer: columns, `outer.inner` inside another one; by default the first of the usual names.
-        wrapped: a template that the problems were put into, which is taken off again.
+        size: how many problems, from the first; by default all.
+        question, answer: column names, `outer.inner` for a nested key; by default the first known name found.
+        wrapped: the prompt template that the problems are wrapped in, which is removed.
 
     Raises:
-        UserError: it can't be loaded, lacks the columns, or has no problem with one answer.
+        UserError: it can't be loaded, lacks the columns, or has no problem with a unique answer.
     """
     loaded = load_split(data, data, config, split=split)
     if len(loaded) == 0:
@@ -101,14 +100,14 @@ def hub_training_set(
 def local_training_set(
     path: str, *, size: int | None = None, question: str | None = None, answer: str | None = None
 ) -> MathProblems:
-    """Problems of a local JSONL, JSON or Parquet file; arguments and errors as of `hub_training_set`."""
+    """Problems from a local JSONL, JSON or Parquet file; arguments and errors as in `hub_training_set`."""
     rows = read_rows(path)
     columns = find_columns(path, rows, question, answer)
     return _problems(Path(path).stem, rows, len(rows), columns, {"data": str(path)}, size, None)
 
 
 def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
-    """Its rows, read as Arrow tables: DAPO-Math-17k has each of its problems a hundred times."""
+    """The rows of a data set, read as Arrow tables for speed: DAPO-Math-17k has each problem a hundred times."""
     for table in dataset.with_format("arrow").iter(batch_size=BATCH):
         yield from table.to_pylist()
 
@@ -122,10 +121,10 @@ def _problems(
     size: int | None,
     wrapped: str | None,
 ) -> MathProblems:
-    """Each problem once. The source says how many rows there were, and how many were left out."""
+    """The distinct problems with a unique answer. The source records the number of rows and of removed ones."""
     found: dict[str, dict[str, Any]] = {}
     answers: dict[str, str] = {}
-    differing: list[tuple[str, str]] = []  # problems with an answer that is written in another way
+    differing: list[tuple[str, str]] = []  # (problem, another answer than its first one, as text)
     incomplete = 0
     for row in rows:
         question, given = question_at(row, columns.question), answer_at(name, row, columns.answer)
@@ -134,9 +133,9 @@ def _problems(
             incomplete += 1
             continue
         if wrapped is not None:
-            unwrapped = TEMPLATES[wrapped].question(question)
+            unwrapped = TEMPLATES[wrapped].unwrap(question)
             if unwrapped == question:
-                warn_once(f"{name}: not all problems are wrapped in template {wrapped!r}: those stay as they are")
+                warn_once(f"{name}: not all problems are wrapped in template {wrapped!r}: the others are unchanged")
             question = unwrapped
         key = " ".join(question.split())
         if key not in found:
@@ -149,13 +148,13 @@ def _problems(
     if incomplete:
         warn_once(f"{name}: {incomplete} of {count} rows have no question or no answer, and are left out")
     contradictory = set()
-    if differing:  # the grader's processes take seconds to start
-        pairs = list(dict.fromkeys(differing))  # DAPO-Math-17k has each row a hundred times
+    if differing:  # otherwise the grader needn't start, which takes seconds
+        pairs = list(dict.fromkeys(differing))
         grades = grade_math([rf"\boxed{{{answer}}}" for _, answer in pairs], [answers[key] for key, _ in pairs])
         contradictory = {key for (key, _), grade in zip(pairs, grades, strict=True) if not grade.correct}
     problems = [row for key, row in found.items() if key not in contradictory]
     if not problems:
-        raise UserError(f"{name} has no problem with one answer: each stands there with different ones")
+        raise UserError(f"{name} has no problem with a unique answer: each one occurs with different answers")
     left_out = (incomplete, count - incomplete - len(found), len(contradictory))
     return MathProblems(
         name, problems[:size], columns, {**source, "rows": count, **dict(zip(LEFT_OUT, left_out, strict=True))}

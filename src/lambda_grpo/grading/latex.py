@@ -1,7 +1,7 @@
-r"""An answer without its typography: signs, fonts, colours, layout, environments and delimiters.
+r"""Canonical LaTeX: an answer without Unicode signs, fonts, colours, layout, environments and delimiters.
 
-What is left is LaTeX with one command for each thing: `\text{}` for all text commands, `\frac` for all fractions,
-`'` for all primes, `\sqrt{}` for all roots, `^{}` for superscripts.
+One command is left for each construct: `\text{}` for all text commands, `\frac` for all fractions, `'` for all primes,
+`\sqrt{}` for all roots, `^{}` for superscripts.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ _PLAIN_FUNCTIONS = re.compile(
 )
 
 
-def tidy(answer: str) -> str:
-    r"""The answer without its typography. Text stays inside of `\text{}`."""
+def canonical_latex(answer: str) -> str:
+    r"""The answer in canonical LaTeX. Text stays inside `\text{}`."""
     text = _DECORATION.sub(" ", _signs(answer).replace("{:}", ":").replace("{.}", "."))
     text = re.sub(r"(?<!\\)\\\s*$", "", text)
     text = re.sub(r"\\!", "", re.sub(r"(?<=\d)(?:,|\{,\})?\s*\\!\s*(?=\d{3}(?!\d))", ",", text))
@@ -121,7 +121,7 @@ def tidy(answer: str) -> str:
     text = _TEXT_COMMANDS.sub(r"\\text", text)
     text = re.sub(r"\\text\{((?:[^{}]|\\text\{[^{}]*\})*)\}", lambda m: rf"\text{{{_flat(m.group(1))}}}", text)
     text = re.sub(r"(\\text\{[^{}]*\w)\s+((?:and|or)\s*\})", r"\1}\\text{ \2", text)
-    text = _without(text, _FONTS)
+    text = _unwrap(text, _FONTS)
     text = _ONE_LETTER_FONTS.sub(r"\1", text)
     text = _VECTOR.sub(lambda match: " " + next(filter(None, match.groups())) + " ", text)
     text = _ARROW.sub(lambda match: " " + next(filter(None, match.groups())), text)
@@ -134,7 +134,7 @@ def tidy(answer: str) -> str:
     text = _SUBSCRIPT.sub(lambda match: f"_{{{next(filter(None, match.groups()))}}}", text)
     text = re.sub(r"\\mathbb\s*\{?R\}?\s*-\s*(?=\\\{)", r"\\mathbb{R} \\setminus ", text)
     text = _UNIT_FRACTION.sub(r"\\text{ \1/\2}", text)
-    return _outer(re.sub(r"\s+", " ", text))
+    return _strip_enclosing(re.sub(r"\s+", " ", text))
 
 
 def _signs(text: str) -> str:
@@ -154,13 +154,13 @@ def _root(match: re.Match[str]) -> str:
 
 
 def _gap(match: re.Match[str]) -> str:
-    """A wide space separates answers as a comma does, but not from words."""
+    """A wide space as the comma that it stands for between answers; beside words it is only a space."""
     before, after = match["before"] or "", match["after"] or ""
     return f"{before or ('' if after or match.start() == 0 else ',')} {after}"
 
 
 def _rows(match: re.Match[str]) -> str:
-    """The rows of an environment that only arranges formulas; others, as a matrix or cases with conditions, stay."""
+    """The rows of an environment that only aligns formulas, joined by commas; a matrix or cases stay as they are."""
     name, content = match.group(1), match.group(2)
     rows = [row.strip() for row in re.split(r"\\\\(?:\s*\[[^\]]*\])?", content) if row.strip()]
     is_system = bool(rows) and all(re.fullmatch(r"[A-Za-z](?:_\{?\w\}?)?\s*&?\s*=[^&]*", row) for row in rows)
@@ -177,13 +177,13 @@ def _flat(text: str) -> str:
     return re.sub(r"\\text\{([^{}]*)\}", r"\1", text)
 
 
-def _without(text: str, command: re.Pattern[str]) -> str:
-    r"""Each `command{content}` as its content."""
+def _unwrap(text: str, command: re.Pattern[str]) -> str:
+    r"""The text with each `command{content}` replaced by its content."""
     for _ in range(20):
         found = command.search(text)
         if not found:
             break
-        end = closing(text, found.end())
+        end = matching_brace(text, found.end())
         if end is None:
             text = text[: found.start()] + text[found.end() + 1 :]
         else:
@@ -191,8 +191,8 @@ def _without(text: str, command: re.Pattern[str]) -> str:
     return text
 
 
-def closing(text: str, start: int) -> int | None:
-    """Where the brace that opens at `start` is closed; None if it isn't."""
+def matching_brace(text: str, start: int) -> int | None:
+    """The index of the brace that closes the one at `start`; None if there is none."""
     depth = i = 0
     for i in range(start, len(text)):
         if text[i] in "{}" and text[i - 1 : i] != "\\":
@@ -202,14 +202,14 @@ def closing(text: str, start: int) -> int | None:
     return None
 
 
-def _outer(text: str) -> str:
-    """Without what stands around all of it: braces, emphasis, full stops."""
+def _strip_enclosing(text: str) -> str:
+    """The text without enclosing braces, emphasis, leading arrows and trailing punctuation."""
     before = None
     while text != before:
         before = text
         text = text.strip().strip("*`").rstrip(" .,;:").strip()
         text = re.sub(r"^(?:\\Rightarrow|\\therefore|\\to|=>|->|=|#+)\s*", "", text)
-        if text.startswith("{") and closing(text, 0) == len(text) - 1:
+        if text.startswith("{") and matching_brace(text, 0) == len(text) - 1:
             text = text[1:-1]
         if text.startswith(r"\{") and r"\}" not in text:  # of a system of equations
             text = text[2:]

@@ -1,6 +1,6 @@
-r"""What an answer says that it is: "f(x) = 2x - 1" is 2x - 1, under the name f.
+r"""Left-hand sides: "f(x) = 2x - 1" is the value 2x - 1 with the name f.
 
-y and a function of x are one name: y = 2x is f(x) = 2x. Others differ: x = 3 isn't y = 3.
+y and a function of x count as the same name: y = 2x is f(x) = 2x. Other names differ: x = 3 isn't y = 3.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ _ANGLE = re.compile(r"(?:m\s*)?\\(?:angle|triangle|measuredangle)\s*[A-Z]{1,3}\s
 _WORDS = re.compile(r"(?:\\text\{)?[A-Za-z][A-Za-z ]+\}?\s*(?:=|:)\s*([^=]+)")
 
 
-def split(text: str) -> tuple[tuple[str, str, str], str] | None:
-    """The name before an equals sign, as letters, primes and arguments, and what follows; None without a name."""
+def split_equation(text: str) -> tuple[tuple[str, str, str], str] | None:
+    """The name before an equals sign (letters, primes, arguments) and the right-hand side; None without a name."""
     found = _LEFT.fullmatch(text)
     if not found:
         return None
@@ -25,14 +25,14 @@ def split(text: str) -> tuple[tuple[str, str, str], str] | None:
     return (name, found["primes"], re.sub(r"[\s()]", "", found["arguments"] or "")), found["rest"].strip()
 
 
-def same_name(ours: tuple[str, str, str], theirs: tuple[str, str, str]) -> bool:
+def same_name(answer: tuple[str, str, str], reference: tuple[str, str, str]) -> bool:
     """Whether two names stand for the same thing."""
-    (name, primes, arguments), (other, other_primes, other_arguments) = ours, theirs
+    (name, primes, arguments), (other, other_primes, other_arguments) = answer, reference
     if primes != other_primes:
         return False
     if name == other:
         return arguments == other_arguments or not arguments or not other_arguments
-    # y is any function's value, of x or of t
+    # y stands for the value of any function, of x or of t
     return (name == "y" and _is_function(other, other_arguments, primes)) or (
         other == "y" and _is_function(name, arguments, primes)
     )
@@ -44,9 +44,9 @@ def _is_function(name: str, arguments: str, primes: str) -> bool:
     )
 
 
-def without(text: str) -> str | None:
-    """What follows the left side of a plain answer; None where there is none that is only a name."""
+def right_hand_side(text: str) -> str | None:
+    """The right-hand side of a normalized answer; None unless its left-hand side is only a name."""
     if words := _ANGLE.fullmatch(text) or _WORDS.fullmatch(text):
         return words.group(1).strip()
-    found = split(text)
+    found = split_equation(text)
     return found[1] if found else None

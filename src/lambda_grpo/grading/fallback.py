@@ -1,7 +1,7 @@
-"""What a completion without a mark and without a statement ends with, as far as that is an answer.
+"""Fallback extraction, for a completion without a box, `####` or a statement of its answer.
 
-In this order: a first line or a last line that is nothing but an answer, what is set in bold in the last sentence, the
-letter of a choice, and the last formula or number. Closing words as "Q.E.D." don't count.
+In this order: a first or last line that consists of an answer, bold text in the last sentence, the letter of a choice,
+and the last formula or number. Closing remarks such as "Q.E.D." are ignored.
 """
 
 from __future__ import annotations
@@ -9,9 +9,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from lambda_grpo.grading.phrases import COMMA, FORMULA, NUMBER, content, has_words, of_line, unit_behind
+from lambda_grpo.grading.phrases import (
+    FORMULA,
+    NUMBER,
+    SEPARATOR,
+    answer_in_phrase,
+    formula_content,
+    has_words,
+    trailing_unit,
+)
 
-LINE = 100  # of a line that is nothing but an answer
+MAX_LINE = 100  # characters of a line that may be an answer as a whole
 
 _BOLD = re.compile(r"(?<![\w*])\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?![\w*])")
 _REMARK = re.compile(
@@ -50,29 +58,29 @@ _CHOSEN = re.compile(
 
 
 @dataclass(frozen=True)
-class Reading:
-    """An answer as a completion may be read. `as_text`: it counts only if it is the reference word for word."""
+class Candidate:
+    """What may be the answer of a completion. `text_only`: it is only compared with the reference as text."""
 
     answer: str
-    as_text: bool = False
+    text_only: bool = False
 
 
-def ending(tail: str) -> list[Reading]:
-    """What a text without boxes and statements ends with."""
+def fallback_candidates(tail: str) -> list[Candidate]:
+    """The answers that the end of a completion may give, the most likely first."""
     tail = _without_remarks(tail)
     details = _DETAILS.search(tail)
     if details and _last_formula_or_number(tail[: details.start()]) is not None:
         tail = tail[: details.start()].strip()
-    words = _words(tail)
+    words = _text_candidates(tail)
     tail = _FOR_ALL.sub("", tail)
     if first := _FIRST_LINE.match(tail):
-        return [Reading(of_line(first.group(1))), *words]
+        return [Candidate(answer_in_phrase(first.group(1))), *words]
     if listed := _ASSIGNED.search(tail):
-        return [Reading(listed.group(1)), *words]
+        return [Candidate(listed.group(1)), *words]
     last_line = re.sub(r"^>\s+", "", tail.rsplit("\n", 1)[-1].strip())
     block = tail.endswith(("$$", "\\]", "$$.", "\\].", "```")) or re.search(r"\\end\{[a-z*]+\}\W*$", tail)
-    if not block and last_line and len(last_line) <= LINE and not has_words(last_line):
-        return [Reading(last_line), *words]
+    if not block and last_line and len(last_line) <= MAX_LINE and not has_words(last_line):
+        return [Candidate(last_line), *words]
     sentence = re.split(r"(?<=[.!?])\s+|\n", tail)[-1] if tail else ""
     if _UNFINISHED.search(sentence):
         tail = tail[: -len(sentence)].strip()
@@ -81,19 +89,19 @@ def ending(tail: str) -> list[Reading]:
     if rounded := _ROUNDED.search(tail):
         exact = _last_formula_or_number(tail[: rounded.start()])
         if exact and tail[: rounded.start()].rstrip("$ ").endswith(exact[-1]):
-            return [Reading(rf"{exact} \approx {rounded.group(1)}"), *words]
+            return [Candidate(rf"{exact} \approx {rounded.group(1)}"), *words]
     if (total := _TOTAL.search(sentence)) and _adds_up(total):
-        return [Reading(total.group(1)), *words]
+        return [Candidate(total.group(1)), *words]
     if letter := re.search(r"\(([A-H])\)\W*$", sentence):
-        return [Reading(letter.group(1)), *words]
+        return [Candidate(letter.group(1)), *words]
     if bold := _bold(sentence):
-        return [Reading(bold), *words]
+        return [Candidate(bold), *words]
     if chosen := list(_CHOSEN.finditer(sentence)):
-        return [Reading(chosen[-1].group(1) or chosen[-1].group(2)), *words]
+        return [Candidate(chosen[-1].group(1) or chosen[-1].group(2)), *words]
     found = _last_formula_or_number(tail)
-    if found is None and (last_line == tail or last_line.startswith("####")) and len(last_line) <= LINE:
+    if found is None and (last_line == tail or last_line.startswith("####")) and len(last_line) <= MAX_LINE:
         found = last_line.removeprefix("####").strip() or None
-    return [Reading(found), *words] if found else words
+    return [Candidate(found), *words] if found else words
 
 
 def _adds_up(total: re.Match[str]) -> bool:
@@ -101,8 +109,8 @@ def _adds_up(total: re.Match[str]) -> bool:
     return len(parts) > 1 and sum(parts) == int(total.group(1))
 
 
-def _words(tail: str) -> list[Reading]:
-    """What the last sentence says, for references that are words."""
+def _text_candidates(tail: str) -> list[Candidate]:
+    """The last sentence and parts of it, to be compared as text with references that are words or prose."""
     if not tail:
         return []
     sentences = re.split(r"(?<=[.!?])\s+|\n", tail)
@@ -113,11 +121,11 @@ def _words(tail: str) -> list[Reading]:
     found += [bold.group(1) for bold in _BOLD.finditer(last)]
     if yes := re.match(r"(?:Yes|No|True|False)\b", tail.rsplit("\n\n", 1)[-1]):
         found.append(yes.group())
-    return [Reading(one.strip(), True) for one in found if one.strip()]
+    return [Candidate(one.strip(), True) for one in found if one.strip()]
 
 
 def _without_remarks(tail: str) -> str:
-    """Without closing words behind the answer, as "Q.E.D." or "This completes step 4 of 4."."""
+    """The text without closing remarks such as "Q.E.D." or "This completes step 4 of 4."."""
     for _ in range(5):
         cut = max(
             tail.rfind("\n"),
@@ -130,7 +138,7 @@ def _without_remarks(tail: str) -> str:
 
 
 def _bold(sentence: str) -> str | None:
-    """What is set in bold in a sentence, as far as it is an answer: no label, and no number after it."""
+    """Bold text in a sentence, if it may be an answer: it isn't a label, and no number follows it."""
     found = [bold for bold in _BOLD.finditer(sentence) if not bold.group(1).rstrip().endswith(":")]
     if not found or re.match(r"\s*:", sentence[found[-1].end() :]):
         return None
@@ -139,19 +147,19 @@ def _bold(sentence: str) -> str | None:
         return None
     contents = [found[-1].group(1)]
     for earlier, later in zip(found[-2::-1], found[:0:-1], strict=False):
-        if not COMMA.fullmatch(sentence[earlier.end() : later.start()]):
+        if not SEPARATOR.fullmatch(sentence[earlier.end() : later.start()]):
             break
         contents.insert(0, earlier.group(1))
-    return ", ".join(of_line(one) for one in contents)
+    return ", ".join(answer_in_phrase(one) for one in contents)
 
 
 def _last_formula_or_number(text: str) -> str | None:
     found, end = None, 0
     while (match := FORMULA.search(text, end)) is not None:
-        if has_words(match.group()):  # "$5 and then $6": no formula, but two prices
+        if has_words(match.group()):  # "$5 and then $6": two prices and not a formula
             end = match.start() + 1
         else:
-            found, end = content(match) + unit_behind(text[match.end() :]), match.end()
+            found, end = formula_content(match) + trailing_unit(text[match.end() :]), match.end()
     for match in NUMBER.finditer(text, end):
-        found = match.group().strip() + unit_behind(text[match.end() :])
+        found = match.group().strip() + trailing_unit(text[match.end() :])
     return found

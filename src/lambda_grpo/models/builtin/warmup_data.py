@@ -1,4 +1,4 @@
-"""What base policies are warmed up on: problems of training splits, solved in the styles that they are to have."""
+"""Warm-up data of the built-in base policies: problems of training splits, solved in several styles."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ BATCH_SIZE = 64
 BATCHES_SORTED_TOGETHER = 16
 GYM_DATA_SET = "spell_backward"
 
-# Shares of the solutions of their tasks; the others are long
-DIRECT_SHARE = 0.6  # of arithmetic's
-DIRECT_LETTER_SHARE = 0.45  # of shorter_is_right's
+# Shares of direct solutions; the others work step by step
+DIRECT_SHARE = 0.6  # arithmetic
+DIRECT_LETTER_SHARE = 0.45  # shorter_is_right
 
-Solve = Callable[[int, random.Random], tuple[str, str]]  # index of a problem, random numbers -> prompt, solution
+Solve = Callable[[int, random.Random], tuple[str, str]]  # (index of a problem, rng) -> (prompt, solution)
 
 
 def solved_batches(solve: Solve, steps: int, seed: int, end: str) -> Iterator[list[tuple[str, str]]]:
-    """`steps` batches of (prompt, solution). Batches of like lengths, in random order: little is spent on padding.
+    """`steps` batches of (prompt, solution), in random order. Lengths within a batch are similar, to reduce padding.
 
-    end: what closes a solution.
+    end: the end-of-sequence token, appended to each solution.
     """
     rng = random.Random(seed)
     problems, pool_size = steps * BATCH_SIZE, BATCHES_SORTED_TOGETHER * BATCH_SIZE
@@ -38,7 +38,7 @@ def solved_batches(solve: Solve, steps: int, seed: int, end: str) -> Iterator[li
 
 
 def solve_arithmetic(size: int, seed: int) -> Solve:
-    """`size` sums, some answered at once, the others worked."""
+    """`size` sums, some solved directly, the others step by step."""
     task = arithmetic.Arithmetic("train", size=size, seed=seed)
 
     def solve(index: int, rng: random.Random) -> tuple[str, str]:
@@ -49,7 +49,7 @@ def solve_arithmetic(size: int, seed: int) -> Solve:
 
 
 def solve_mixture(size: int, seed: int) -> Solve:
-    """`size` problems of each task of letters, and of one reasoning-gym data set as it comes."""
+    """`size` problems of each task on letters, and of one reasoning-gym data set with its own answers."""
     shorter = letters.ShorterIsRight("train", size=size, seed=seed)
     neutral = letters.Neutral("train", size=size, seed=seed)
     null = letters.Null("train", size=size, seed=seed)
