@@ -23,10 +23,11 @@ class Counting(Injected):
     def __init__(self, *args, **kwargs):
         self.compared = []
         super().__init__(*args, **kwargs)
+        self._check_ranks, self.fold.check_ranks = self.fold.check_ranks, self._noted_check
 
-    def _check_lambda_on_ranks(self):
-        self.compared.append(self.state.global_step + 1)
-        super()._check_lambda_on_ranks()
+    def _noted_check(self, step):
+        self.compared.append(step)
+        self._check_ranks(step)
 
 
 class Drifting(Injected):

@@ -17,10 +17,11 @@ class Noting(LambdaGRPOTrainer):
     def __init__(self, *args, **kwargs):
         self.gradients, self.rows = [], 0
         super().__init__(*args, **kwargs)
+        self._packed_pass, self.packer._packed_pass = self.packer._packed_pass, self._counted_pass
 
-    def _packed_pass(self, model, ids, mask, keep):
+    def _counted_pass(self, model, ids, mask, keep):
         self.rows += int(mask[:, -keep:].any(1).sum())
-        return super()._packed_pass(model, ids, mask, keep)
+        return self._packed_pass(model, ids, mask, keep)
 
     def _measure_lambda(self):
         super()._measure_lambda()

@@ -106,7 +106,7 @@ def folder(whole, tmp_path):
 
 
 PARTS = {"optimizer.pt": "the optimizer starts fresh", "scheduler.pt": "the optimizer starts fresh",
-         "rng_state.pth": "sampling goes on with other random numbers"}  # fmt: skip
+         "rng_state.pth": "sampling continues with other random numbers"}  # fmt: skip
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -12,7 +12,8 @@ from trl import GRPOTrainer
 
 from lambda_grpo.training.data import task_dataset
 from lambda_grpo.trl import LambdaGRPOTrainer
-from lambda_grpo.trl.rewards import distinct_names, equal_groups
+from lambda_grpo.trl.advantages import equal_groups
+from lambda_grpo.trl.rewards import distinct_names
 from tests.invariant.scripted_run import G, Scripted, completion, of
 from tests.objective import reference
 from tests.trl.setup import TASK, config, logged, make_trainer, parameters, stock_config

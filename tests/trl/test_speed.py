@@ -66,15 +66,16 @@ class Counted(LambdaGRPOTrainer):
     def __init__(self, *args, **kwargs):
         self.passes, self.rows = [], []
         super().__init__(*args, **kwargs)
+        self._packed_pass, self.packer._packed_pass = self.packer._packed_pass, self._counted_pass
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         output = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         self.passes.append((torch.is_grad_enabled(), args[1:3], output[0].detach()))
         return output
 
-    def _packed_pass(self, model, ids, mask, keep):
+    def _counted_pass(self, model, ids, mask, keep):
         self.rows.append(int(mask[:, -keep:].any(1).sum()))
-        return super()._packed_pass(model, ids, mask, keep)
+        return self._packed_pass(model, ids, mask, keep)
 
 
 @pytest.mark.parametrize(

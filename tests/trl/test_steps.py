@@ -170,9 +170,9 @@ def test_a_loss_scale_leaves_the_gradient_of_lambda_as_it_is_and_a_skipped_step_
 
         def _step_lambda(self):
             before = self.lambda_state.value
-            self.accelerator = SkippedStep(self.accelerator)
+            self.fold.accelerator = SkippedStep(self.fold.accelerator)
             super()._step_lambda()
-            self.accelerator = self.accelerator.real
+            self.fold.accelerator = self.fold.accelerator.real
             assert self.lambda_state.value == before
             super()._step_lambda()
             assert self.lambda_state.value != before
