@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from trl.models.utils import unwrap_model_for_generation
 
-from lambda_grpo.fast.sampler import FastSampler, Sampled, UnsupportedError
+from lambda_grpo.fast.sampler import FastSampler, SampledCompletions, UnsupportedError
 from lambda_grpo.trl.stops import StopTrainer
 
 
@@ -77,7 +77,7 @@ class SamplingTrainer(StopTrainer):
         return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
 
     @torch.no_grad()
-    def _sample(self, prompt_ids: list[list[int]]) -> Sampled | None:
+    def _sample(self, prompt_ids: list[list[int]]) -> SampledCompletions | None:
         """Completions by the fast sampler, their log-probabilities kept; None where it doesn't know the model."""
         with unwrap_model_for_generation(
             self.model_wrapped,
@@ -92,7 +92,7 @@ class SamplingTrainer(StopTrainer):
                 return None
         # in mixed precision the loss would have other values of the same policy
         is_exact = self.accelerator.mixed_precision == "no" and model.dtype == torch.float32
-        if is_exact and sampler.keeps_distribution and sampler.temperature == self.temperature:
+        if is_exact and sampler.samples_full_distribution and sampler.temperature == self.temperature:
             known = zip(sampled.logprobs, sampled.entropies, strict=True)
             for prompt, ids, values in zip(prompt_ids, sampled.ids, known, strict=True):
                 self._known[(*prompt, -1, *ids)] = values

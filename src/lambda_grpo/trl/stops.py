@@ -31,7 +31,7 @@ class StopTrainer(PackingTrainer):
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         with _stopping(self.accelerator.unwrap_model(self.model_wrapped), self.stops):
             completions, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        return self.stops.cut(completions), logprobs  # what follows is padding
+        return self.stops.truncate(completions), logprobs  # what follows is padding
 
     def _is_truncated(self, completions: list[list[int]]) -> Tensor:
         """(B,) whether neither a token nor a stop string has ended each completion."""
@@ -39,7 +39,7 @@ class StopTrainer(PackingTrainer):
         assert self.stops is not None
         found = [
             ids[-1] not in ends and not has_stopped
-            for ids, has_stopped in zip(completions, self.stops.ends(completions), strict=True)
+            for ids, has_stopped in zip(completions, self.stops.ended(completions), strict=True)
         ]
         return torch.tensor(found, device=self.accelerator.device)
 

@@ -353,7 +353,7 @@ def test_gradient_checkpointing(tie):
         model.gradient_checkpointing_enable()
     assert sampling_error(model) < 1e-4
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampler, "_step", lambda decoder: TorchStep)
+        patch.setattr(sampler, "_step_class", lambda decoder: TorchStep)
         assert is_refused(sampling_error, model)  # its caches stay empty
         model.eval()
         assert not is_refused(sampling_error, model)
