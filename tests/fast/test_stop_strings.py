@@ -56,7 +56,7 @@ def test_it_may_lie_within_a_token():
     long = max(WORDS.batch_decode([[token] for token in range(2, len(WORDS))]), key=len)
     ids = WORDS(f"to{long}to")["input_ids"]
     assert len(long) > 4
-    assert WORDS.decode(StopStrings([long[1:3]], WORDS).cut([ids])[0]) == f"to{long}"
+    assert WORDS.decode(StopStrings([long[1:3]], WORDS).truncate([ids])[0]) == f"to{long}"
 
 
 @pytest.mark.parametrize("step", [NativeStep, TorchStep])
