@@ -58,9 +58,7 @@ def test_a_structure_of_another_size_is_refused(library, monkeypatch):
         _fields_ = [*structures.Layer._fields_, ("one_more", ctypes.c_void_p)]
 
     monkeypatch.setitem(build.BY_SIZE_FUNCTION, "lgrpo_sizeof_layer", Layer)
-    with pytest.raises(
-        RuntimeError, match=r"structure Layer has 96 bytes in the C code .* and 104 in structures\.py"
-    ):
+    with pytest.raises(RuntimeError, match=r"structure Layer has 96 bytes in the C code .* and 104 in structures\.py"):
         build._check_sizes(library)
     build._library.cache_clear()
     with pytest.raises(RuntimeError, match="give both the same fields"):  # not taken for a missing compiler

@@ -19,7 +19,7 @@ from tests.fast.models import MODELS, make_model, with_lora
 
 
 def batch(seed, rows=9, longest_prompt=12, longest=10, prompts=4):
-    """Padded as TRL pads, rows of one prompt anywhere, some completions empty."""
+    """Padded as TRL pads; completions of one prompt needn't be adjacent, and some are empty."""
     draw = random.Random(seed)
     different = [[draw.randrange(2, 40) for _ in range(draw.randrange(1, longest_prompt + 1))] for _ in range(prompts)]
     chosen = [draw.choice(different) for _ in range(rows)]
@@ -67,11 +67,11 @@ def compare(model, padded, rtol, atol, native):
         (logps * weights).sum().backward()
         grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         found.append((logps.detach() * mask, entropies.detach() * mask, grads))
-    for ours, theirs in zip(found[1][:2], found[0][:2], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
+    for packed, expected in zip(found[1][:2], found[0][:2], strict=True):
+        torch.testing.assert_close(packed, expected, rtol=rtol, atol=atol)
     assert found[1][2].keys() == found[0][2].keys()
-    for name, theirs in found[0][2].items():
-        assert (found[1][2][name] - theirs).norm() <= rtol * theirs.norm() + atol, name
+    for name, expected in found[0][2].items():
+        assert (found[1][2][name] - expected).norm() <= rtol * expected.norm() + atol, name
 
 
 def prepared(model, **settings):
@@ -106,14 +106,14 @@ def test_values_and_gradients_are_those_of_the_padded_pass(name, native):
 @settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 30), st.integers(1, 30), st.integers(1, 6))
 def test_any_batch(seed, rows, longest_prompt, longest, prompts):
-    """In float64, but for what transformers and TRL's head take to float32: norms, rotations, the softmax."""
+    """In float64, but for what transformers and TRL's head cast to float32: norms, rotations, the softmax."""
     padded = batch(seed, rows, longest_prompt, longest, prompts)
-    compare(prepared(make_model("qwen3")).double(), padded, rtol=1e-6, atol=1e-6, native=True)  # C is for float32
+    compare(prepared(make_model("qwen3")).double(), padded, rtol=1e-6, atol=1e-6, native=True)  # which is float32 only
 
 
 @settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 120), st.integers(1, 120), st.integers(1, 6))
-def test_any_batch_in_c(seed, rows, longest_prompt, longest, prompts):
+def test_any_batch_in_native_code(seed, rows, longest_prompt, longest, prompts):
     padded = batch(seed, rows, longest_prompt, longest, prompts)
     compare(prepared(make_model("qwen3")), padded, rtol=1e-4, atol=3e-4, native=True)
 
@@ -144,9 +144,9 @@ def test_bfloat16(autocast):
         logps[mask].sum().backward()
         grads = torch.cat([p.grad.float().flatten() for p in model.parameters() if p.grad is not None])
         found[name] = (logps.detach().float()[mask], grads)
-    for exact, theirs, ours in zip(found["float32"], found["padded"], found["packed"], strict=True):
-        assert (ours - exact).norm() < 2 * (theirs - exact).norm()
-        assert (ours - exact).norm() < 0.1 * exact.norm()
+    for exact, by_padded, by_packed in zip(found["float32"], found["padded"], found["packed"], strict=True):
+        assert (by_packed - exact).norm() < 2 * (by_padded - exact).norm()
+        assert (by_packed - exact).norm() < 0.1 * exact.norm()
 
 
 def test_temperature(native):
@@ -159,7 +159,7 @@ def test_lora(native):
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing(native, reentrant):
-    """The layers run again in the backward, when nothing but their inputs says that they are packed."""
+    """The layers run again in the backward, where only their inputs tell that they are packed."""
     model = prepared(make_model("llama"))
     model.train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
@@ -175,9 +175,9 @@ def test_a_prepared_model_is_the_same_function_of_plain_input(name, is_slow, mon
     ids = torch.randint(2, 50, (3, 17), generator=torch.Generator().manual_seed(0))
     for each in (model, plain):
         each(ids).logits.square().mean().backward()
-    theirs = dict(plain.named_parameters())
+    expected = dict(plain.named_parameters())
     for key, parameter in model.named_parameters():
-        assert (parameter.grad - theirs[key].grad).norm() < 1e-4 * theirs[key].grad.norm() + 1e-7, key
+        assert (parameter.grad - expected[key].grad).norm() < 1e-4 * expected[key].grad.norm() + 1e-7, key
     assert model.state_dict().keys() == plain.state_dict().keys()
 
 
@@ -200,7 +200,7 @@ def test_what_is_not_float32_is_left_to_pytorch():
 
 
 def test_the_number_of_threads_changes_nothing():
-    """Sums of C are made in one order, so that a run can be had again on another number of cores."""
+    """Native code sums in one order, so that a run can be reproduced on another number of cores."""
     layout = packing.pack(*batch(1, 12, 40, 60))
     generator = torch.Generator().manual_seed(0)
     q, k, v, x = (torch.randn(layout.length, 4, 16, generator=generator, requires_grad=True) for _ in range(4))
@@ -227,7 +227,7 @@ def test_the_number_of_threads_changes_nothing():
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
-def test_the_row_by_hand():
+def test_the_packed_sequence_by_hand():
     """Prompts ab and abc, completions xy, z, uvw."""
     layout = packing.pack(
         torch.tensor([[0, 1, 2], [3, 4, 5], [0, 1, 2]]),
@@ -258,10 +258,12 @@ def test_a_group_costs_its_prompt_once():
 def test_swiglu_far_from_zero():
     gate = torch.linspace(-300, 300, 1203).repeat(3)
     up = torch.randn(gate.shape, generator=torch.Generator().manual_seed(0))
-    mine, theirs = ([t.clone().requires_grad_() for t in (gate, up)] for _ in range(2))
-    ours, reference = native_layers._SwiGLU.apply(*mine), torch.nn.functional.silu(theirs[0]) * theirs[1]
-    torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-30)
-    for a, b in zip(torch.autograd.grad(ours.sum(), mine), torch.autograd.grad(reference.sum(), theirs), strict=True):
+    inputs, torch_inputs = ([t.clone().requires_grad_() for t in (gate, up)] for _ in range(2))
+    found = native_layers._SwiGLU.apply(*inputs)
+    expected = torch.nn.functional.silu(torch_inputs[0]) * torch_inputs[1]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-30)
+    gradients = torch.autograd.grad(found.sum(), inputs)
+    for a, b in zip(gradients, torch.autograd.grad(expected.sum(), torch_inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 

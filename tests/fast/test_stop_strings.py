@@ -1,4 +1,4 @@
-"""Stop strings over token borders, against a search in the decoded text, and in the fast sampler against `generate`."""
+"""Stop strings across tokens against a search in the decoded text, and in the fast sampler against `generate`."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Drawing tokens: C and PyTorch against a plain loop."""
+"""Sampling tokens: native code and PyTorch against a plain loop."""
 
 import math
 
@@ -44,11 +44,11 @@ def test_both_are_the_plain_loop(seed, n, vocabulary, left_out, greedy):
 
 
 @pytest.mark.parametrize("u", [1.0, 1 - 2**-53, 2**-53])
-@pytest.mark.parametrize("of", [_sample_native, _sample_torch])
-def test_the_ends_of_the_interval_draw_what_can_be_drawn(of, u):
+@pytest.mark.parametrize("sample", [_sample_native, _sample_torch])
+def test_the_ends_of_the_interval_draw_what_can_be_drawn(sample, u):
     logits = torch.full((3, 50), -torch.inf)
     logits[0, 20:30], logits[1, 0], logits[2, 49] = torch.randn(10), 2.0, -5.0
-    tokens = of(logits, torch.full((3,), u, dtype=torch.float64))[0].tolist()
+    tokens = sample(logits, torch.full((3,), u, dtype=torch.float64))[0].tolist()
     assert tokens == [29 if u > 0.5 else 20, 0, 49]
 
 

@@ -1,4 +1,4 @@
-"""The compiled code on processors with narrower vectors than this one's: other tiles, other panels."""
+"""Native code compiled for narrower vectors than this processor's: other tiles, other panels."""
 
 import platform
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.fast.test_packing import batch, prepared
 from tests.fast.test_sampler import generated, generation
 
 CPU = Path("/proc/cpuinfo")
-MACHINES = {"x86-64": "sse2", "haswell": "avx2"}  # gcc's names, and what of theirs this processor must have
+MACHINES = {"x86-64": "sse2", "haswell": "avx2"}  # gcc's names of processors, and the feature needed to run their code
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_products(rows):
     """Rows that fill no tile, and as many as two threads nearly fill a block with; a last panel that isn't full."""
     for n in (5, 16, 50):
         x, weight = torch.randn(rows, 33), torch.randn(n, 33)
-        for _ in range(20):  # two threads may be in each other's way now and then
+        for _ in range(20):  # a race between two threads shows only now and then
             found = native_layers._product(x, weight, n)
             torch.testing.assert_close(found, x @ weight.T, rtol=1e-4, atol=1e-4)
         gradient = native_layers._weight_gradient(found, x)
