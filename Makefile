@@ -40,6 +40,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror src/lambda_grpo/fast/native/*.[ch]
 
 # Make the shipped base policies again, from their seed.
 base-policy: $(VENV)/.dev

@@ -1,4 +1,4 @@
-"""A tiny Llama with each kind of adapter that the installed PEFT has, in each place where it goes."""
+"""A tiny Llama with each kind of adapter of the installed PEFT, on each kind of layer that it supports."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ SIZES = {
     "eos_token_id": 1, "bos_token_id": None, "tie_word_embeddings": False, "attn_implementation": "sdpa",
 }  # fmt: skip
 
-# What a kind needs beside its defaults, to fit so small a model
+# Settings that a kind needs beside its defaults, for so small a model
 SETTINGS = {
     "ADALORA": {"total_step": 10},
     "ADAPTION_PROMPT": {"adapter_len": 4, "adapter_layers": 1},
@@ -30,7 +30,7 @@ SETTINGS = {
     "VERA": {"r": 8},
     "WAVEFT": {"n_frequency": 32},
 }
-# Those that no causal model generates with as it is: what they need is nothing that TRL hands over
+# Kinds that need something which TRL doesn't pass to a causal model
 NEED_MORE = {
     "ADAMSS": "scikit-learn",
     "MULTITASK_PROMPT_TUNING": "a task's number with each row",
@@ -48,7 +48,7 @@ def tiny_llama(**settings):
 
 
 def adapted(kind, place, model=None, **settings):
-    """The model with an adapter of random values; None where PEFT has none of this kind for this place."""
+    """The model with an adapter of random values; None if PEFT has no adapter of this kind for this place."""
     config_class = next(config for own, config in PEFT_TYPE_TO_CONFIG_MAPPING.items() if own.value == kind)
     fields = {field.name for field in dataclasses.fields(config_class)}
     given = {"task_type": "CAUSAL_LM", **SETTINGS.get(kind, {}), **settings}
@@ -64,7 +64,7 @@ def adapted(kind, place, model=None, **settings):
     try:
         model = get_peft_model(tiny_llama() if model is None else model, config_class(**given))
     except (ValueError, TypeError, NotImplementedError, KeyError) as error:
-        if place in ("q_proj", "down_proj"):  # there each kind goes
+        if place in ("q_proj", "down_proj"):  # which every kind supports
             raise AssertionError(f"tests/peft_adapters.py has no settings for {kind}: {error}") from error
         return None
     randomize(model)

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_grpo import group_advantages, loss_normalizer, response_weights
+from lambda_grpo.bench import benchmarks, training_steps
 from lambda_grpo.bench import decode as bench_decode
-from lambda_grpo.bench import pairs as bench
-from lambda_grpo.bench import steps as bench_steps
-from lambda_grpo.bench.pairs import BENCHMARKS, Benchmark, measure, plain_group_stage
+from lambda_grpo.bench.benchmarks import BENCHMARKS, plain_group_stage
+from lambda_grpo.bench.measurement import Benchmark, timed
 from tests.fast.models import make_model
 
 ROWS = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.integers(1, 500), st.integers(0, 3)), min_size=1, max_size=30)
@@ -29,11 +29,9 @@ def test_pairs_alternate_and_the_ratio_is_the_peers_time_over_ours():
     slow = torch.randn(600, 600)
 
     def make():
-        return bench._clocked(
-            lambda: order.append("ours"), lambda: (order.append("peer"), [slow @ slow for _ in range(5)])
-        )
+        return timed(lambda: order.append("ours"), lambda: (order.append("peer"), [slow @ slow for _ in range(5)]))
 
-    found = measure(Benchmark("x", "nothing against products", 6, make))
+    found = Benchmark("x", "nothing against products", 6, make).measure()
     assert order == ["ours", "peer"] + ["ours", "peer", "peer", "ours"] * 3
     assert found.pairs == 6
     assert found.ratio_min > 1
@@ -59,10 +57,10 @@ def test_the_names_that_others_rely_on_are_there():
 )
 def test_every_step_runs(names, monkeypatch):
     """Two steps of each side; no time is asserted."""
-    monkeypatch.setattr(bench, "WARM_STEPS", 0)
-    monkeypatch.setattr(bench, "STEPS", 2)
+    monkeypatch.setattr(benchmarks, "WARMUP_STEPS", 0)
+    monkeypatch.setattr(benchmarks, "STEPS", 2)
     for name in names:
-        measurement = measure(BENCHMARKS[name], 1)
+        measurement = BENCHMARKS[name].measure(1)
         assert measurement.pairs == 1
         assert min(measurement.of_matrix_rate.values()) > 0
         for seconds in measurement.seconds.values():
@@ -73,9 +71,9 @@ def test_every_step_runs(names, monkeypatch):
 
 
 def test_a_study_and_its_peer_run(monkeypatch):
-    monkeypatch.setattr(bench, "STUDY_STEPS", 2)
-    monkeypatch.setattr(bench, "STUDY_SEEDS", 1)
-    found = measure(BENCHMARKS["study_throughput"], 1)
+    monkeypatch.setattr(benchmarks, "STUDY_STEPS", 2)
+    monkeypatch.setattr(benchmarks, "STUDY_SEEDS", 1)
+    found = BENCHMARKS["study_throughput"].measure(1)
     assert found.seconds["ours"]["study"] == pytest.approx(4 * found.seconds["ours"]["run"])
     assert 0 < found.seconds["ours"]["start"] < found.seconds["ours"]["study"]
 
@@ -88,7 +86,7 @@ def test_operations_by_hand():
     pair = layers * 4 * 64
     pairs = 9 / 2 + 4 / 2 + 2 * (4 * 3 + 16 / 2) + (1 * 2 + 1 / 2)
     expected = token * (3 + 2 + 4 + 4 + 1) + pair * pairs + 2 * 9 * hidden * vocabulary
-    found = bench_steps.operations(model, [[1, 2, 3], [1, 2, 3], [4, 5]], [[5] * 4, [6] * 4, [7]])
+    found = training_steps.operations(model, [[1, 2, 3], [1, 2, 3], [4, 5]], [[5] * 4, [6] * 4, [7]])
     assert found == pytest.approx(expected)
 
 

@@ -13,13 +13,13 @@ from trl.trainer.utils import add_fused_lm_head
 
 from lambda_grpo.fast import packing
 from lambda_grpo.fast.native import build
-from lambda_grpo.fast.packing import layers
-from lambda_grpo.fast.packing.compiled_attention import attention
+from lambda_grpo.fast.packing import native_layers
+from lambda_grpo.fast.packing.native_attention import attention
 from tests.fast.models import MODELS, make_model, with_lora
 
 
 def batch(seed, rows=9, longest_prompt=12, longest=10, prompts=4):
-    """Padded as TRL pads, rows of one prompt anywhere, some completions empty."""
+    """Padded as TRL pads; completions of one prompt needn't be adjacent, and some are empty."""
     draw = random.Random(seed)
     different = [[draw.randrange(2, 40) for _ in range(draw.randrange(1, longest_prompt + 1))] for _ in range(prompts)]
     chosen = [draw.choice(different) for _ in range(rows)]
@@ -50,28 +50,28 @@ def packed_pass(model, *padded):
     found = []
     for values in (outputs.log_probs, outputs.entropy):
         out = torch.zeros(padded[2].shape, dtype=values.dtype)
-        found.append(out.index_put((layout.rows, layout.columns), values[0]))
+        found.append(out.index_put((layout.sample_index, layout.token_index), values[0]))
     return found
 
 
-def compare(model, padded, rtol, atol, compiled):
+def compare(model, padded, rtol, atol, native):
     """The padded pass of the model as it is, against the packed one, for which it is prepared."""
     generator, mask = torch.Generator().manual_seed(0), padded[3]
     weights = torch.randn(mask.shape, generator=generator, dtype=model.dtype) * mask
     found = []
     for run in (padded_pass, packed_pass):
         if run is packed_pass:
-            packing.prepare(model, compiled=compiled)
+            packing.prepare(model, native=native)
         model.zero_grad()
         logps, entropies = run(model, *padded)
         (logps * weights).sum().backward()
         grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         found.append((logps.detach() * mask, entropies.detach() * mask, grads))
-    for ours, theirs in zip(found[1][:2], found[0][:2], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
+    for packed, expected in zip(found[1][:2], found[0][:2], strict=True):
+        torch.testing.assert_close(packed, expected, rtol=rtol, atol=atol)
     assert found[1][2].keys() == found[0][2].keys()
-    for name, theirs in found[0][2].items():
-        assert (found[1][2][name] - theirs).norm() <= rtol * theirs.norm() + atol, name
+    for name, expected in found[0][2].items():
+        assert (found[1][2][name] - expected).norm() <= rtol * expected.norm() + atol, name
 
 
 def prepared(model, **settings):
@@ -79,9 +79,9 @@ def prepared(model, **settings):
     return model
 
 
-@pytest.fixture(params=["compiled", "torch"])
-def compiled(request):
-    return request.param == "compiled"
+@pytest.fixture(params=["native", "torch"])
+def native(request):
+    return request.param == "native"
 
 
 @pytest.fixture(params=["-march=x86-64", "-march=x86-64-v3"])
@@ -98,34 +98,34 @@ def processor(request, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_values_and_gradients_are_those_of_the_padded_pass(name, compiled):
+def test_values_and_gradients_are_those_of_the_padded_pass(name, native):
     for seed in range(3):
-        compare(prepared(make_model(name)), batch(seed), rtol=2e-5, atol=2e-5, compiled=compiled)  # float32
+        compare(prepared(make_model(name)), batch(seed), rtol=2e-5, atol=2e-5, native=native)  # float32
 
 
 @settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 30), st.integers(1, 30), st.integers(1, 6))
 def test_any_batch(seed, rows, longest_prompt, longest, prompts):
-    """In float64, but for what transformers and TRL's head take to float32: norms, rotations, the softmax."""
+    """In float64, but for what transformers and TRL's head cast to float32: norms, rotations, the softmax."""
     padded = batch(seed, rows, longest_prompt, longest, prompts)
-    compare(prepared(make_model("qwen3")).double(), padded, rtol=1e-6, atol=1e-6, compiled=True)  # C is for float32
+    compare(prepared(make_model("qwen3")).double(), padded, rtol=1e-6, atol=1e-6, native=True)  # which is float32 only
 
 
 @settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 120), st.integers(1, 120), st.integers(1, 6))
-def test_any_batch_in_c(seed, rows, longest_prompt, longest, prompts):
+def test_any_batch_in_native_code(seed, rows, longest_prompt, longest, prompts):
     padded = batch(seed, rows, longest_prompt, longest, prompts)
-    compare(prepared(make_model("qwen3")), padded, rtol=1e-4, atol=3e-4, compiled=True)
+    compare(prepared(make_model("qwen3")), padded, rtol=1e-4, atol=3e-4, native=True)
 
 
 @pytest.mark.parametrize("name", ["qwen3", "llama, odd sizes", "llama, one key head"])
 def test_other_processors(name, processor):
-    compare(prepared(make_model(name)), batch(3, 9, 70, 70), rtol=1e-4, atol=3e-4, compiled=True)
+    compare(prepared(make_model(name)), batch(3, 9, 70, 70), rtol=1e-4, atol=3e-4, native=True)
 
 
 @pytest.mark.parametrize("head_dim", [2, 20, 50, 100])
 def test_heads_that_fill_no_vector(head_dim, processor):
-    compare(prepared(make_model("qwen3", head_dim=head_dim)), batch(5), rtol=1e-4, atol=3e-4, compiled=True)
+    compare(prepared(make_model("qwen3", head_dim=head_dim)), batch(5), rtol=1e-4, atol=3e-4, native=True)
 
 
 @pytest.mark.parametrize("autocast", [True, False])
@@ -144,40 +144,40 @@ def test_bfloat16(autocast):
         logps[mask].sum().backward()
         grads = torch.cat([p.grad.float().flatten() for p in model.parameters() if p.grad is not None])
         found[name] = (logps.detach().float()[mask], grads)
-    for exact, theirs, ours in zip(found["float32"], found["padded"], found["packed"], strict=True):
-        assert (ours - exact).norm() < 2 * (theirs - exact).norm()
-        assert (ours - exact).norm() < 0.1 * exact.norm()
+    for exact, by_padded, by_packed in zip(found["float32"], found["padded"], found["packed"], strict=True):
+        assert (by_packed - exact).norm() < 2 * (by_padded - exact).norm()
+        assert (by_packed - exact).norm() < 0.1 * exact.norm()
 
 
-def test_temperature(compiled):
-    compare(prepared(make_model("llama"), temperature=0.6), batch(7), rtol=2e-5, atol=2e-5, compiled=compiled)
+def test_temperature(native):
+    compare(prepared(make_model("llama"), temperature=0.6), batch(7), rtol=2e-5, atol=2e-5, native=native)
 
 
-def test_lora(compiled):
-    compare(with_lora(prepared(make_model("qwen2"))), batch(8), rtol=2e-5, atol=2e-5, compiled=compiled)
+def test_lora(native):
+    compare(with_lora(prepared(make_model("qwen2"))), batch(8), rtol=2e-5, atol=2e-5, native=native)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_gradient_checkpointing(compiled, reentrant):
-    """The layers run again in the backward, when nothing but their inputs says that they are packed."""
+def test_gradient_checkpointing(native, reentrant):
+    """The layers run again in the backward, where only their inputs tell that they are packed."""
     model = prepared(make_model("llama"))
     model.train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
-    compare(model, batch(9), rtol=2e-5, atol=2e-5, compiled=compiled)
+    compare(model, batch(9), rtol=2e-5, atol=2e-5, native=native)
 
 
 @pytest.mark.parametrize("is_slow", [True, False])
 @pytest.mark.parametrize("name", ["llama, biases", "qwen3", "llama, odd sizes"])
 def test_a_prepared_model_is_the_same_function_of_plain_input(name, is_slow, monkeypatch):
-    monkeypatch.setattr(layers, "is_mkl_slow", lambda: is_slow)
+    monkeypatch.setattr(native_layers, "is_mkl_slow", lambda: is_slow)
     model, plain = prepared(make_model(name)), make_model(name)
     packing.prepare(model)
     ids = torch.randint(2, 50, (3, 17), generator=torch.Generator().manual_seed(0))
     for each in (model, plain):
         each(ids).logits.square().mean().backward()
-    theirs = dict(plain.named_parameters())
+    expected = dict(plain.named_parameters())
     for key, parameter in model.named_parameters():
-        assert (parameter.grad - theirs[key].grad).norm() < 1e-4 * theirs[key].grad.norm() + 1e-7, key
+        assert (parameter.grad - expected[key].grad).norm() < 1e-4 * expected[key].grad.norm() + 1e-7, key
     assert model.state_dict().keys() == plain.state_dict().keys()
 
 
@@ -187,20 +187,20 @@ def test_a_product_is_torchs(seed, rows, k, n, has_bias):
     draw = torch.Generator().manual_seed(seed)
     x, weight, bias = (torch.randn(shape, generator=draw) for shape in ((rows, k), (n, k), (n,)))
     expected = torch.nn.functional.linear(x.double(), weight.double(), bias.double() if has_bias else None)
-    found = layers._product(x, weight, n, bias if has_bias else None)
+    found = native_layers._product(x, weight, n, bias if has_bias else None)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
-    back = layers._product(found, weight, k, by_depth=True)
+    back = native_layers._product(found, weight, k, is_transposed=True)
     torch.testing.assert_close(back.double(), found.double() @ weight.double(), rtol=1e-5, atol=1e-3)
 
 
 def test_what_is_not_float32_is_left_to_pytorch():
-    assert layers.use_compiled(make_model("llama"))
-    assert not layers.use_compiled(make_model("llama").double())
-    assert not layers.use_compiled(make_model("llama").bfloat16())
+    assert native_layers.use_native_layers(make_model("llama"))
+    assert not native_layers.use_native_layers(make_model("llama").double())
+    assert not native_layers.use_native_layers(make_model("llama").bfloat16())
 
 
 def test_the_number_of_threads_changes_nothing():
-    """Sums of C are made in one order, so that a run can be had again on another number of cores."""
+    """Native code sums in one order, so that a run can be reproduced on another number of cores."""
     layout = packing.pack(*batch(1, 12, 40, 60))
     generator = torch.Generator().manual_seed(0)
     q, k, v, x = (torch.randn(layout.length, 4, 16, generator=generator, requires_grad=True) for _ in range(4))
@@ -211,15 +211,15 @@ def test_the_number_of_threads_changes_nothing():
     for count in (1, 2, 3):
         torch.set_num_threads(count)
         out = attention(q, k, v, cos, sin, layout, 0.25).flatten(1)
-        out = layers._Norm.apply(out * x.flatten(1), weight, 1e-6)
+        out = native_layers._Norm.apply(out * x.flatten(1), weight, 1e-6)
         gradients = torch.autograd.grad(out.square().sum(), (q, k, v, x, weight))
         flat = out.detach()
         found.append(
             [
                 out,
                 *gradients,
-                layers._weight_gradient(flat, x.detach().flatten(1)),
-                layers._product(flat, flat, len(flat)),
+                native_layers._weight_gradient(flat, x.detach().flatten(1)),
+                native_layers._product(flat, flat, len(flat)),
             ]
         )
     torch.set_num_threads(threads)
@@ -227,7 +227,7 @@ def test_the_number_of_threads_changes_nothing():
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
-def test_the_row_by_hand():
+def test_the_packed_sequence_by_hand():
     """Prompts ab and abc, completions xy, z, uvw."""
     layout = packing.pack(
         torch.tensor([[0, 1, 2], [3, 4, 5], [0, 1, 2]]),
@@ -239,13 +239,13 @@ def test_the_row_by_hand():
     assert layout.ids.tolist() == [[1, 3, 4, 2, 10, 2, 13, 14, 5]]
     assert layout.positions.tolist() == [[0, 0, 1, 1, 2, 1, 2, 3, 2]]
     assert layout.labels.tolist() == [[10, 11, 13, 14, 15, 12]]
-    assert (layout.rows.tolist(), layout.columns.tolist()) == ([0, 0, 2, 2, 2, 1], [0, 1, 0, 1, 2, 0])
+    assert (layout.sample_index.tolist(), layout.token_index.tolist()) == ([0, 0, 2, 2, 2, 1], [0, 1, 0, 1, 2, 0])
     assert layout.prompt_length == 3
     assert (layout.prompt_starts.tolist(), layout.prompt_lengths.tolist()) == ([0, 1], [1, 2])
     assert (layout.segment_starts.tolist(), layout.segment_lengths.tolist()) == ([3, 5, 8], [2, 3, 1])
     assert layout.segment_counts.tolist() == [2, 1]
-    assert layout.shared.keys.tolist() == [[0, 9], [1, 2]]
-    assert layout.shared.queries.tolist() == [[3, 4, 5, 6, 7], [8, 9, 9, 9, 9]]
+    assert layout.prompt_block.keys.tolist() == [[0, 9], [1, 2]]
+    assert layout.prompt_block.queries.tolist() == [[3, 4, 5, 6, 7], [8, 9, 9, 9, 9]]
 
 
 def test_a_group_costs_its_prompt_once():
@@ -258,10 +258,12 @@ def test_a_group_costs_its_prompt_once():
 def test_swiglu_far_from_zero():
     gate = torch.linspace(-300, 300, 1203).repeat(3)
     up = torch.randn(gate.shape, generator=torch.Generator().manual_seed(0))
-    mine, theirs = ([t.clone().requires_grad_() for t in (gate, up)] for _ in range(2))
-    ours, reference = layers._SwiGLU.apply(*mine), torch.nn.functional.silu(theirs[0]) * theirs[1]
-    torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-30)
-    for a, b in zip(torch.autograd.grad(ours.sum(), mine), torch.autograd.grad(reference.sum(), theirs), strict=True):
+    inputs, torch_inputs = ([t.clone().requires_grad_() for t in (gate, up)] for _ in range(2))
+    found = native_layers._SwiGLU.apply(*inputs)
+    expected = torch.nn.functional.silu(torch_inputs[0]) * torch_inputs[1]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-30)
+    gradients = torch.autograd.grad(found.sum(), inputs)
+    for a, b in zip(gradients, torch.autograd.grad(expected.sum(), torch_inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 

@@ -14,17 +14,17 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 from lambda_grpo.errors import warn_once
 from lambda_grpo.fast.native.build import CannotCompileError, _library, library
 from lambda_grpo.fast.sampler import FastSampler, UnsupportedError, sampler
-from lambda_grpo.fast.sampler.compiled_step import CompiledStep
 from lambda_grpo.fast.sampler.decoder import Decoder
+from lambda_grpo.fast.sampler.native_step import NativeStep
 from lambda_grpo.fast.sampler.torch_step import TorchStep
 from tests.fast.models import MODELS, make_model, with_lora
 
-STEPS = {"compiled": CompiledStep, "torch": TorchStep}
+STEPS = {"native": NativeStep, "torch": TorchStep}
 
 
 @pytest.fixture(params=STEPS, autouse=True)
 def step(request, monkeypatch):
-    monkeypatch.setattr(sampler, "_step", lambda decoder: STEPS[request.param])
+    monkeypatch.setattr(sampler, "_step_class", lambda decoder: STEPS[request.param])
     return request.param
 
 
@@ -35,7 +35,7 @@ def generation(**settings):
 
 
 def generated(model, prompts, config):
-    """`model.generate`, one prompt at a time without padding; up to and with the first EOS."""
+    """`model.generate`, one prompt at a time without padding; up to and including the first EOS."""
     ends = [config.eos_token_id] if isinstance(config.eos_token_id, int) else config.eos_token_id
     out = []
     for prompt in prompts:
@@ -146,7 +146,7 @@ def test_samples_follow_the_models_probabilities(case):
 
 
 def distribution(model, prompt, config):
-    """Of the next token, by transformers' own processors."""
+    """Probabilities of the next token, by transformers' own processors."""
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([prompt])).logits[:, -1].float()
     processors = model._get_logits_processor(config, input_ids_seq_length=len(prompt))
@@ -179,7 +179,7 @@ def test_the_same_seed_gives_the_same_samples():
 # -- what it saves ---------------------------------------------------------------------------------------------------
 
 
-def test_a_prompt_is_read_once_and_finished_rows_are_dropped(step, monkeypatch):
+def test_a_prompt_is_read_once_and_finished_sequences_are_dropped(step, monkeypatch):
     model, read, stepped = make_model("llama"), [], []
 
     def counted(self, prompts, *rest):
@@ -198,9 +198,9 @@ def test_a_prompt_is_read_once_and_finished_rows_are_dropped(step, monkeypatch):
     ids = FastSampler(config)(model, [[3, 4, 5]] * 8 + [[6, 7]] * 8).ids
     assert read == [2]
     alive = [sum(len(row) > t + 1 for row in ids) for t in range(max(map(len, ids)) - 1)]
-    if step == "compiled":
+    if step == "native":
         assert stepped == alive
-    else:  # up to a quarter of finished rows is carried along
+    else:  # up to a quarter of the batch may be finished
         assert all(rows <= live / 0.75 + 1 for rows, live in zip(stepped, alive, strict=True))
         assert stepped[-1] < 16
 
@@ -218,15 +218,15 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("message", UNKNOWN)
-def test_an_option_that_it_does_not_know_is_named(message):
+def test_an_unsupported_option_is_named(message):
     model = make_model("qwen2", **UNKNOWN[message])
     with pytest.raises(UnsupportedError, match=message):
         FastSampler(generation())(model, [[1]])
 
 
-def test_what_it_does_not_know_is_named():
+def test_what_is_unsupported_is_named():
     model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=20))
-    with pytest.raises(UnsupportedError, match="models of type 'gpt2': it knows llama, qwen2, qwen3"):
+    with pytest.raises(UnsupportedError, match=r"models of type 'gpt2' \(supported: llama, qwen2, qwen3\)"):
         FastSampler(generation())(model, [[1]])
     with pytest.raises(UnsupportedError, match=r"repetition_penalty = 1\.2"):
         FastSampler(generation(repetition_penalty=1.2))
@@ -236,7 +236,7 @@ def test_what_it_does_not_know_is_named():
         FastSampler(generation())(make_model("llama"), [[1], []])
 
 
-def test_without_a_compiler_it_says_so_once_and_goes_on(monkeypatch, tmp_path):
+def test_without_a_compiler_pytorch_is_used_with_one_warning(monkeypatch, tmp_path):
     monkeypatch.undo()
     warn_once.cache_clear()
     model, prompts = make_model("llama"), some_prompts(7, 3)
@@ -270,7 +270,7 @@ def test_the_library_is_built_once_and_kept(monkeypatch, tmp_path):
     _library.cache_clear()
 
 
-def test_bfloat16_takes_pytorch():
+def test_bfloat16_uses_pytorch():
     model = make_model("qwen2").bfloat16()
-    assert not CompiledStep.is_for(Decoder(model))
-    assert CompiledStep.is_for(Decoder(make_model("qwen2")))
+    assert not NativeStep.supports(Decoder(model))
+    assert NativeStep.supports(Decoder(make_model("qwen2")))

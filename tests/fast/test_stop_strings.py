@@ -1,4 +1,4 @@
-"""Stop strings over token borders, against a search in the decoded text, and in the fast sampler against `generate`."""
+"""Stop strings across tokens against a search in the decoded text, and in the fast sampler against `generate`."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from lambda_grpo.fast.sampler import FastSampler, StopAtStrings, StopStrings, sampler
-from lambda_grpo.fast.sampler.compiled_step import CompiledStep
+from lambda_grpo.fast.sampler.native_step import NativeStep
 from lambda_grpo.fast.sampler.torch_step import TorchStep
 from tests.fast.models import make_model
 
@@ -45,9 +45,9 @@ def test_a_completion_ends_with_the_token_that_completes_a_stop(strings):
     @given(st.lists(IDS, min_size=1, max_size=3))
     def check(completions):
         expected = [in_text(ids, strings) for ids in completions]
-        cut = stops.cut(completions)
+        cut = stops.truncate(completions)
         assert cut == [ids[:n] for ids, n in zip(completions, expected, strict=True)]
-        assert stops.ends(cut) == [n is not None for n in expected]
+        assert stops.ended(cut) == [n is not None for n in expected]
 
     check()
 
@@ -56,13 +56,13 @@ def test_it_may_lie_within_a_token():
     long = max(WORDS.batch_decode([[token] for token in range(2, len(WORDS))]), key=len)
     ids = WORDS(f"to{long}to")["input_ids"]
     assert len(long) > 4
-    assert WORDS.decode(StopStrings([long[1:3]], WORDS).cut([ids])[0]) == f"to{long}"
+    assert WORDS.decode(StopStrings([long[1:3]], WORDS).truncate([ids])[0]) == f"to{long}"
 
 
-@pytest.mark.parametrize("step", [CompiledStep, TorchStep])
+@pytest.mark.parametrize("step", [NativeStep, TorchStep])
 @pytest.mark.parametrize("strings", [["J"], ["X3", "W0&"], [")[3", "W1$", "YN."]], ids=str)
 def test_the_fast_sampler_stops_where_generate_does(strings, step, monkeypatch):
-    monkeypatch.setattr(sampler, "_step", lambda decoder: step)
+    monkeypatch.setattr(sampler, "_step_class", lambda decoder: step)
     model = make_model("qwen2")
     config = GenerationConfig(max_new_tokens=24, do_sample=False, pad_token_id=0, eos_token_id=1)
     prompts = [[3, 9, 14], [7], [3, 9, 14], [20, 21, 22, 23, 24, 25], [11, 3]]

@@ -1,4 +1,4 @@
-"""Drawing tokens: C and PyTorch against a plain loop."""
+"""Sampling tokens: native code and PyTorch against a plain loop."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lambda_grpo.fast.sampler.token_sampling import _in_c, _in_torch, choose
+from lambda_grpo.fast.sampler.token_sampling import _sample_native, _sample_torch, sample_tokens
 
 
 def plain(row, u):
@@ -35,7 +35,7 @@ def test_both_are_the_plain_loop(seed, n, vocabulary, left_out, greedy):
     logits[torch.rand(n, vocabulary, generator=draw) < left_out] = -torch.inf
     logits[:, seed % vocabulary] = 1.5  # one at least can be drawn
     u = None if greedy else 1 - torch.rand(n, dtype=torch.float64, generator=draw)
-    for tokens, logprobs, entropies in (_in_c(logits, u), _in_torch(logits, u)):
+    for tokens, logprobs, entropies in (_sample_native(logits, u), _sample_torch(logits, u)):
         for i, row in enumerate(logits.double().tolist()):
             token, logprob, entropy = plain(row, None if u is None else u[i].item())
             assert tokens[i] == token
@@ -44,16 +44,16 @@ def test_both_are_the_plain_loop(seed, n, vocabulary, left_out, greedy):
 
 
 @pytest.mark.parametrize("u", [1.0, 1 - 2**-53, 2**-53])
-@pytest.mark.parametrize("of", [_in_c, _in_torch])
-def test_the_ends_of_the_interval_draw_what_can_be_drawn(of, u):
+@pytest.mark.parametrize("sample", [_sample_native, _sample_torch])
+def test_the_ends_of_the_interval_draw_what_can_be_drawn(sample, u):
     logits = torch.full((3, 50), -torch.inf)
     logits[0, 20:30], logits[1, 0], logits[2, 49] = torch.randn(10), 2.0, -5.0
-    tokens = of(logits, torch.full((3,), u, dtype=torch.float64))[0].tolist()
+    tokens = sample(logits, torch.full((3,), u, dtype=torch.float64))[0].tolist()
     assert tokens == [29 if u > 0.5 else 20, 0, 49]
 
 
 def test_tokens_come_as_often_as_they_are_probable():
     logits = torch.tensor([0.4, 0.1, 0.0, 0.2, 0.3]).log()
     torch.manual_seed(0)
-    tokens = choose(logits.expand(200_000, 5), greedy=False)[0]
+    tokens = sample_tokens(logits.expand(200_000, 5), greedy=False)[0]
     assert torch.bincount(tokens, minlength=5).div(200_000).tolist() == pytest.approx([0.4, 0.1, 0, 0.2, 0.3], abs=4e-3)

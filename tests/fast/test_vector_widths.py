@@ -1,4 +1,4 @@
-"""The compiled code on processors with narrower vectors than this one's: other tiles, other panels."""
+"""Native code compiled for narrower vectors than this processor's: other tiles, other panels."""
 
 import platform
 from pathlib import Path
@@ -8,14 +8,14 @@ import torch
 
 from lambda_grpo.fast import packing
 from lambda_grpo.fast.native import build as native
-from lambda_grpo.fast.packing import layers
+from lambda_grpo.fast.packing import native_layers
 from lambda_grpo.fast.sampler import FastSampler
 from tests.fast.models import make_model
 from tests.fast.test_packing import batch, prepared
 from tests.fast.test_sampler import generated, generation
 
 CPU = Path("/proc/cpuinfo")
-MACHINES = {"x86-64": "sse2", "haswell": "avx2"}  # gcc's names, and what of theirs this processor must have
+MACHINES = {"x86-64": "sse2", "haswell": "avx2"}  # gcc's names of processors, and the feature needed to run their code
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def narrow(request, monkeypatch, cache):
     flags = [f"-march={request.param}" if flag == "-march=native" else flag for flag in native.FLAGS]
     monkeypatch.setattr(native, "FLAGS", tuple(flags))
     native._library.cache_clear()
-    assert native.library().vector_width() == {"x86-64": 4, "haswell": 8}[request.param]
+    assert native.library().lgrpo_vector_width() == {"x86-64": 4, "haswell": 8}[request.param]
     yield
     native._library.cache_clear()
 
@@ -51,10 +51,10 @@ def test_products(rows):
     """Rows that fill no tile, and as many as two threads nearly fill a block with; a last panel that isn't full."""
     for n in (5, 16, 50):
         x, weight = torch.randn(rows, 33), torch.randn(n, 33)
-        for _ in range(20):  # two threads may be in each other's way now and then
-            found = layers._product(x, weight, n)
+        for _ in range(20):  # a race between two threads shows only now and then
+            found = native_layers._product(x, weight, n)
             torch.testing.assert_close(found, x @ weight.T, rtol=1e-4, atol=1e-4)
-        gradient = layers._weight_gradient(found, x)
+        gradient = native_layers._weight_gradient(found, x)
         torch.testing.assert_close(gradient, found.T @ x, rtol=1e-4, atol=1e-2)
 
 
@@ -67,9 +67,9 @@ def test_sampling_and_training(name):
     assert FastSampler(config)(model, prompts).ids == generated(model, prompts, config)
     parts = batch(11)
     found = []
-    for is_compiled in (True, False):
+    for is_native in (True, False):
         each = prepared(make_model(name))
-        packing.prepare(each, compiled=is_compiled)
+        packing.prepare(each, native=is_native)
         output = packing.packed_pass(each, packing.pack(*parts))
         output.log_probs.sum().backward()
         found.append(torch.cat([p.grad.flatten() for p in each.parameters() if p.grad is not None]))

@@ -1,1 +1,1 @@
-"""Speed, as ratios against a peer."""
+"""Benchmarks: speed as ratios against a peer."""

@@ -1,8 +1,8 @@
-"""What bounds a decoding step: its time for several numbers of rows, on one thread.
+"""What limits a decoding step: its time for several batch sizes, on one thread.
 
-    python -m lambda_grpo.bench.decode     # prints one JSON object for each number of rows
+    python -m lambda_grpo.bench.decode     # prints one JSON object for each batch size
 
-Few rows read all of the weights for little arithmetic; each further row reads keys and values of its own.
+A small batch reads all of the weights for little arithmetic; each further sequence reads its own keys and values.
 """
 
 from __future__ import annotations
@@ -12,39 +12,39 @@ import statistics
 import time
 from typing import Any
 
-from lambda_grpo.bench import steps
+from lambda_grpo.bench import training_steps
 
-PROMPTS, PROMPT_LENGTH, PLACES = 8, 24, 64  # as the `short` workload's
+PROMPTS, PROMPT_LENGTH, MAX_NEW = 8, 24, 64  # as in the workload `short`
 
 
-def measure(rows: int) -> dict[str, Any]:
-    """The median step of a completion of 64 tokens: milliseconds, and billions of operations and bytes a second.
+def measure(sequences: int) -> dict[str, Any]:
+    """Milliseconds of the median step of a completion of 64 tokens, and billions of operations and bytes per second.
 
-    Bytes are those of the weights and of the keys and values of half of the completion, each read once.
+    The bytes are the weights and the keys and values of half a completion, each read once.
     """
     import torch
 
-    from lambda_grpo.fast.sampler.compiled_step import CompiledStep
     from lambda_grpo.fast.sampler.decoder import Decoder
+    from lambda_grpo.fast.sampler.native_step import NativeStep
 
-    model = steps._model(steps.WORKLOADS["short"])
+    model = training_steps.make_policy(training_steps.WORKLOADS["short"])
     decoder = Decoder(model)
     with torch.no_grad():
         prompts = [[5] * PROMPT_LENGTH] * PROMPTS
-        step = CompiledStep(decoder, prompts, (torch.arange(rows) % PROMPTS).sort().values, PLACES)
-        tokens, seconds = torch.full((rows,), 7), []
-        for t in range(PLACES):
+        step = NativeStep(decoder, prompts, (torch.arange(sequences) % PROMPTS).sort().values, MAX_NEW)
+        tokens, seconds = torch.full((sequences,), 7), []
+        for t in range(MAX_NEW):
             start = time.perf_counter()
             step(tokens, t)
             seconds.append(time.perf_counter() - start)
     median = statistics.median(seconds)
     weights = sum(parameter.numel() for parameter in model.parameters())
-    own = rows * len(decoder.layers) * 2 * decoder.kv_heads * decoder.head_dim * PLACES / 2
+    cache = sequences * len(decoder.layers) * 2 * decoder.kv_heads * decoder.head_dim * MAX_NEW / 2
     return {
-        "rows": rows,
+        "sequences": sequences,
         "milliseconds": 1e3 * median,
-        "gflops": 2e-9 * weights * rows / median,
-        "gigabytes": 4e-9 * (weights + own) / median,
+        "gflops": 2e-9 * weights * sequences / median,
+        "gigabytes": 4e-9 * (weights + cache) / median,
     }
 
 
@@ -52,4 +52,4 @@ if __name__ == "__main__":
     import torch
 
     torch.set_num_threads(1)
-    print("\n".join(json.dumps(measure(rows)) for rows in (1, 4, 16, 64)))
+    print("\n".join(json.dumps(measure(sequences)) for sequences in (1, 4, 16, 64)))

@@ -1,12 +1,12 @@
-"""The grader's speed: a batch of ordinary completions, against math-verify in a loop in one process."""
+"""Grading ordinary completions: `grade_math` against math-verify in a loop in one process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 COMPLETIONS = 512
-THOUGHT = "We write $x=3$ for the number of days, and each day brings 12 apples more than the one before. " * 6
-# (reference, as it is answered) by a number: seven right ones in eight
+REASONING = "We write $x=3$ for the number of days, and each day brings 12 apples more than the one before. " * 6
+# (reference, given answer) made from a number: seven of eight are correct
 FORMS: tuple[Callable[[int], tuple[str, str]], ...] = (
     lambda n: (f"{n}", f"{n}"),
     lambda n: (rf"\frac{{{n}}}{{7}}", rf"\frac{{{n}}}{{7}}"),
@@ -20,20 +20,20 @@ FORMS: tuple[Callable[[int], tuple[str, str]], ...] = (
 
 
 def ordinary_batch(number: int) -> tuple[list[str], list[str]]:
-    """Completions of some hundred characters, and their references; others for each number, as a run has."""
+    """Completions of some hundred characters, and their references; different ones for each number, as in a run."""
     pairs = [FORMS[i % len(FORMS)](2 + 7 * i % 997 + 1000 * number) for i in range(COMPLETIONS)]
-    completions = [rf"{THOUGHT}Therefore the answer is $\boxed{{{answer}}}$." for _, answer in pairs]
+    completions = [rf"{REASONING}Therefore the answer is $\boxed{{{answer}}}$." for _, answer in pairs]
     return completions, [reference for reference, _ in pairs]
 
 
 def ours(number: int) -> list[bool]:
-    """By `grade_math`: which completions of a batch are right."""
+    """Which completions of a batch are correct, by `grade_math`."""
     from lambda_grpo.grading import grade_math
 
     return [grade.correct for grade in grade_math(*ordinary_batch(number))]
 
 
-def theirs(number: int) -> list[bool]:
+def peer(number: int) -> list[bool]:
     """The same by math-verify, one after the other."""
     from math_verify import parse, verify
 

@@ -1,10 +1,10 @@
-"""A study on the demonstration task, timed whole: what `bench` runs against stock TRL.
+"""A whole study on the demonstration task, timed against one run of stock TRL.
 
     python -m lambda_grpo.bench.study ours STEPS SEEDS    # 4 objectives with each seed, side by side
     python -m lambda_grpo.bench.study trl STEPS 1         # one run of stock TRL
 
-Prints one JSON object. A run of ours leaves all that `lambda-grpo train` leaves, evaluation and report included; one of
-stock TRL trains with the same settings and does nothing else.
+Prints one JSON object. A run of ours writes everything that `lambda-grpo train` writes, including evaluations and the
+report; one of stock TRL trains with the same settings and does nothing else.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OBJECTIVES = ("grpo", "dapo", "dr_grpo", "lambda_grpo")
 
 
 def study(steps: int, seeds: int, processes: int, threads: int) -> dict[str, Any]:
-    """Wall seconds of the whole and for each of the runs, and a run's own from its start to its first step."""
+    """Wall-clock seconds of the study and per run, and the median seconds from a run's start until training begins."""
     with tempfile.TemporaryDirectory() as folder:
         calls = [
             Call(
@@ -50,9 +50,9 @@ def study(steps: int, seeds: int, processes: int, threads: int) -> dict[str, Any
 
 
 def train_one(output_dir: str, objective: str, seed: int, steps: int) -> float:
-    """A run of `lambda-grpo train`. Returns when it began, all checked, in seconds of `time.time()`.
+    """One run of `lambda-grpo train`. Returns when its training started, as seconds of `time.time()`.
 
-    Every run begins with the same policy: how it does before training is found by the first ones.
+    All runs start from the same policy, so that a run reuses an evaluation before training that another one has made.
     """
     from lambda_grpo.training.run import train
 
@@ -66,7 +66,7 @@ def train_one(output_dir: str, objective: str, seed: int, steps: int) -> float:
 
 
 def stock(steps: int) -> dict[str, Any]:
-    """Seconds that `trl.GRPOTrainer` with its dapo loss takes for the demonstration's training, and to start."""
+    """Seconds that `trl.GRPOTrainer` with its dapo loss takes for the demonstration's training, and to get started."""
     start = time.perf_counter()
     from transformers import PrinterCallback
     from trl import GRPOConfig, GRPOTrainer

@@ -266,7 +266,7 @@ def _report(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _bench(options: argparse.Namespace, rest: list[str]) -> None:
-    bench = _import("lambda_grpo.bench.pairs", "trl")
+    bench = _import("lambda_grpo.bench.benchmarks", "trl")
     if options.pairs is not None and options.pairs < 1:
         raise UserError(f"--pairs must be at least 1, got {options.pairs}")
     for name in options.names:
@@ -276,7 +276,7 @@ def _bench(options: argparse.Namespace, rest: list[str]) -> None:
     found = []
     for name in options.names or bench.BENCHMARKS:
         print(f"{name} …", file=sys.stderr)
-        found.append(bench.measure(bench.BENCHMARKS[name], options.pairs))
+        found.append(bench.BENCHMARKS[name].measure(options.pairs))
     if options.json:
         print(json.dumps([measurement.to_dict() for measurement in found]))
         return

@@ -1,8 +1,8 @@
-"""Which models are computed by code of this package: those of which every module is known exactly.
+"""Which models the fast sampler and the packed pass support: those whose every module they know exactly.
 
-A Llama, Qwen2 or Qwen3 of transformers' own classes, with PEFT around it or not, that nobody has changed: no forward
-of another origin, no hook that could alter a value, no unknown kind of layer or adapter. Anything else is named in an
-`UnsupportedError`, and left to the library that it comes from.
+Those are unmodified Llama, Qwen2 and Qwen3 models of transformers' own classes, with or without PEFT: no replaced
+forward, no hook that could change a value, no unknown layer or adapter. Anything else raises an `UnsupportedError` that
+names it, so that the caller can leave the model to TRL.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from transformers.activations import SiLUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-MODEL_TYPES = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}  # and how the names of their classes begin
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # the others change with the length of what is read
+MODEL_TYPES = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}  # with the prefix of their classes' names
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # the others depend on the sequence length
 SILU = (nn.SiLU, SiLUActivation)
-PACKED_ATTENTION = "lambda_grpo_packed"  # `packing`'s; the same function as "sdpa" without a layout
-ATTENTION = {"eager": None, "sdpa": sdpa_attention_forward}  # as transformers has them: "eager" is in the models' files
+PACKED_ATTENTION = "lambda_grpo_packed"  # the packed pass's; the same function as "sdpa" outside of it
+# As in transformers' registry, which has no "eager": each model's file defines its own
+ATTENTION = {"eager": None, "sdpa": sdpa_attention_forward}
 
 ROLES = {"ForCausalLM", "Model", "DecoderLayer", "Attention", "MLP", "RMSNorm", "RotaryEmbedding"}
 PLAIN = {
@@ -29,7 +30,7 @@ PLAIN = {
 WRAPPERS = {
     "peft.peft_model.PeftModel", "peft.peft_model.PeftModelForCausalLM", "peft.utils.other.ModulesToSaveWrapper"
 }  # fmt: skip
-# Hooks that leave values alone, by their module and name
+# Hooks that change no value, by their module and name
 HARMLESS_HOOKS = {
     ("transformers.modeling_utils", "make_inputs_require_grads"),
     ("peft.peft_model", "make_inputs_require_grad"),
@@ -38,18 +39,18 @@ HARMLESS_HOOKS = {
     ("lambda_grpo.fast.packing.model", "_drop_prompts"),
     ("lambda_grpo.fast.positions", "_add_positions"),
 }
-# Functions around a model's forward that leave it as it is, and their variable that holds what they call
+# Wrappers of a model's forward that don't change it, and the variable in which each holds the wrapped function
 FORWARD_WRAPPERS = {
     ("trl.trainer.utils", "_fused_forward"): "original_forward",
     ("accelerate.utils.operations", "forward"): "model_forward",
     ("torch.amp.autocast_mode", "decorate_autocast"): "func",
 }
-# Methods of a model that generation or the head depend on, which an instance can replace
+# Methods that generation or the head depend on: an instance whose attribute replaces one isn't supported
 METHODS = {
     "generate", "prepare_inputs_for_generation", "get_input_embeddings", "get_output_embeddings", "_sample",
     "_get_logits_processor", "_get_stopping_criteria", "_prepare_generation_config",
 }  # fmt: skip
-# Options that change logits, in models of other architectures, and in TRL's fused head
+# Options that change the logits, in other architectures and in TRL's fused head
 LOGIT_OPTIONS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
 
@@ -57,15 +58,15 @@ class UnsupportedError(ValueError):
     """A model or a setting that isn't known exactly; the message says what, as a noun."""
 
 
-def known_decoder(model: Any, adapters: frozenset[str]) -> Any:
-    """The decoder in a model, after a check that all of it is known.
+def supported_decoder(model: Any, adapters: frozenset[str]) -> Any:
+    """The causal model inside PEFT, or the model itself, after a check that all of it is supported.
 
     Args:
         model: a causal model, or PEFT around one.
-        adapters: the classes of PEFT's modules that may be in it, with their modules' names.
+        adapters: full names of the classes of PEFT's modules that it may contain.
 
     Raises:
-        UnsupportedError: something isn't known, or has been changed.
+        UnsupportedError: a module isn't supported or has been changed.
     """
     base = _unwrapped(model)
     _check_config(base)
@@ -87,13 +88,13 @@ def known_decoder(model: Any, adapters: frozenset[str]) -> Any:
 
 
 def role(module: nn.Module) -> str | None:
-    """Which part of a known decoder this is, one of `ROLES`; None for a module of any other class."""
+    """The role of a module in a supported decoder, one of `ROLES`; None for a module of any other class."""
     kind: Any = type(module)
     return _role(kind)
 
 
 def full_name(kind: type) -> str:
-    """With the module that defines it."""
+    """A class's name with the module that defines it."""
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
@@ -106,14 +107,14 @@ def _role(kind: Any) -> str | None:
     return None
 
 
-def _is_part(kind: Any) -> bool:
+def _is_decoder_module(kind: Any) -> bool:
     return kind in PLAIN or _role(kind) is not None
 
 
 @cache
 def _is_known(kind: Any, forward: Any, adapters: frozenset[str]) -> bool:
-    """Whether a class is known, and its forward, with all that it wraps, what its library wrote."""
-    if not (_is_part(kind) or full_name(kind) in WRAPPERS or full_name(kind) in adapters):
+    """Whether a class is known, and its forward and everything that it wraps come from the class's library."""
+    if not (_is_decoder_module(kind) or full_name(kind) in WRAPPERS or full_name(kind) in adapters):
         return False
     while forward is not None:
         if _origin(forward)[0].split(".")[0] not in ("torch", "transformers", "peft"):
@@ -123,7 +124,7 @@ def _is_known(kind: Any, forward: Any, adapters: frozenset[str]) -> bool:
 
 
 def _origin(function: Any) -> tuple[str, str]:
-    """Module and name of a function's code: not of what it says that it wraps."""
+    """Module and name of a function's code, unlike `__module__` and `__name__`, which `functools.wraps` copies."""
     if not hasattr(function, "__globals__"):
         return "", ""
     return function.__globals__.get("__name__", ""), function.__code__.co_name
@@ -137,7 +138,7 @@ def _unwrapped(model: Any) -> Any:
                 raise UnsupportedError(f"peft's {adapter.peft_type.value.lower()} adapters")
         base = model.get_base_model()
     if base.config.model_type not in MODEL_TYPES:
-        raise UnsupportedError(f"models of type {base.config.model_type!r}: it knows {', '.join(MODEL_TYPES)}")
+        raise UnsupportedError(f"models of type {base.config.model_type!r} (supported: {', '.join(MODEL_TYPES)})")
     if role(base) != "ForCausalLM":
         raise UnsupportedError(f"models of the class {full_name(type(base))}")
     return base
@@ -153,7 +154,7 @@ def _check_config(base: Any) -> None:
     if rope_type not in ROPE_TYPES:
         raise UnsupportedError(f"RoPE scaling of type {rope_type!r}")
     if getattr(base, "quantization_method", None) is not None or getattr(base, "hf_quantizer", None) is not None:
-        raise UnsupportedError("quantised weights")
+        raise UnsupportedError("quantized weights")
     for option in LOGIT_OPTIONS:
         if getattr(config, option, None) is not None:
             raise UnsupportedError(f"the option {option} = {getattr(config, option)!r}")
@@ -164,9 +165,9 @@ def _check_config(base: Any) -> None:
 
 def _check_attention(module: Any) -> None:
     if not module.is_causal or getattr(module, "sliding_window", None) is not None:
-        raise UnsupportedError("attention that isn't causal over all that stands before")
+        raise UnsupportedError("attention that isn't causal over all previous tokens")
     if module.scaling != module.head_dim**-0.5:
-        raise UnsupportedError("another scale of attention's scores than 1 / √head_dim")
+        raise UnsupportedError("a scale of the attention scores other than 1 / √head_dim")
     if module.training and module.attention_dropout > 0:
         raise UnsupportedError(f"dropout while training (attention_dropout = {module.attention_dropout})")
 
@@ -178,10 +179,10 @@ def _check_hooks(model: Any, module: Any) -> None:
 
 
 def _innermost(forward: Any) -> Any:
-    """The function behind the wrappers that leave a forward as it is."""
+    """The function inside the wrappers that don't change a forward."""
     function = getattr(forward, "__func__", forward)
-    if isinstance(function, partial) and _origin(function.func)[0] == "lambda_grpo.fast.packing.layers":
-        return type(function.args[0]).forward  # the same function, in C
+    if isinstance(function, partial) and _origin(function.func)[0] == "lambda_grpo.fast.packing.native_layers":
+        return type(function.args[0]).forward  # the same function in native code
     if full_name(type(function)) == "accelerate.utils.operations.ConvertOutputsToFp32":
         return _innermost(function.model_forward)
     variable = FORWARD_WRAPPERS.get(_origin(function))
@@ -194,11 +195,11 @@ def _innermost(forward: Any) -> Any:
 def _describe(kind: Any) -> str:
     if kind.__module__.startswith("peft.tuners."):
         return f"peft's {kind.__module__.split('.')[2]} adapters: {kind.__qualname__}"
-    if _is_part(kind):
-        return f"another forward of the class {kind.__qualname__}"
+    if _is_decoder_module(kind):
+        return f"a replaced forward of the class {kind.__qualname__}"
     return f"modules of the class {full_name(kind)}"
 
 
 def _name(model: Any, module: Any) -> str:
-    """Where a module is in the model."""
+    """A module's name in the model."""
     return next((name for name, found in model.named_modules() if found is module), "") or "the model"

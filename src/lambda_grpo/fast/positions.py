@@ -1,9 +1,9 @@
-"""Positions of tokens in left-padded rows.
+"""Position ids of left-padded prompts.
 
-TRL hands a model an attention mask, but no `position_ids`. A model with learned positions (GPT-2) then counts them from
-the row's beginning, padding included, where `generate` and any other reader of the prompt count from its first token.
-A learned prompt of PEFT's stands before the padding, and is farther from the text the more there is of it, also in
-`generate`. Rotary models alone see no difference: only distances matter to them.
+TRL passes a model an attention mask, but no `position_ids`. A model with learned positions (GPT-2) then counts them
+from the start of the padding, whereas `generate` counts from the first token of the prompt. PEFT's learned prompts
+precede the padding, so that their distance to the text grows with it, in `generate` too. Only rotary models are
+unaffected, since they depend on distances alone.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ from torch import Tensor
 from lambda_grpo.errors import UserError
 from lambda_grpo.fast.architectures import MODEL_TYPES
 
-TOKENS, PADDING = 6, 5  # of the row by which a model is tried
-SMALL = 1e-3  # difference of log-probabilities
-WORSE = 4.0  # times what rounding makes of the difference
+TOKENS, PADDING = 6, 5  # of the sequence that a model is tested with
+TOLERANCE = 1e-3  # difference of log-probabilities
+NOISE_FACTOR = 4.0  # times the difference that remains with position ids
 
 
 def correct_positions(model: Any) -> None:
-    """Let a causal model count positions by the attention mask, if padding changes it: by a hook, which stays.
+    """If padding changes a causal model's outputs, register a hook that derives position ids from the attention mask.
 
-    A short row is read with and without padding to find out.
+    To find out, the model is run on a short sequence with and without padding. The hook stays.
 
     Args:
         model: a causal model, or PEFT around one.
 
     Raises:
-        UserError: its log-probabilities depend on the padding, and positions don't help.
+        UserError: its log-probabilities depend on the padding even with position ids.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     has_learned_prompt = any(adapter.is_prompt_learning for adapter in getattr(model, "peft_config", {}).values())
     weights = [parameter for parameter in base.parameters() if parameter.is_floating_point()]
-    is_spread = any(weight.is_meta or hasattr(weight, "ds_id") for weight in weights)  # nothing to try it with
-    if is_spread or (base.config.model_type in MODEL_TYPES and not has_learned_prompt):
+    is_sharded = any(weight.is_meta or hasattr(weight, "ds_id") for weight in weights)  # it can't be run here
+    if is_sharded or (base.config.model_type in MODEL_TYPES and not has_learned_prompt):
         return
     without = with_positions = _error(model)
     rounding = 32 * max(torch.finfo(weight.dtype).eps for weight in weights)
     inner = base.base_model
-    if without > SMALL and "position_ids" in inspect.signature(inner.forward).parameters:
+    if without > TOLERANCE and "position_ids" in inspect.signature(inner.forward).parameters:
         hook = inner.register_forward_pre_hook(_add_positions, with_kwargs=True)
         with_positions = _error(model)
-        if without < SMALL + WORSE * with_positions:
+        if without < TOLERANCE + NOISE_FACTOR * with_positions:
             hook.remove()
-    if with_positions > max(SMALL, rounding):
+    if with_positions > max(TOLERANCE, rounding):
         raise UserError(
-            f"models of type {base.config.model_type!r} can't be used: prompts are padded on the left, and their "
+            f"models of type {base.config.model_type!r} can't be used: prompts are padded on the left, and the model's "
             f"log-probabilities depend on the padding (here by {with_positions:.2g})"
         )
 
@@ -60,24 +60,24 @@ def _add_positions(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any,
         return None
     tokens = kwargs.get("input_ids") if kwargs.get("input_ids") is not None else kwargs.get("inputs_embeds")
     length = mask.size(1) if tokens is None else tokens.size(1)
-    positions = (mask.long().cumsum(1) - 1).clamp(min=0)  # as `generate` has them
+    positions = (mask.long().cumsum(1) - 1).clamp(min=0)  # as in `generate`
     return args, {**kwargs, "position_ids": positions[:, -length:]}
 
 
 @torch.no_grad()
 def _error(model: Any) -> float:
-    """Greatest difference of a short row's log-probabilities with and without padding on its left."""
+    """Greatest difference of a short sequence's log-probabilities with and without padding on its left."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     config = model.config.get_text_config()
-    row = (torch.arange(TOKENS, device=model.device) * 7 + 2)[None] % config.vocab_size
-    padded = torch.cat([row.new_full((1, PADDING), config.pad_token_id or 0), row], 1)
+    ids = (torch.arange(TOKENS, device=model.device) * 7 + 2)[None] % config.vocab_size
+    padded = torch.cat([ids.new_full((1, PADDING), config.pad_token_id or 0), ids], 1)
     mask = torch.ones_like(padded)
     mask[:, :PADDING] = 0
     try:
         plain, shifted = (
-            model(input_ids=ids, attention_mask=own).logits[:, -TOKENS:].float().log_softmax(-1)
-            for ids, own in ((row, torch.ones_like(row)), (padded, mask))
+            model(input_ids=tokens, attention_mask=tokens_mask).logits[:, -TOKENS:].float().log_softmax(-1)
+            for tokens, tokens_mask in ((ids, torch.ones_like(ids)), (padded, mask))
         )
     finally:
         for module, was_training in modes:

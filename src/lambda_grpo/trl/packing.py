@@ -59,7 +59,7 @@ class Packer:
         if self.is_on:
             packing.keep_freed_memory()
             for model in models:
-                packing.prepare(model, compiled=accelerator.mixed_precision == "no")
+                packing.prepare(model, native=accelerator.mixed_precision == "no")
 
     def _can_pack(self, models: Sequence[Any]) -> bool:
         """Whether the models are known at this moment: hooks may come and go. If not, packing ends."""
@@ -161,6 +161,6 @@ class Packer:
 
         def padded(flat: Tensor) -> Tensor:
             out = flat.new_zeros(len(ids), keep)
-            return out.index_put((layout.rows, layout.columns), flat[0])
+            return out.index_put((layout.sample_index, layout.token_index), flat[0])
 
         return padded(outputs.log_probs), None if outputs.entropy is None else padded(outputs.entropy)

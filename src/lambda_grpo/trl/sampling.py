@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from trl.models.utils import unwrap_model_for_generation
 
-from lambda_grpo.fast.sampler import FastSampler, Sampled, StopStrings, UnsupportedError
+from lambda_grpo.fast.sampler import FastSampler, SampledCompletions, StopStrings, UnsupportedError
 
 
 class FastGeneration:
@@ -109,11 +109,11 @@ class FastGeneration:
                 return None
         # in mixed precision the loss would have other values of the same policy
         is_exact = self.accelerator.mixed_precision == "no" and unwrapped.dtype == torch.float32
-        if is_exact and sampler.keeps_distribution and sampler.temperature == self.temperature:
+        if is_exact and sampler.samples_full_distribution and sampler.temperature == self.temperature:
             self._remember(prompt_ids, sampled)
         return sampled.ids
 
-    def _remember(self, prompt_ids: list[list[int]], sampled: Sampled) -> None:
+    def _remember(self, prompt_ids: list[list[int]], sampled: SampledCompletions) -> None:
         known = zip(sampled.logprobs, sampled.entropies, strict=True)
         for prompt, ids, values in zip(prompt_ids, sampled.ids, known, strict=True):
             self._known[(*prompt, -1, *ids)] = values

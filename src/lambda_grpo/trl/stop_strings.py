@@ -42,9 +42,9 @@ class StopStringEnds:
         finally:
             del model.generate
 
-    def cut(self, completions: list[list[int]]) -> list[list[int]]:
+    def truncate(self, completions: list[list[int]]) -> list[list[int]]:
         """Completions without what follows a stop string: padding."""
-        return self.stops.cut(completions)
+        return self.stops.truncate(completions)
 
     def log(
         self, metrics: dict[str, list[float]], completions: list[list[int]], tool_masks: list[list[int]] | None
@@ -72,6 +72,6 @@ class StopStringEnds:
         """(B,) whether neither a token nor a stop string has ended each completion."""
         found = [
             ids[-1] not in self.end_ids and not has_stopped
-            for ids, has_stopped in zip(completions, self.stops.ends(completions), strict=True)
+            for ids, has_stopped in zip(completions, self.stops.ended(completions), strict=True)
         ]
         return torch.tensor(found, device=self.accelerator.device)

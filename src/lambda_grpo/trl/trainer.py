@@ -227,7 +227,7 @@ class LambdaGRPOTrainer(GRPOTrainer):
             return super()._generate_single_turn(*arguments)
         with self.stop_ends.stopping(self.accelerator.unwrap_model(self.model_wrapped)):
             completions, logprobs = super()._generate_single_turn(*arguments)
-        return self.stop_ends.cut(completions), logprobs
+        return self.stop_ends.truncate(completions), logprobs
 
     def _get_per_token_logps_and_entropies(
         self,

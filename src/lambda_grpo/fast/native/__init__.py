@@ -1,4 +1,4 @@
-"""C for what PyTorch is slow at on a CPU."""
+"""Native code: C for the computations in which PyTorch is slow on a CPU."""
 
 from lambda_grpo.fast.native.build import CannotCompileError, address, is_available, library, up
 

@@ -1,6 +1,6 @@
-"""C for what PyTorch is slow at on a CPU, compiled when it is first used and kept in the user's cache folder.
+"""Compiles the C code when it is first used, keeps it in the user's cache folder, and loads it.
 
-It has as many threads as torch, `torch.set_num_threads`, and where torch's OpenMP is the system's the same ones.
+It uses as many threads as torch (`torch.set_num_threads`); where torch's OpenMP is the system's, the same ones.
 """
 
 from __future__ import annotations
@@ -19,23 +19,26 @@ import torch
 from torch import Tensor
 
 from lambda_grpo.errors import warn_once
+from lambda_grpo.fast.native.structures import BY_SIZE_FUNCTION
 
-SOURCES = ("vectors.h", "decoder.h", "attention.c", "sample.c", "layers.c", "prompts.c", "step.c")
+SOURCES = (
+    "vectors.h", "decoder.h", "packed_attention.c", "sample_tokens.c", "training_layers.c", "prefill.c", "decode.c"
+)  # fmt: skip
 FLAGS = ("-O3", "-march=native", "-funroll-loops", "-fno-math-errno", "-fPIC", "-shared")
 OPENMP = ("-fopenmp",)
 TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_int64, "f": ctypes.c_float}
-ARGUMENTS = {
-    "attention": "ppppppp",
-    "choose": "lilppppp",
-    "set_threads": "i",
-    "linear": "lpipiipp",
-    "weight_gradient": "lpipip",
-    "norm_forward": "lippfpp",
-    "norm_backward": "liipppppp",
-    "read_prompts": "pipppp",
-    "swiglu_forward": "lppp",
-    "step": "piippppip",
-    "swiglu_backward": "lppppp",
+ARGUMENTS = {  # of the functions that take any, a letter of TYPES each
+    "lgrpo_decode_step": "piippppip",
+    "lgrpo_linear": "lpipiipp",
+    "lgrpo_packed_attention": "ppppppp",
+    "lgrpo_prefill": "pipppp",
+    "lgrpo_rms_norm_backward": "liipppppp",
+    "lgrpo_rms_norm_forward": "lippfpp",
+    "lgrpo_sample_tokens": "lilppppp",
+    "lgrpo_set_threads": "i",
+    "lgrpo_swiglu_backward": "lppppp",
+    "lgrpo_swiglu_forward": "lppp",
+    "lgrpo_weight_gradient": "lpipip",
 }
 
 
@@ -44,11 +47,16 @@ class CannotCompileError(RuntimeError):
 
 
 def library() -> ctypes.CDLL:
-    """The compiled files, for this processor, with as many threads as torch has. Raises CannotCompileError."""
+    """The native code, compiled for this processor, with as many threads as torch has.
+
+    Raises:
+        CannotCompileError: it can't be compiled or loaded.
+        RuntimeError: a structure differs between Python and C.
+    """
     loaded = _library()
     if isinstance(loaded, CannotCompileError):
         raise loaded
-    loaded.set_threads(torch.get_num_threads())
+    loaded.lgrpo_set_threads(torch.get_num_threads())
     return loaded
 
 
@@ -60,7 +68,20 @@ def _library() -> ctypes.CDLL | CannotCompileError:
         return error if isinstance(error, CannotCompileError) else CannotCompileError(str(error))
     for function, arguments in ARGUMENTS.items():
         getattr(loaded, function).argtypes = [TYPES[letter] for letter in arguments]
+    _check_sizes(loaded)
     return loaded
+
+
+def _check_sizes(loaded: ctypes.CDLL) -> None:
+    """Raise RuntimeError if a structure has another size in C than in Python: its fields would be misread."""
+    for function, structure in BY_SIZE_FUNCTION.items():
+        get_size = getattr(loaded, function)
+        get_size.restype = ctypes.c_size_t
+        if get_size() != ctypes.sizeof(structure):
+            raise RuntimeError(
+                f"the structure {structure.__name__} has {get_size()} bytes in the C code of fast/native and "
+                f"{ctypes.sizeof(structure)} in structures.py: give both the same fields"
+            )
 
 
 def _built() -> Path:
@@ -68,19 +89,19 @@ def _built() -> Path:
     if compiler is None:
         raise CannotCompileError("there is no C compiler: install gcc or clang, or set CC")
     sources = {name: files("lambda_grpo.fast.native").joinpath(name).read_text() for name in SOURCES}
-    # what the compiler says of itself and the processor: a cache may be shared between machines
+    # the compiler's own version and what it takes the processor to be: machines may share a cache folder
     macros = _run(compiler, *FLAGS, "-dM", "-E", "-x", "c", os.devnull)
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lambda-grpo"
     folder.mkdir(parents=True, exist_ok=True)
     try:
         return _compiled(compiler, [*FLAGS, *OPENMP], sources, macros, folder)
-    except CannotCompileError:  # a compiler without OpenMP, as Apple's: one thread
+    except CannotCompileError:  # a compiler without OpenMP, such as Apple's: one thread
         return _compiled(compiler, [*FLAGS], sources, macros, folder)
 
 
 def _compiled(compiler: str, flags: list[str], sources: dict[str, str], macros: str, folder: Path) -> Path:
     name = hashlib.sha256("\n".join([*sources.values(), *flags, macros]).encode()).hexdigest()[:16]
-    path = folder / f"compiled-{name}.so"
+    path = folder / f"native-{name}.so"
     if path.exists():
         return path
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -89,16 +110,16 @@ def _compiled(compiler: str, flags: list[str], sources: dict[str, str], macros: 
         built = Path(scratch) / "built.so"
         code = [str(Path(scratch) / file) for file in SOURCES if file.endswith(".c")]
         _run(compiler, *flags, "-o", str(built), *code, "-lm")
-        os.replace(built, path)  # whole or not at all, also where several processes build at once
+        os.replace(built, path)  # atomic, also if several processes compile at the same time
     return path
 
 
-def is_available(what_instead: str) -> bool:
-    """Whether `library` can be had; if not, says once what takes its place, and why."""
+def is_available(fallback: str) -> bool:
+    """Whether `library` can be loaded. If not, one warning names the fallback, and why it is needed."""
     try:
         library()
     except CannotCompileError as error:
-        warn_once(f"{what_instead}, which is slower: {error}")
+        warn_once(f"{fallback}, which is slower: {error}")
         return False
     return True
 
@@ -109,7 +130,7 @@ def up(n: int, multiple: int) -> int:
 
 
 def address(values: Tensor) -> ctypes.c_void_p:
-    """Of a contiguous tensor's first number."""
+    """The address of a contiguous tensor's first element."""
     return ctypes.c_void_p(values.data_ptr())
 
 

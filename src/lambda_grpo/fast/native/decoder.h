@@ -1,30 +1,34 @@
-// A Llama-like model in float32 as sampling needs it, but for its attention.
+// A Llama-like decoder in float32, as sampling computes it: its weights, its cache, and a layer but for the attention.
 //
-// Matrices come in panels of NR columns, [columns / NR][depth][NR], so that one kernel multiplies by weights and by the
-// prompts' keys and values alike.
+// Matrices are stored in panels of NR columns, [columns / NR][depth][NR], so that one kernel multiplies by weights and
+// by the prompts' keys and values alike.
 
 #pragma once
 
 #include "vectors.h"
 
-typedef struct {  // of one layer; matrices in panels, biases as long as their panels or NULL
+// The weights of a layer, `Layer` of native/structures.py: matrices in panels; biases padded like their panels, or
+// NULL.
+typedef struct {
     const float *norm, *qkv, *qkv_bias, *q_norm, *k_norm, *out, *out_bias, *mlp_norm, *gate_up, *gate_up_bias, *down,
         *down_bias;
 } Layer;
 
+// A decoder with the cache of a batch, `Model` of native/structures.py.
 typedef struct {
     int layers, hidden, heads, kv_heads, head_dim, intermediate, vocabulary;
-    int prompts, prompt_width, slots, max_new;  // prompt_width and max_new: multiples of NR and W
+    int prompts, prompt_width, slots, max_new;  // prompt_width: a multiple of NR; max_new: of W
     float epsilon, scale;
     const Layer *layer;
     const float *final_norm, *head, *cos, *sin;  // cos, sin: [position][head_dim]
-    float *prompt_keys, *prompt_values;          // [layer][prompt][kv_head], room for prompt_width places; in it panels
-                                                 // as long as the prompt, [places / NR][head_dim][NR] and
-                                                 // [head_dim / NR][places][NR]
-    float *keys, *values;  // [layer][slot][kv_head], [max_new / W][head_dim][W] and [max_new][head_dim]
+    // [layer][prompt][kv_head], each with room for prompt_width tokens, which hold panels as long as the prompt:
+    // [tokens / NR][head_dim][NR] of keys, [head_dim / NR][tokens][NR] of values
+    float *prompt_keys, *prompt_values;
+    // of generated tokens, [layer][slot][kv_head]: [max_new / W][head_dim][W] of keys, [max_new][head_dim] of values
+    float *keys, *values;
 } Model;
 
-// Floats in a row of: hidden states, queries with keys and values, queries alone, gate or up.
+// Floats in a row of: hidden states; queries, keys and values; queries alone; the MLP's gate or up.
 static inline int wide_hidden(const Model *m) { return up(m->hidden, NR); }
 static inline int wide_qkv(const Model *m) { return up((m->heads + 2 * m->kv_heads) * m->head_dim, NR); }
 static inline int wide_queries(const Model *m) { return m->heads * m->head_dim; }
@@ -38,19 +42,20 @@ static inline float *values_of_prompt(const Model *m, int layer, int64_t prompt,
     size_t before = ((size_t)layer * m->prompts + prompt) * m->kv_heads + kv_head;
     return m->prompt_values + before * m->prompt_width * up(m->head_dim, NR);
 }
-static inline size_t own(const Model *m, int layer, int64_t slot, int kv_head) {  // of keys and of values
+// Where in `keys` and in `values` a sequence's cache begins.
+static inline size_t cache_offset(const Model *m, int layer, int64_t slot, int kv_head) {
     return (((size_t)layer * m->slots + slot) * m->kv_heads + kv_head) * m->head_dim * m->max_new;
 }
 
 static inline void rms_norm(int rows, int size, const float *x, int ldx, const float *weight, float epsilon, float *y,
                             int ldy) {
-    for (int i = 0; i < rows; i++) rms_norm_of(size, x + (size_t)i * ldx, weight, epsilon, y + (size_t)i * ldy);
+    for (int i = 0; i < rows; i++) rms_norm_row(size, x + (size_t)i * ldx, weight, epsilon, y + (size_t)i * ldy);
 }
 
-// A layer up to its attention: n residuals r -> queries (rotated, scaled), keys (rotated), values: q [n][wide_qkv].
-// Token i stands at position[i] + t. h: [n][hidden], for use on the way.
-static inline void project(const Model *m, const Layer *w, int n, const float *r, const int64_t *position, int t, float *h,
-                    float *q) {
+// A layer up to its attention, for n tokens with residual stream r: q [n][wide_qkv] holds their queries (rotated,
+// scaled), keys (rotated) and values. Token i is at position[i] + t. h [n][hidden]: scratch.
+static inline void project(const Model *m, const Layer *w, int n, const float *r, const int64_t *position, int t,
+                           float *h, float *q) {
     int hd = m->head_dim, Q = wide_qkv(m), queries = wide_queries(m);
     rms_norm(n, m->hidden, r, wide_hidden(m), w->norm, m->epsilon, h, m->hidden);
     product(n, h, m->hidden, w->qkv, m->hidden, Q, w->qkv_bias, NULL, q, Q);
@@ -63,8 +68,8 @@ static inline void project(const Model *m, const Layer *w, int n, const float *r
     }
 }
 
-// A layer from its attention on: n outputs o of the heads, added to r by way of `out`, then the MLP.
-// h, g: [n][hidden], [n][2 wide_mlp], for use on the way.
+// A layer from its attention on, for n tokens: adds to the residual stream r the output projection of the heads'
+// outputs o, then the MLP. h [n][hidden], g [n][2 wide_mlp]: scratch.
 static inline void transform(const Model *m, const Layer *w, int n, const float *o, float *r, float *h, float *g) {
     int H = m->hidden, Hn = wide_hidden(m), I = wide_mlp(m);
     product(n, o, wide_queries(m), w->out, wide_queries(m), Hn, w->out_bias, r, r, Hn);
@@ -78,6 +83,7 @@ static inline void transform(const Model *m, const Layer *w, int n, const float 
     product(n, g, 2 * I, w->down, m->intermediate, Hn, w->down_bias, r, r, Hn);
 }
 
+// Logits [n][up(vocabulary, NR)] of n tokens with residual stream r. h [n][hidden]: scratch.
 static inline void predict(const Model *m, int n, const float *r, float *h, float *logits) {
     int V = up(m->vocabulary, NR);
     rms_norm(n, m->hidden, r, wide_hidden(m), m->final_norm, m->epsilon, h, m->hidden);

@@ -1,4 +1,4 @@
-// What the compiled files share: vectors, products of matrices in panels, softmax, rotation.
+// What the C files share: vectors, products with matrices in panels, softmax, rotary embeddings.
 
 #pragma once
 
@@ -8,12 +8,12 @@
 #include <string.h>
 #ifdef _OPENMP
 #include <omp.h>
-static inline int own_thread(void) { return omp_get_thread_num(); }
+static inline int thread_index(void) { return omp_get_thread_num(); }
 #else
-static inline int own_thread(void) { return 0; }
+static inline int thread_index(void) { return 0; }
 #endif
 
-// W floats make a vector; a tile of the product, MR rows by NV vectors, stays in registers.
+// A vector holds W floats. A tile of a product, MR rows by NV vectors, stays in registers; a panel is NR columns wide.
 #if defined(__AVX512F__)
 enum { W = 16, NV = 3, MR = 8 };
 #elif defined(__AVX__)
@@ -25,8 +25,9 @@ enum { NR = W * NV };
 typedef float vec __attribute__((vector_size(W * 4), aligned(4), may_alias));
 typedef int ivec __attribute__((vector_size(W * 4), aligned(4), may_alias));
 
-extern int team;  // threads that work together
+extern int lgrpo_threads;  // size of each team of threads
 
+// the least multiple of m that isn't below n
 static inline int up(int n, int m) { return (n + m - 1) / m * m; }
 
 static inline vec splat(float x) { return x - (vec){0}; }
@@ -37,8 +38,8 @@ static inline float total(vec x) {
     return sum;
 }
 
-// y = x r w, with r = 1 / sqrt(mean x² + epsilon), which is returned; y may be x
-static inline float rms_norm_of(int size, const float *x, const float *w, float epsilon, float *y) {
+// RMSNorm of a row: y = x r w with r = 1 / sqrt(mean x² + epsilon), which is returned; y may be x
+static inline float rms_norm_row(int size, const float *x, const float *w, float epsilon, float *y) {
     vec sums = splat(0);
     int j = 0;
     for (; j + W <= size; j += W) sums += *(const vec *)(x + j) * *(const vec *)(x + j);
@@ -49,12 +50,13 @@ static inline float rms_norm_of(int size, const float *x, const float *w, float 
     return r;
 }
 
-// e^x to 2e-7 of its value; 0 below -87, and above 88 what it is there
+// e^x with a relative error of 2e-7; 0 below -87, constant above 88
 static inline vec vexp(vec x) {
-    ivec tiny = x < splat(-87.0f), huge = x > splat(88.0f);
+    ivec tiny = x < splat(-87.0f);
+    ivec huge = x > splat(88.0f);
     x = (vec)(((ivec)x & ~(tiny | huge)) | ((ivec)splat(-87.0f) & tiny) | ((ivec)splat(88.0f) & huge));
     vec n = x * splat(1.44269504f);
-    ivec k = __builtin_convertvector(n + (vec)(((ivec)n & 0x80000000) | (ivec)splat(0.5f)), ivec);  // to the nearest
+    ivec k = __builtin_convertvector(n + (vec)(((ivec)n & 0x80000000) | (ivec)splat(0.5f)), ivec);  // nearest integer
     vec m = __builtin_convertvector(k, vec);
     vec r = x - m * splat(0.693145752f) - m * splat(1.42860677e-6f);
     vec p = splat(1.0f / 5040);
@@ -70,7 +72,8 @@ static inline vec vexp(vec x) {
 
 static inline vec silu(vec x) { return x / (splat(1) + vexp(-x)); }
 
-// rows x NR of y = x w (+ bias) (+ add, laid out as y), w one panel; x is read in steps of `ldx` and, in depth, `step`
+// y = x w (+ bias) (+ add, laid out as y) for one panel w of weights: `rows` rows of NR columns. Consecutive rows of x
+// are `ldx` floats apart, consecutive columns `step`.
 static inline __attribute__((always_inline)) void tile(int rows, const float *x, size_t ldx, size_t step,
                                                        const float *w, int depth, const float *bias, const float *add,
                                                        float *y, size_t ldy) {
@@ -89,9 +92,9 @@ static inline __attribute__((always_inline)) void tile(int rows, const float *x,
         for (int j = 0; j < NV; j++) *(vec *)(y + i * ldy + j * W) = sum[i][j];
 }
 
-// a tile of as many rows, at most MR
-static inline void strip(int rows, const float *x, size_t ldx, size_t step, const float *w, int depth, const float *bias,
-                         const float *add, float *y, size_t ldy) {
+// `tile` with its number of rows, at most MR, known to the compiler
+static inline void strip(int rows, const float *x, size_t ldx, size_t step, const float *w, int depth,
+                         const float *bias, const float *add, float *y, size_t ldy) {
     switch (rows) {
 #define ROWS(m) \
     case m: tile(m <= MR ? m : MR, x, ldx, step, w, depth, bias, add, y, ldy); break;
@@ -100,7 +103,8 @@ static inline void strip(int rows, const float *x, size_t ldx, size_t step, cons
     }
 }
 
-// y [rows][ldy] = x [rows][depth] w (+ bias) (+ add, laid out as y); columns: a multiple of NR
+// y [rows][ldy] = x [rows][ldx] w (+ bias) (+ add, laid out as y) with w [depth][columns] in panels; columns: a
+// multiple of NR
 static inline void product(int rows, const float *x, int ldx, const float *w, int depth, int columns, const float *bias,
                            const float *add, float *y, int ldy) {
     for (int c = 0; c < columns; c += NR, w += (size_t)depth * NR)
@@ -109,21 +113,21 @@ static inline void product(int rows, const float *x, int ldx, const float *w, in
                   add ? add + (size_t)i * ldy + c : NULL, y + (size_t)i * ldy + c, ldy);
 }
 
-// [n][size] in rows of `ld`, as panels of its columns, [size / NR][n][NR]
-static inline void panels(int n, int size, const float *x, size_t ld, float *to) {
+// x [n][ld], of which `size` columns count, as panels of columns, [size / NR][n][NR], padded with zeros
+static inline void to_panels(int n, int size, const float *x, size_t ld, float *to) {
     for (int c = 0; c < size; c += NR)
         for (int i = 0; i < n; i++)
             for (int j = 0; j < NR; j++) *to++ = c + j < size ? x[i * ld + c + j] : 0;
 }
 
-// the same of its transpose, [n / NR][size][NR]
-static inline void panels_of_rows(int n, int size, const float *x, size_t ld, float *to) {
+// the same of x's transpose, [n / NR][size][NR]
+static inline void to_panels_transposed(int n, int size, const float *x, size_t ld, float *to) {
     for (int c = 0; c < n; c += NR)
         for (int j = 0; j < size; j++)
             for (int i = 0; i < NR; i++) *to++ = c + i < n ? x[(c + i) * ld + j] : 0;
 }
 
-// to = x rotated by its position (arXiv 2104.09864), times a factor
+// Rotary embedding (arXiv 2104.09864) of a head: to = x rotated, times a factor
 static inline void rotate(float *to, const float *x, int size, const float *cos, const float *sin, float factor) {
     for (int j = 0, half = size / 2; j < half; j++) {
         float a = x[j], b = x[j + half];
@@ -132,7 +136,7 @@ static inline void rotate(float *to, const float *x, int size, const float *cos,
     }
 }
 
-// The transpose of `rotate`: a gradient's way back.
+// The transpose of `rotate`, for gradients.
 static inline void rotate_back(float *to, const float *x, int size, const float *cos, const float *sin, float factor) {
     for (int j = 0, half = size / 2; j < half; j++) {
         to[j] = factor * (x[j] * cos[j] + x[j + half] * sin[j + half]);
@@ -140,7 +144,7 @@ static inline void rotate_back(float *to, const float *x, int size, const float 
     }
 }
 
-// softmax of the first n of s in place, zeros up to `width`, a multiple of W; returns the log of the sum of exponentials
+// Softmax of the first n elements of s in place, zeros from there to `width`, a multiple of W. Returns the log-sum-exp.
 static inline float softmax(float *s, int n, int width) {
     for (int c = n; c < width; c++) s[c] = -INFINITY;
     vec tops = *(vec *)s, sums = splat(0);

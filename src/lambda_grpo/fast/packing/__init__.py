@@ -1,4 +1,4 @@
-"""The training pass without padding, and with each prompt read once for all of its completions."""
+"""The training pass over a packed sequence: no padding, and each prompt read once for all of its completions."""
 
 from lambda_grpo.fast.packing.layout import Layout, pack
 from lambda_grpo.fast.packing.memory import keep_freed_memory

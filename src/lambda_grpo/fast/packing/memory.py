@@ -1,4 +1,4 @@
-"""Keeping freed memory in the process, where glibc would hand it back and fetch it anew for each large tensor."""
+"""Keeps freed memory in the process, which glibc by default returns to the kernel and maps again for large tensors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ ONE_GIBIBYTE = 1 << 30
 
 
 def keep_freed_memory() -> bool:
-    """Let tensors of up to 1 GiB take the place of freed ones. Returns whether this is glibc, which can be told.
+    """Let tensors of up to 1 GiB reuse freed memory. Returns whether that is set: only glibc has the option.
 
-    By default glibc maps each large block afresh, and the kernel clears its pages one by one: on a CPU that costs more
-    than the elementwise operations that fill them. The peak of a process's memory stays what it was.
+    By default glibc maps each large block anew and the kernel clears its pages, which on a CPU takes longer than the
+    elementwise operations that fill them. The process's peak memory doesn't change.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

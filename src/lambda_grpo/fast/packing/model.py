@@ -1,4 +1,4 @@
-"""A Hugging Face decoder that reads a `Layout`."""
+"""The packed training pass of a Hugging Face decoder."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lambda_grpo.fast.architectures import PACKED_ATTENTION, UnsupportedError, known_decoder
+from lambda_grpo.fast.architectures import PACKED_ATTENTION, UnsupportedError, supported_decoder
 from lambda_grpo.fast.packing import torch_attention
-from lambda_grpo.fast.packing.layers import use_compiled
 from lambda_grpo.fast.packing.layout import Layout
+from lambda_grpo.fast.packing.native_layers import use_native_layers
 
-# PEFT's modules that compute each token by itself, whatever stands beside it
+# PEFT's modules that compute each token independently of the others
 ADAPTERS = frozenset(
     f"peft.tuners.{name}"
     for name in (
@@ -26,17 +26,17 @@ ADAPTERS = frozenset(
         "ln_tuning.layer.LNTuningLayer",
     )
 )  # fmt: skip
-LORA_VARIANTS = {"DoraLinearVariant", "DoraEmbeddingVariant"}  # likewise
+LORA_VARIANTS = {"DoraLinearVariant", "DoraEmbeddingVariant"}  # which do so, too
 
 
 def check_packable(model: Any) -> None:
-    """Raise UnsupportedError, naming what would make a packed row another function than the model's own forward."""
-    base = known_decoder(model, ADAPTERS)
-    if base.config._attn_implementation not in ("sdpa", PACKED_ATTENTION):  # the latter: another trainer's model
+    """Raise UnsupportedError if a packed pass could differ from the model's own forward; the message names why."""
+    base = supported_decoder(model, ADAPTERS)
+    if base.config._attn_implementation not in ("sdpa", PACKED_ATTENTION):  # the latter: already prepared
         raise UnsupportedError(f"the attention implementation {base.config._attn_implementation!r}")
     if base.config.attention_dropout > 0:
         raise UnsupportedError(f"attention_dropout = {base.config.attention_dropout}")
-    if hasattr(base.lm_head, "base_layer"):  # TRL's head reads its weight alone
+    if hasattr(base.lm_head, "base_layer"):  # TRL's fused head reads lm_head.weight alone
         raise UnsupportedError("an adapter on lm_head")
     for module in model.modules():
         for variant in vars(module).get("lora_variant", {}).values():
@@ -44,16 +44,16 @@ def check_packable(model: Any) -> None:
                 raise UnsupportedError(f"LoRA as {type(variant).__name__}")
 
 
-def prepare(model: Any, *, compiled: bool = True) -> None:
-    """Teach a causal model with TRL's fused head, or PEFT around one, to read a layout. Otherwise it stays as it was.
+def prepare(model: Any, *, native: bool = True) -> None:
+    """Prepare a causal model with TRL's fused head, or PEFT around one, for `packed_pass`.
 
-    Once is enough, and twice does no harm.
+    Its other forward passes stay the same function. Preparing a model twice changes nothing.
 
     Args:
-        compiled: whether layers may compute in C, where they can. They do so without a layout too.
+        native: whether its layers may use native code where they can, in other forward passes too.
 
     Raises:
-        UnsupportedError: not a model for which this is exact (`check_packable`).
+        UnsupportedError: the packed pass wouldn't be exact for this model (`check_packable`).
     """
     check_packable(model)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -61,16 +61,16 @@ def prepare(model: Any, *, compiled: bool = True) -> None:
     base.set_attn_implementation(PACKED_ATTENTION)
     if _drop_prompts not in base.base_model._forward_hooks.values():
         base.base_model.register_forward_hook(_drop_prompts, with_kwargs=True)
-    if compiled:
-        use_compiled(model)
+    if native:
+        use_native_layers(model)
 
 
 def packed_pass(model: Any, layout: Layout) -> Any:
-    """A prepared model's output, with (1, S) log-probabilities and entropies of the layout's completions."""
+    """The output of a prepared model, with (1, S) log-probabilities and entropies of the completions' tokens."""
     return model(
         input_ids=layout.ids,
         position_ids=layout.positions,
-        attention_mask=torch.zeros(1, 1, 1, 1),  # made already: transformers leaves a mask of four axes alone
+        attention_mask=torch.zeros(1, 1, 1, 1),  # unused; transformers builds no mask if it is given a 4-D one
         shift_labels=layout.labels,
         fused_lm_head=True,
         packed_layout=layout,
@@ -78,7 +78,7 @@ def packed_pass(model: Any, layout: Layout) -> Any:
 
 
 def _drop_prompts(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-    """The head is for what completions' tokens predict."""
+    """Drop the prompts' hidden states: the head is only needed for the segments."""
     layout: Layout | None = kwargs.get("packed_layout")
     if layout is not None:
         hidden: Tensor = output.last_hidden_state

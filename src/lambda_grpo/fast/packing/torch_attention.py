@@ -1,9 +1,9 @@
-"""Attention over a `Layout` in PyTorch, in any dtype, behind transformers' own interface.
+"""Attention over a packed sequence in PyTorch, in any dtype, behind transformers' own interface.
 
-Each part is one call of torch's flash attention on the CPU. What a segment's token sees of its prompt and what of its
-own segment are two softmaxes over parts of its keys; with their log-sum-exps they join to the softmax over all keys. In
-the backward each part gets the joined output and log-sum-exp, and so gives its share of the joined gradient, as in
-ring attention (arXiv 2310.01889).
+Each `AttentionBlock` is one call of torch's flash attention on the CPU. A segment's token attends to its prompt in one
+block and to its own segment in another: two softmaxes over parts of its keys, which their log-sum-exps merge into the
+softmax over all of them. In the backward each block is given the merged output and log-sum-exp, and so returns its
+share of the whole gradient, as in ring attention (arXiv 2310.01889).
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from lambda_grpo.fast.architectures import PACKED_ATTENTION
-from lambda_grpo.fast.packing.layout import Layout, Part
+from lambda_grpo.fast.packing.layout import AttentionBlock, Layout
 
-FAR = 1e30  # a log-sum-exp that makes every weight 0
+PADDING_LSE = 1e30  # a log-sum-exp that makes every probability 0
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def register() -> None:
-    """Make the implementation known to transformers. Without a layout it is "sdpa"."""
+    """Register the implementation with transformers. Without a layout it is "sdpa"."""
     AttentionInterface.register(PACKED_ATTENTION, attention)
     AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
 
@@ -42,7 +42,7 @@ def attention(
     repeats = query.size(1) // key.size(1)
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    # autocast leaves rotated queries and keys in float32, and would cast what sdpa is given
+    # autocast leaves rotated queries and keys in float32; it would cast the inputs of sdpa
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else value.dtype
     flat = [tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value)]
     return _PackedAttention.apply(*flat, layout, kwargs["scaling"])[None], None
@@ -54,14 +54,12 @@ class _PackedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float) -> Tensor:
         q, k, v = (_with_padding(tensor) for tensor in (q, k, v))
-        out, lse = _flat(
-            [_part_forward(part, q, k, v, scale) for part in layout.own], [p.queries for p in layout.own], layout
-        )
-        if layout.shared is not None:
-            shared, shared_lse = _flat([_part_forward(layout.shared, q, k, v, scale)], [layout.shared.queries], layout)
-            joined = torch.logaddexp(lse, shared_lse)
-            out = (out * (lse - joined).exp() + shared * (shared_lse - joined).exp()).to(q.dtype)
-            lse = joined
+        out, lse = _attend(layout.self_blocks, q, k, v, scale)
+        if layout.prompt_block is not None:
+            prompt_out, prompt_lse = _attend([layout.prompt_block], q, k, v, scale)
+            merged = torch.logaddexp(lse, prompt_lse)
+            out = (out * (lse - merged).exp() + prompt_out * (prompt_lse - merged).exp()).to(q.dtype)
+            lse = merged
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.layout, ctx.scale = layout, scale
         return out
@@ -71,50 +69,49 @@ class _PackedAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, lse = ctx.saved_tensors
         grad, out = _with_padding(grad), _with_padding(out)
-        lse = torch.cat([lse, lse.new_full((1, *lse.shape[1:]), FAR)])
-        parts = ctx.layout.own + ([] if ctx.layout.shared is None else [ctx.layout.shared])
+        lse = torch.cat([lse, lse.new_full((1, *lse.shape[1:]), PADDING_LSE)])
+        blocks = ctx.layout.self_blocks + ([] if ctx.layout.prompt_block is None else [ctx.layout.prompt_block])
         totals = [torch.zeros_like(tensor) for tensor in (q, k, v)]
-        for part in parts:
+        for block in blocks:
             grads = _backward(
-                _gather(grad, part.queries), _gather(q, part.queries), _gather(k, part.keys), _gather(v, part.keys),
-                _gather(out, part.queries), _gather(lse, part.queries)[..., 0].contiguous(), 0.0, part.is_causal,
-                attn_mask=_bias(part, q), scale=ctx.scale,
+                _gather(grad, block.queries), _gather(q, block.queries), _gather(k, block.keys), _gather(v, block.keys),
+                _gather(out, block.queries), _gather(lse, block.queries)[..., 0].contiguous(), 0.0, block.is_causal,
+                attn_mask=_bias(block, q), scale=ctx.scale,
             )  # fmt: skip
-            for total, places, of_part in zip(totals, (part.queries, part.keys, part.keys), grads, strict=True):
-                total.index_add_(0, places.flatten(), of_part.transpose(1, 2).flatten(0, 1))
+            for total, tokens, of_block in zip(totals, (block.queries, block.keys, block.keys), grads, strict=True):
+                total.index_add_(0, tokens.flatten(), of_block.transpose(1, 2).flatten(0, 1))
         return (*(total[:-1] for total in totals), None, None)
 
 
-def _part_forward(part: Part, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    return _forward(
-        _gather(q, part.queries), _gather(k, part.keys), _gather(v, part.keys), 0.0, part.is_causal,
-        attn_mask=_bias(part, q), scale=scale,
-    )  # fmt: skip
+def _attend(blocks: list[AttentionBlock], q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """(T + 1, heads, d) queries, keys and values -> (T, heads, d) outputs and (T, heads, 1) log-sum-exps of the blocks.
+
+    A token that is a query in none of them gets 0 and −∞.
+    """
+    results = [
+        _forward(
+            _gather(q, block.queries), _gather(k, block.keys), _gather(v, block.keys), 0.0, block.is_causal,
+            attn_mask=_bias(block, q), scale=scale,
+        )
+        for block in blocks
+    ]  # fmt: skip
+    out = results[0][0].new_zeros(q.shape)
+    lse = results[0][1].new_full((*q.shape[:2], 1), -torch.inf)
+    for block, (block_out, block_lse) in zip(blocks, results, strict=True):
+        out[block.queries.flatten()] = block_out.transpose(1, 2).flatten(0, 1)
+        lse[block.queries.flatten()] = block_lse.transpose(1, 2).flatten(0, 1)[..., None]
+    return out[:-1], lse[:-1]
 
 
-def _bias(part: Part, q: Tensor) -> Tensor | None:
-    return None if part.key_bias is None else part.key_bias.to(q.dtype)  # another dtype would be misread
+def _bias(block: AttentionBlock, q: Tensor) -> Tensor | None:
+    return None if block.key_bias is None else block.key_bias.to(q.dtype)  # torch would misread another dtype
 
 
 def _with_padding(flat: Tensor) -> Tensor:
-    """A row of zeros behind the last one, which padded places read."""
+    """(T, …) -> (T + 1, …): zeros at index T, which stands for padding."""
     return torch.cat([flat, flat.new_zeros(1, *flat.shape[1:])])
 
 
-def _gather(flat: Tensor, places: Tensor) -> Tensor:
-    """(T + 1, heads, d) at (B, L) places -> (B, heads, L, d)."""
-    return flat.index_select(0, places.flatten()).view(*places.shape, *flat.shape[1:]).transpose(1, 2)
-
-
-def _flat(results: list[tuple[Tensor, Tensor]], places: list[Tensor], layout: Layout) -> tuple[Tensor, Tensor]:
-    """Outputs (B, heads, L, d) and log-sum-exps (B, heads, L) of parts -> (T, heads, d), (T, heads, 1).
-
-    A token that is in none of them has 0 and −∞.
-    """
-    heads, d = results[0][0].size(1), results[0][0].size(3)
-    out = results[0][0].new_zeros(layout.length + 1, heads, d)
-    lse = results[0][1].new_full((layout.length + 1, heads, 1), -torch.inf)
-    for (part_out, part_lse), at in zip(results, places, strict=True):
-        out[at.flatten()] = part_out.transpose(1, 2).flatten(0, 1)
-        lse[at.flatten()] = part_lse.transpose(1, 2).flatten(0, 1)[..., None]
-    return out[:-1], lse[:-1]
+def _gather(flat: Tensor, tokens: Tensor) -> Tensor:
+    """(T + 1, heads, d) at (B, L) indices -> (B, heads, L, d)."""
+    return flat.index_select(0, tokens.flatten()).view(*tokens.shape, *flat.shape[1:]).transpose(1, 2)

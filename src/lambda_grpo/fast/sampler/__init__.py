@@ -1,7 +1,7 @@
-"""Sampling completions fast: each prompt read once for its whole group, finished rows dropped."""
+"""Fast sampling: each prompt is read once for its whole group, and finished sequences are dropped from the batch."""
 
 from lambda_grpo.fast.architectures import UnsupportedError
-from lambda_grpo.fast.sampler.sampler import FastSampler, Sampled
+from lambda_grpo.fast.sampler.sampler import FastSampler, SampledCompletions
 from lambda_grpo.fast.sampler.stop_strings import StopAtStrings, StopStrings
 
-__all__ = ["FastSampler", "Sampled", "StopAtStrings", "StopStrings", "UnsupportedError"]
+__all__ = ["FastSampler", "SampledCompletions", "StopAtStrings", "StopStrings", "UnsupportedError"]

@@ -1,7 +1,7 @@
-"""A Hugging Face decoder's weights as a sampler needs them.
+"""The weights of a Hugging Face decoder, as the sampler needs them.
 
-Qwen2, Qwen3 and Llama share one layer: RMS norm, rotary attention with grouped keys, SwiGLU. `torch_step` and
-`compiled_step` compute it.
+Qwen2, Qwen3 and Llama have the same layer: RMSNorm, grouped-query attention with rotary embeddings, SwiGLU.
+`torch_step` and `native_step` compute it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lambda_grpo.fast.architectures import SILU, UnsupportedError, full_name, known_decoder, role
+from lambda_grpo.fast.architectures import SILU, UnsupportedError, full_name, role, supported_decoder
 
 LORA = {"peft.tuners.lora.model.LoraModel", "peft.tuners.lora.layer.Linear", "peft.tuners.lora.layer.Embedding"}
-# PEFT's modules that have trained copies of another: by their classes, the names of the original and of the copies
+# PEFT's modules that hold trained copies of another module: the attributes of the original and of the copies
 COPIES = {
     "peft.utils.other.ModulesToSaveWrapper": ("original_module", "modules_to_save"),
     "peft.tuners.ln_tuning.layer.LNTuningLayer": ("base_layer", "ln_tuning_layers"),
@@ -25,7 +25,7 @@ ADAPTERS = frozenset({*LORA, *COPIES, "peft.tuners.ln_tuning.model.LNTuningModel
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer's weights, (out, in) as in `nn.Linear`; queries, keys and values in one matrix, gate and up in one."""
+    """One layer's weights, (out, in) as in `nn.Linear`; queries, keys and values are joined, and so are gate and up."""
 
     norm: Tensor
     qkv: Tensor
@@ -42,50 +42,50 @@ class Layer:
 
 
 class Decoder:
-    """The weights of a model at this moment, LoRA adapters added in: make it anew when they have changed.
+    """A snapshot of a model's weights with its LoRA adapters merged; outdated once the weights change.
 
     Raises:
-        UnsupportedError: another architecture, one of its options that isn't computed here, or a part that isn't as
-            transformers and PEFT made it (`architectures`).
+        UnsupportedError: the architecture or one of its options isn't supported, or a module isn't as transformers and
+            PEFT define it (`architectures`).
     """
 
     def __init__(self, model: Any):
-        base: Any = known_decoder(model, ADAPTERS)
+        base: Any = supported_decoder(model, ADAPTERS)
         config = base.config
         self.base: Any = base
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.hidden, self.intermediate = config.hidden_size, config.intermediate_size
-        model = self._part(base.model, "Model")
-        self._part(model.rotary_emb, "RotaryEmbedding")
-        self.epsilon: float = self._part(model.norm, "RMSNorm").variance_epsilon
+        model = self._module(base.model, "Model")
+        self._module(model.rotary_emb, "RotaryEmbedding")
+        self.epsilon: float = self._module(model.norm, "RMSNorm").variance_epsilon
         self.embedding: Tensor = _embedding(model.embed_tokens)
         self.head, bias = _linear(base.lm_head)
         if bias is not None:
             raise UnsupportedError("a head with a bias")
         self.final_norm: Tensor = self._norm(model.norm)
         self.layers = [self._layer(layer) for layer in model.layers[: config.num_hidden_layers]]
-        own = (value for layer in self.layers for value in vars(layer).values() if value is not None)
-        self.weights: list[Tensor] = [self.embedding, self.head, self.final_norm, *own]
+        of_layers = (value for layer in self.layers for value in vars(layer).values() if value is not None)
+        self.weights: list[Tensor] = [self.embedding, self.head, self.final_norm, *of_layers]
         if any(weight.is_meta or weight.device != self.device for weight in self.weights):
-            raise UnsupportedError("weights that are spread over devices")
+            raise UnsupportedError("weights on several devices")
         if any(weight.dtype != self.embedding.dtype for weight in self.weights):
             raise UnsupportedError("weights of different dtypes")
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.embedding.device
 
     def rotation(self, positions: int) -> tuple[Tensor, Tensor]:
-        """Cos and sin of positions 0 .. positions − 1, (positions, head_dim)."""
+        """Cos and sin of the rotary embedding at positions 0 .. positions − 1, (positions, head_dim)."""
         ids = torch.arange(positions, device=self.device)[None]
         cos, sin = self.base.model.rotary_emb(self.embedding[:1, :1], ids)
         return cos[0], sin[0]
 
     def _layer(self, layer: Any) -> Layer:
-        layer = self._part(layer, "DecoderLayer")
-        attention, mlp = self._part(layer.self_attn, "Attention"), self._part(layer.mlp, "MLP")
+        layer = self._module(layer, "DecoderLayer")
+        attention, mlp = self._module(layer.self_attn, "Attention"), self._module(layer.mlp, "MLP")
         if type(mlp.act_fn) not in SILU:
             raise UnsupportedError(f"the activation {full_name(type(mlp.act_fn))}")
         if attention.head_dim != self.head_dim:
@@ -114,11 +114,11 @@ class Decoder:
             down_bias=down[1],
         )
 
-    def _part(self, module: Any, name: str) -> Any:
-        """The module that takes part in the forward, if it is this part of this architecture."""
+    def _module(self, module: Any, name: str) -> Any:
+        """The module that is active in the forward, after a check that its class has this role in this architecture."""
         module = _active(module)
         if role(module) != name or type(module).__module__ != type(self.base).__module__:
-            raise UnsupportedError(f"{full_name(type(module))} in the place of the {name}")
+            raise UnsupportedError(f"{full_name(type(module))} in place of the {name}")
         return module
 
     def _linear(self, module: Any, rows: int, columns: int) -> tuple[Tensor, Tensor | None]:
@@ -128,68 +128,65 @@ class Decoder:
         return weight, bias
 
     def _norm(self, module: Any) -> Tensor:
-        module = self._part(module, "RMSNorm")
+        module = self._module(module, "RMSNorm")
         if module.variance_epsilon != self.epsilon:
             raise UnsupportedError("norms with different ε")
-        return _plain(module.weight)
+        return _float_tensor(module.weight)
 
 
 def _linear(layer: Any) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a linear layer, with its LoRA adapters added in."""
+    """Weight and bias of a linear layer, with its LoRA adapters merged."""
     module, deltas = _adapted(layer, "lora_A", "lora_B")
     if type(module) is not nn.Linear:
         raise UnsupportedError(f"{full_name(type(module))} for a linear layer")
-    weight, bias = _plain(module.weight), module.bias
+    weight, bias = _float_tensor(module.weight), module.bias
     for a, b, scale in deltas:
         if b.bias is not None or {type(a), type(b)} != {nn.Linear}:
             raise UnsupportedError("LoRA with biases")
         weight = weight + _delta(a.weight, b.weight, scale, weight)
-    return weight, None if bias is None else _plain(bias)
+    return weight, None if bias is None else _float_tensor(bias)
 
 
 def _embedding(module: Any) -> Tensor:
     module, deltas = _adapted(module, "lora_embedding_A", "lora_embedding_B")
     if type(module) is not nn.Embedding or module.max_norm is not None:
         raise UnsupportedError(f"{full_name(type(module))} for an embedding")
-    weight = _plain(module.weight)
+    weight = _float_tensor(module.weight)
     for a, b, scale in deltas:
         weight = weight + _delta(a, b, scale, weight.T).T
     return weight
 
 
 def _adapted(module: Any, a: str, b: str) -> tuple[Any, list[tuple[Any, Any, float]]]:
-    """What is below PEFT's layers, and A, B and scale of each LoRA adapter that takes part in their forward."""
+    """The layer that PEFT wraps, and A, B and scale of each LoRA adapter that is active in its forward."""
     module = _active(module)
     if full_name(type(module)) not in LORA:
         return module, []
     if module.disable_adapters and module.merged:
-        raise UnsupportedError("adapters that are merged, and disabled")
-    own = [] if module.disable_adapters or module.merged else module.active_adapters
-    parts = []
-    for adapter in own:
+        raise UnsupportedError("adapters that are merged and disabled")
+    active = [] if module.disable_adapters or module.merged else module.active_adapters
+    adapters = []
+    for adapter in active:
         if adapter not in getattr(module, a):
             continue
         if adapter in module.lora_variant:
             raise UnsupportedError(f"LoRA as {type(module.lora_variant[adapter]).__name__}")
         dropout = module.lora_dropout[adapter]
         if type(dropout) is not nn.Identity and dropout.training and dropout.p > 0:
-            raise UnsupportedError(f"dropout while training (lora_dropout = {dropout.p}; disable_dropout ends it)")
-        parts.append((getattr(module, a)[adapter], getattr(module, b)[adapter], module.scaling[adapter]))
-    return module.base_layer, parts
+            raise UnsupportedError(f"dropout while training (lora_dropout = {dropout.p}; disable_dropout turns it off)")
+        adapters.append((getattr(module, a)[adapter], getattr(module, b)[adapter], module.scaling[adapter]))
+    return module.base_layer, adapters
 
 
 def _delta(a: Tensor, b: Tensor, scale: float, weight: Tensor) -> Tensor:
     if not a.dtype == b.dtype == weight.dtype or weight.dtype not in (torch.float32, torch.float64):
         kinds = " and ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in (a, b, weight)}))
-        raise UnsupportedError(f"LoRA in {kinds}: added to the weights it would be rounded")
+        raise UnsupportedError(f"LoRA in {kinds}: merged into the weights it would be rounded")
     return (b @ a) * scale
 
 
 def _active(module: Any) -> Any:
-    """The module that takes part in the forward, where PEFT keeps a trained copy of it (`modules_to_save`, LN tuning).
-
-    Else the module itself.
-    """
+    """The module that is active in the forward: PEFT may keep a trained copy (`modules_to_save`, LN tuning)."""
     kind = full_name(type(module))
     if kind not in COPIES:
         return module
@@ -202,13 +199,13 @@ def _active(module: Any) -> Any:
     return copies[active[0]]
 
 
-def _plain(weight: Any) -> Tensor:
+def _float_tensor(weight: Any) -> Tensor:
     if type(weight.data) is not Tensor or not weight.is_floating_point():
-        raise UnsupportedError("weights that are quantised, or spread over devices")
+        raise UnsupportedError("quantized weights, or weights sharded over devices")
     return cast(Tensor, weight)
 
 
-def _joined(parts: list[tuple[Tensor, Tensor | None]]) -> Tensor | None:
-    if all(bias is None for _, bias in parts):
+def _joined(layers: list[tuple[Tensor, Tensor | None]]) -> Tensor | None:
+    if all(bias is None for _, bias in layers):
         return None
-    return torch.cat([weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in parts])
+    return torch.cat([weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in layers])

@@ -1,4 +1,4 @@
-"""Sampling a batch of completions."""
+"""Sampling a batch of completions: the loop over tokens."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from transformers.generation.logits_process import (
 )
 
 from lambda_grpo.fast.architectures import UnsupportedError
-from lambda_grpo.fast.sampler.compiled_step import CompiledStep
 from lambda_grpo.fast.sampler.decoder import Decoder
+from lambda_grpo.fast.sampler.native_step import NativeStep
 from lambda_grpo.fast.sampler.stop_strings import StopStrings
-from lambda_grpo.fast.sampler.token_sampling import choose, is_compiled
+from lambda_grpo.fast.sampler.token_sampling import is_native_available, sample_tokens
 from lambda_grpo.fast.sampler.torch_step import TorchStep
 
-# Settings of a GenerationConfig that are followed, and values that change nothing. Any other one is refused.
-FOLLOWED = {
+# Supported settings of a GenerationConfig, and the values of others that change nothing. Anything else is refused.
+SUPPORTED = {
     "do_sample", "temperature", "top_k", "top_p", "min_p", "max_new_tokens", "eos_token_id",
-    # no part in what is sampled here
+    # without effect on what is sampled here
     "pad_token_id", "bos_token_id", "decoder_start_token_id", "use_cache", "max_length", "max_cache_len",
     "disable_compile", "compile_config", "prefill_chunk_size", "continuous_batching_config", "transformers_version",
     "trust_remote_code", "return_dict_in_generate", "output_scores", "output_logits", "output_attentions",
     "output_hidden_states",
-    # only for a second model, which nobody hands over
+    # only for assisted generation, whose second model isn't given here
     "num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_lookbehind",
     "target_lookbehind", "max_matching_ngram_size", "assistant_ensemble_weight",
 }  # fmt: skip
@@ -39,16 +39,17 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "typical_p": (1.0,), "encoder_repetition_penalty": (1.0,), "no_repeat_ngram_size": (0,),
     "encoder_no_repeat_ngram_size": (0,), "epsilon_cutoff": (0.0,), "eta_cutoff": (0.0,), "min_length": (0,),
     "min_new_tokens": (0,), "num_beam_groups": (1,), "diversity_penalty": (0.0,), "guidance_scale": (1.0,),
-    # another place for keys and values; "quantized" has others
+    # only where keys and values are kept; "quantized" would change them
     "cache_implementation": ("dynamic", "static", "offloaded", "offloaded_static"),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """Completions in the order of their prompts: token ids, with the one that ends them where they end.
+class SampledCompletions:
+    """Completions in the order of their prompts.
 
-    logprobs: of each token under the distribution that it was drawn from, temperature and truncation included.
+    ids: token ids, including the token that ends the completion.
+    logprobs: of each token under the distribution that it was sampled from, temperature and truncation included.
     entropies: of those distributions, in nats.
     """
 
@@ -58,18 +59,18 @@ class Sampled:
 
 
 class FastSampler:
-    """Samples as `model.generate` does, token by token; in other random numbers.
+    """Samples from the same distribution as `model.generate`, with different random numbers.
 
-    A prompt that occurs more than once is read once, and its keys and values are shared. Finished rows are dropped.
-    On a CPU in float32 a step is compiled C; elsewhere, or without a compiler, PyTorch.
+    A prompt that occurs several times is read once, and its keys and values are shared. Finished sequences are dropped
+    from the batch. A decoding step is native code on a CPU in float32, and PyTorch elsewhere or without a compiler.
 
     Args:
-        config: temperature, top_k, top_p, min_p, max_new_tokens, eos_token_id (one or several), do_sample. It is all
-            that decides: nothing is taken from the model's own `generation_config`, nor transformers' top_k = 50.
-        stops: texts that end a completion, too.
+        config: temperature, top_k, top_p, min_p, max_new_tokens, eos_token_id (one or several) and do_sample. The
+            model's own `generation_config` and transformers' default top_k = 50 are ignored.
+        stops: stop strings that end a completion as well.
 
     Raises:
-        UnsupportedError: another setting has a value that would change what is drawn.
+        UnsupportedError: another setting has a value that would change what is sampled.
     """
 
     def __init__(self, config: GenerationConfig, stops: StopStrings | None = None):
@@ -83,83 +84,83 @@ class FastSampler:
         self.warpers = LogitsProcessorList([] if self.greedy else _warpers(config))
 
     @property
-    def keeps_distribution(self) -> bool:
-        """Whether log-probabilities are the model's at this temperature: no token is left out of what is drawn from."""
+    def samples_full_distribution(self) -> bool:
+        """Whether any token can be sampled, so that log-probabilities are the model's own at this temperature."""
         return not self.greedy and all(isinstance(warper, TemperatureLogitsWarper) for warper in self.warpers)
 
     @torch.no_grad()
-    def __call__(self, model: Any, prompt_ids: list[list[int]]) -> Sampled:
-        """One completion for each prompt; a prompt that is to have several stands there as often.
+    def __call__(self, model: Any, prompt_ids: list[list[int]]) -> SampledCompletions:
+        """Sample one completion for each prompt; repeat a prompt for several completions.
 
         Args:
-            model: a Hugging Face causal model of a known architecture, with or without LoRA. It is taken in the mode
-                that it is in.
+            model: a Hugging Face causal model of a supported architecture, with or without LoRA. It stays in training
+                or evaluation mode.
 
         Raises:
-            UnsupportedError: the model isn't one of those, or something in it isn't known, as dropout in training.
+            UnsupportedError: the model or something in it, such as dropout while training, isn't supported.
             ValueError: a prompt is empty.
         """
         if not all(prompt_ids):
-            raise ValueError("a prompt is empty: there is nothing to continue")
+            raise ValueError("a prompt is empty: it needs at least one token")
         decoder = Decoder(model)
-        numbers: dict[tuple[int, ...], int] = {}
-        prompt = torch.tensor([numbers.setdefault(tuple(ids), len(numbers)) for ids in prompt_ids])
-        order = prompt.argsort(stable=True)  # rows of a prompt together
+        indices: dict[tuple[int, ...], int] = {}
+        prompt = torch.tensor([indices.setdefault(tuple(ids), len(indices)) for ids in prompt_ids])
+        order = prompt.argsort(stable=True)  # sequences with the same prompt are adjacent
         device = decoder.device
-        prompt_of_row = prompt[order].to(device)
-        step = _step(decoder)(decoder, [list(ids) for ids in numbers], prompt_of_row, self.max_new)
-        *columns, ends = self._loop(step, step.prompt_logits[prompt_of_row])
-        back = order.argsort()
-        lengths = ends[back].tolist()
-        return Sampled(
-            *([row[:length] for row, length in zip(column[back].tolist(), lengths, strict=True)] for column in columns)
+        prompt_index = prompt[order].to(device)
+        step = _step_class(decoder)(decoder, [list(ids) for ids in indices], prompt_index, self.max_new)
+        *values, lengths = self._decode(step, step.prompt_logits[prompt_index])
+        original_order = order.argsort()
+        counts = lengths[original_order].tolist()
+        return SampledCompletions(
+            *([row[:n] for row, n in zip(padded[original_order].tolist(), counts, strict=True)] for padded in values)
         )
 
-    def _loop(self, step: TorchStep | CompiledStep, logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _decode(self, step: TorchStep | NativeStep, logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(n, max_new) tokens, log-probabilities and entropies, and (n,) lengths, all on the CPU."""
         n, device = len(logits), logits.device
         is_end = torch.isin(torch.arange(logits.size(1), device=device), self.eos.to(device))
-        rows, is_done = torch.arange(n, device=device), torch.zeros(n, dtype=torch.bool, device=device)
-        tail = rows.new_empty(n, 0)  # the last tokens, where stop strings are looked for
-        drawn: list[tuple[Tensor, ...]] = []
+        sequences, is_done = torch.arange(n, device=device), torch.zeros(n, dtype=torch.bool, device=device)
+        tail = sequences.new_empty(n, 0)  # the last tokens, which may complete a stop string
+        history: list[tuple[Tensor, ...]] = []
         for t in range(self.max_new):
             if len(self.warpers) > 0:
                 logits = self.warpers(None, logits)
-            new, logprobs, entropies = choose(logits, self.greedy)
+            new, logprobs, entropies = sample_tokens(logits, self.greedy)
             is_done = is_done | is_end[new]
             if self.stops is not None:
                 tail = torch.cat([tail, new[:, None]], 1)[:, -self.stops.window :]
                 is_done = is_done | self.stops(tail)
-            drawn.append((rows, new, logprobs, entropies, is_done))
+            history.append((sequences, new, logprobs, entropies, is_done))
             done = int(is_done.sum())
-            if done == len(rows) or t == self.max_new - 1:
+            if done == len(sequences) or t == self.max_new - 1:
                 break
-            if done > step.worth_dropping * len(rows):
+            if done > step.drop_threshold * len(sequences):
                 live = (~is_done).nonzero()[:, 0]
                 step.keep(live)
-                rows, new, is_done, tail = rows[live], new[live], is_done[live], tail[live]
+                sequences, new, is_done, tail = sequences[live], new[live], is_done[live], tail[live]
             logits = step(new, t)
-        counts = torch.tensor([len(rows) for rows, *_ in drawn])
-        row, *values = (torch.cat(parts).cpu() for parts in zip(*drawn, strict=True))
-        place = row, torch.arange(len(drawn)).repeat_interleave(counts)
+        counts = torch.tensor([len(sequences) for sequences, *_ in history])
+        sequence, *values = (torch.cat(steps).cpu() for steps in zip(*history, strict=True))
+        index = sequence, torch.arange(len(history)).repeat_interleave(counts)
         tokens, logprobs, entropies, ends = (
-            torch.zeros(n, self.max_new, dtype=parts.dtype).index_put_(place, parts) for parts in values
+            torch.zeros(n, self.max_new, dtype=flat.dtype).index_put_(index, flat) for flat in values
         )
-        return tokens, logprobs, entropies, torch.where(ends.any(1), ends.int().argmax(1) + 1, len(drawn))
+        return tokens, logprobs, entropies, torch.where(ends.any(1), ends.int().argmax(1) + 1, len(history))
 
 
 def check_settings(config: GenerationConfig) -> None:
-    """Raise UnsupportedError, naming a setting that isn't followed."""
+    """Raise UnsupportedError if a setting isn't supported; the message names it."""
     for name, value in vars(config).items():
         is_off = value is None or value is False or value in NEUTRAL.get(name, ())
-        if not (is_off or name in FOLLOWED or name.startswith("_")):
+        if not (is_off or name in SUPPORTED or name.startswith("_")):
             raise UnsupportedError(f"{name} = {value!r}")
     if config.max_new_tokens is None:
         raise UnsupportedError("generation without max_new_tokens")
 
 
 def _warpers(config: GenerationConfig) -> list[Any]:
-    """Those of transformers, in its order, where they do anything."""
+    """Transformers' logits warpers, in its order, without those that would do nothing."""
     warpers: list[Any] = []
     if config.temperature not in (None, 1.0):
         warpers.append(TemperatureLogitsWarper(config.temperature))
@@ -172,7 +173,7 @@ def _warpers(config: GenerationConfig) -> list[Any]:
     return warpers
 
 
-def _step(decoder: Decoder) -> type[TorchStep] | type[CompiledStep]:
-    if CompiledStep.is_for(decoder) and is_compiled():
-        return CompiledStep
+def _step_class(decoder: Decoder) -> type[TorchStep] | type[NativeStep]:
+    if NativeStep.supports(decoder) and is_native_available():
+        return NativeStep
     return TorchStep

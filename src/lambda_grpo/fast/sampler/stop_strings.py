@@ -1,4 +1,4 @@
-"""Completions that end at a text."""
+"""Completions that end at a stop string."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StopStringCriteria
 
-OUTSIDE = torch.iinfo(torch.long).max  # a token id that is part of no stop string
+OUTSIDE = torch.iinfo(torch.long).max  # a token id beyond any vocabulary
 
 
 class StopStrings:
-    """Whether a completion has just come to one of some texts, which may begin and end within tokens.
+    """Detects stop strings at the end of completions; a stop string may begin and end within tokens.
 
-    By transformers' own criterion, bytes of a character that are tokens of their own included. It reads the completion
-    alone, where `generate` would let a stop string begin in the prompt.
+    Uses transformers' own criterion, which also handles characters whose bytes are separate tokens. Unlike in
+    `generate`, it reads only the completion, so that a stop string can't begin in the prompt.
 
     Raises:
-        ValueError: no token of the vocabulary ends one of the texts.
+        ValueError: no token of the vocabulary can end one of the strings.
     """
 
     def __init__(self, strings: Sequence[str], tokenizer: Any):
         self.strings = list(strings)
         self._criterion = StopStringCriteria(tokenizer, self.strings)
-        self.window: int = self._criterion.maximum_token_len  # tokens; no stop string has more
+        self.window: int = self._criterion.maximum_token_len  # greatest number of tokens that a stop string spans
 
     def __call__(self, completion_ids: Tensor) -> Tensor:
         """(B, t) the tokens so far, or the last `window` of them -> (B,) whether the last one completes a stop string.
 
-        An id beyond the vocabulary is part of none.
+        Ids beyond the vocabulary are part of no stop string.
         """
         return self._criterion(completion_ids, None)
 
-    def ends(self, completions: Sequence[Sequence[int]]) -> list[bool]:
+    def ended(self, completions: Sequence[Sequence[int]]) -> list[bool]:
         """Whether the last token of each completion completes a stop string."""
         tails = [list(ids[-self.window :]) for ids in completions]
-        rows = torch.tensor([[*[OUTSIDE] * (self.window - len(tail)), *tail] for tail in tails])
-        found: list[bool] = self(rows).tolist()
+        padded = torch.tensor([[*[OUTSIDE] * (self.window - len(tail)), *tail] for tail in tails])
+        found: list[bool] = self(padded).tolist()
         return found
 
-    def cut(self, completions: Sequence[list[int]]) -> list[list[int]]:
-        """Completions up to and with the first token that completes a stop string."""
+    def truncate(self, completions: Sequence[list[int]]) -> list[list[int]]:
+        """Completions up to and including the first token that completes a stop string."""
         longest = max(map(len, completions))
-        rows = torch.tensor([[*ids, *[OUTSIDE] * (longest - len(ids))] for ids in completions])
-        lengths = torch.full((len(rows),), longest)
+        padded = torch.tensor([[*ids, *[OUTSIDE] * (longest - len(ids))] for ids in completions])
+        lengths = torch.full((len(padded),), longest)
         for end in range(longest, 0, -1):
-            lengths[self(rows[:, max(0, end - self.window) : end])] = end
+            lengths[self(padded[:, max(0, end - self.window) : end])] = end
         return [ids[:length] for ids, length in zip(completions, lengths.tolist(), strict=True)]
 
 
 class StopAtStrings(StoppingCriteria):
-    """Ends the rows of `generate` at stop strings.
+    """Ends the sequences of `generate` at stop strings.
 
     Args:
-        prompt_length: of the padded prompts, in which no stop string may begin.
+        prompt_length: length of the padded prompts, where no stop string may begin.
     """
 
     def __init__(self, stops: StopStrings, prompt_length: int):

@@ -1,4 +1,4 @@
-"""Prompts, and one new token for each row, in PyTorch: on any device, in any floating dtype."""
+"""Prefill and decoding steps in PyTorch: on any device, in any floating dtype."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from lambda_grpo.fast.sampler.decoder import Decoder
 
 
 class TorchStep:
-    """Reads the prompts by the model's own forward, and has the rows' own keys and values, to which each step adds.
+    """Reads the prompts with the model's own forward, then decodes a token of every sequence at each call.
 
-    Rows of one prompt share its keys and values: their queries meet them in one product.
+    Sequences with the same prompt share its keys and values: their queries are multiplied by them in one product.
 
     Args:
-        prompts: U different ones, token ids.
-        prompt: (n,) the prompt of each row, rows of one prompt together.
-        max_new: greatest number of tokens.
+        prompts: token ids of U different prompts.
+        prompt: (n,) index of each sequence's prompt; sequences with the same prompt are adjacent.
+        max_new: greatest number of new tokens.
 
     Attributes:
         prompt_logits: (U, V) after the prompts' last tokens.
     """
 
-    worth_dropping = 0.25  # of the rows: fewer finished ones are carried along rather than cleared away
+    drop_threshold = 0.25  # share of finished sequences from which on dropping them is worth moving the others
 
     def __init__(self, decoder: Decoder, prompts: list[list[int]], prompt: Tensor, max_new: int):
         self.decoder = decoder
         self.lengths = torch.tensor([len(ids) for ids in prompts], device=decoder.device)
-        places = torch.arange(int(self.lengths.max()), device=decoder.device)
-        self.is_outside = places >= self.lengths[:, None]  # (U, P)
-        self.cos, self.sin = decoder.rotation(len(places) + max_new)
+        positions = torch.arange(int(self.lengths.max()), device=decoder.device)
+        self.is_padding = positions >= self.lengths[:, None]  # (U, P)
+        self.cos, self.sin = decoder.rotation(len(positions) + max_new)
         # (layers, U, kv_heads, P, head_dim), keys rotated
         self.prompt_keys, self.prompt_values, self.prompt_logits = self._read(prompts)
         shape = (len(decoder.layers), len(prompt), decoder.kv_heads, max_new, decoder.head_dim)
@@ -39,14 +39,14 @@ class TorchStep:
         self._group(prompt)
 
     def _read(self, prompts: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
-        ids = torch.zeros(self.is_outside.shape, dtype=torch.long)
-        for row, prompt in zip(ids, prompts, strict=True):
-            row[: len(prompt)] = torch.tensor(prompt)
+        ids = torch.zeros(self.is_padding.shape, dtype=torch.long)
+        for padded, prompt in zip(ids, prompts, strict=True):
+            padded[: len(prompt)] = torch.tensor(prompt)
         base = self.decoder.base
         checkpoints = any(getattr(module, "gradient_checkpointing", False) for module in base.modules())
-        if base.training and checkpoints:  # it keeps no keys and values then
+        if base.training and checkpoints:  # the cache of keys and values stays empty
             raise UnsupportedError("gradient checkpointing while training")
-        # on the right no mask is needed but causality: nothing looks at what stands behind a prompt
+        # padded on the right: no token attends to the padding behind it, so no mask is needed
         output = base.model(input_ids=ids.to(self.decoder.device), use_cache=True)
         last = output.last_hidden_state[torch.arange(len(prompts), device=self.decoder.device), self.lengths - 1]
         caches = output.past_key_values.layers
@@ -54,24 +54,24 @@ class TorchStep:
         return keys, values, base.get_output_embeddings()(last)
 
     def _group(self, prompt: Tensor) -> None:
-        """Give each row a place beside the other rows of its prompt."""
+        """Number the sequences of each prompt."""
         self.prompt = prompt
-        count = torch.bincount(prompt, minlength=len(self.is_outside))
-        self.place = torch.arange(len(prompt), device=prompt.device) - (count.cumsum(0) - count)[prompt]
-        self.width = int(count.max())
+        count = torch.bincount(prompt, minlength=len(self.is_padding))
+        self.index_in_group = torch.arange(len(prompt), device=prompt.device) - (count.cumsum(0) - count)[prompt]
+        self.group_size = int(count.max())
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows alone, (m,) indices in ascending order."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
-        prompt = self.prompt[rows]
+    def keep(self, sequences: Tensor) -> None:
+        """Drop all other sequences; (m,) indices in ascending order."""
+        self.keys, self.values = self.keys[:, sequences], self.values[:, sequences]
+        prompt = self.prompt[sequences]
         used, prompt = torch.unique(prompt, return_inverse=True)
-        if len(used) < len(self.is_outside):
+        if len(used) < len(self.is_padding):
             self.prompt_keys, self.prompt_values = self.prompt_keys[:, used], self.prompt_values[:, used]
-            self.is_outside, self.lengths = self.is_outside[used], self.lengths[used]
+            self.is_padding, self.lengths = self.is_padding[used], self.lengths[used]
         self._group(prompt)
 
     def __call__(self, tokens: Tensor, t: int) -> Tensor:
-        """(n,) token t of each row -> (n, V) logits of the next one."""
+        """(n,) token t of each sequence -> (n, V) logits of the next one."""
         decoder = self.decoder
         x = decoder.embedding[tokens]
         position = self.lengths[self.prompt] + t
@@ -94,24 +94,26 @@ class TorchStep:
         return functional.linear(_rms_norm(x, decoder.final_norm, decoder.epsilon), decoder.head)
 
     def _attend(self, i: int, q: Tensor, t: int) -> Tensor:
-        """(n, heads, d) queries of layer i over their prompts and their own tokens 0 .. t -> (n, heads · d)."""
+        """(n, heads, d) queries of layer i -> (n, heads · d) attention to their prompts and their own tokens 0 .. t."""
         n, heads, d = q.shape
-        kv, prompts = self.decoder.kv_heads, len(self.is_outside)
+        kv, prompts = self.decoder.kv_heads, len(self.is_padding)
         q = q.view(n, kv, heads // kv, d) * d**-0.5
-        own = q @ self.keys[i, :, :, : t + 1].transpose(2, 3)  # (n, kv, heads/kv, t + 1)
-        grouped = q.new_zeros(prompts, self.width, kv, heads // kv, d)
-        grouped[self.prompt, self.place] = q
+        own_scores = q @ self.keys[i, :, :, : t + 1].transpose(2, 3)  # (n, kv, heads/kv, t + 1)
+        grouped = q.new_zeros(prompts, self.group_size, kv, heads // kv, d)
+        grouped[self.prompt, self.index_in_group] = q
         grouped = grouped.permute(0, 2, 1, 3, 4).reshape(prompts, kv, -1, d)
-        shared = grouped @ self.prompt_keys[i].transpose(2, 3)  # (U, kv, width · heads/kv, P)
-        shared = shared.masked_fill(self.is_outside[:, None, None], -torch.inf)
-        shared = shared.view(prompts, kv, self.width, heads // kv, -1)[self.prompt, :, self.place]
-        weights = torch.cat([shared, own], -1).softmax(-1, dtype=torch.float32).to(q.dtype)
-        over_prompt, over_own = weights.split((shared.size(-1), t + 1), -1)
-        grouped = q.new_zeros(prompts, self.width, kv, heads // kv, shared.size(-1))
-        grouped[self.prompt, self.place] = over_prompt
-        grouped = grouped.permute(0, 2, 1, 3, 4).reshape(prompts, kv, self.width * heads // kv, -1)
-        of_prompt = (grouped @ self.prompt_values[i]).view(prompts, kv, self.width, heads // kv, d)
-        total = of_prompt[self.prompt, :, self.place] + over_own @ self.values[i, :, :, : t + 1]
+        prompt_scores = grouped @ self.prompt_keys[i].transpose(2, 3)  # (U, kv, group_size · heads/kv, P)
+        prompt_scores = prompt_scores.masked_fill(self.is_padding[:, None, None], -torch.inf)
+        prompt_scores = prompt_scores.view(prompts, kv, self.group_size, heads // kv, -1)[
+            self.prompt, :, self.index_in_group
+        ]
+        weights = torch.cat([prompt_scores, own_scores], -1).softmax(-1, dtype=torch.float32).to(q.dtype)
+        prompt_weights, own_weights = weights.split((prompt_scores.size(-1), t + 1), -1)
+        grouped = q.new_zeros(prompts, self.group_size, kv, heads // kv, prompt_scores.size(-1))
+        grouped[self.prompt, self.index_in_group] = prompt_weights
+        grouped = grouped.permute(0, 2, 1, 3, 4).reshape(prompts, kv, self.group_size * heads // kv, -1)
+        from_prompt = (grouped @ self.prompt_values[i]).view(prompts, kv, self.group_size, heads // kv, d)
+        total = from_prompt[self.prompt, :, self.index_in_group] + own_weights @ self.values[i, :, :, : t + 1]
         return total.reshape(n, heads * d)
 
 

@@ -1,9 +1,9 @@
-"""Training steps of a trainer in a process of its own, timed by phase: what `bench` runs in pairs.
+"""Training steps of one trainer, timed by phase; the benchmarks run pairs of them, each in its own process.
 
-    python -m lambda_grpo.bench.steps WORKLOAD SIDE WARM STEPS     # prints one JSON object
+    python -m lambda_grpo.bench.training_steps WORKLOAD SIDE WARMUP_STEPS STEPS     # prints one JSON object
 
-The policy is the built-in one's architecture, somewhat larger and untrained, so that lengths follow from how many
-tokens end a completion.
+The policy has the built-in model's architecture, somewhat larger and untrained, so that the number of tokens that end a
+completion determines the lengths.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Workload:
-    """What is generated and trained on at each step.
+    """What each step generates and trains on.
 
-    ends: how many of the 258 tokens end a completion.
+    end_tokens: how many of the 258 tokens end a completion.
     """
 
     prompts: int
     num_generations: int
     prompt_length: int
-    ends: int
+    end_tokens: int
     max_completion_length: int = 64
 
 
@@ -42,13 +42,13 @@ WORKLOADS = {
     "long": Workload(8, 8, 24, 2),
     "prompt": Workload(2, 16, 512, 2),
 }
-STOCK = "trl"  # the side that is stock TRL with its dapo loss; any other is an objective in our trainer
+STOCK = "trl"  # the side that is stock TRL with its dapo loss; any other side names an objective of our trainer
 
 
-def run(workload: Workload, side: str, warm: int, steps: int) -> dict[str, Any]:
-    """Medians over steps of seconds by phase and of the operations that a step needs, mean length, peak memory in MiB.
+def run(workload: Workload, side: str, warmup_steps: int, steps: int) -> dict[str, Any]:
+    """Medians over steps of the seconds by phase and of the operations needed, mean length, and peak memory in MiB.
 
-    warm: steps before those that count.
+    warmup_steps: further steps at the start, which don't count.
     """
     from trl import GRPOConfig, GRPOTrainer
 
@@ -59,7 +59,7 @@ def run(workload: Workload, side: str, warm: int, steps: int) -> dict[str, Any]:
             "output_dir": folder, "use_cpu": True, "bf16": False, "gradient_checkpointing": False,
             "per_device_train_batch_size": workload.prompts * workload.num_generations,
             "gradient_accumulation_steps": 1, "num_generations": workload.num_generations,
-            "max_completion_length": workload.max_completion_length, "max_steps": warm + steps,
+            "max_completion_length": workload.max_completion_length, "max_steps": warmup_steps + steps,
             "learning_rate": 1e-6, "logging_steps": 1, "save_strategy": "no", "report_to": "none",
             "disable_tqdm": True, "seed": 1,
         }  # fmt: skip
@@ -68,74 +68,76 @@ def run(workload: Workload, side: str, warm: int, steps: int) -> dict[str, Any]:
             args=GRPOConfig(loss_type="dapo", **common)
             if side == STOCK
             else LambdaGRPOConfig(objective=side, **common),
-            model=_model(workload),
+            model=make_policy(workload),
             reward_funcs=_reward,
             train_dataset=_prompts(workload),
             processing_class=_tokenizer(),
         )
-        phases = _Phases(trainer)
+        timer = _PhaseTimer(trainer)
         trainer.train()
-        phases.steps.append(phases.now)
+        timer.steps.append(timer.current)
         lengths = [entry["completions/mean_length"] for entry in trainer.state.log_history if "reward" in entry]
     seconds = {
-        name: statistics.median(step.get(name, 0.0) for step in phases.steps[warm:])
+        name: statistics.median(step.get(name, 0.0) for step in timer.steps[warmup_steps:])
         for name in ("step", "generate", "forward", "backward")
     }
     seconds["rest"] = seconds["step"] - seconds["generate"] - seconds["forward"] - seconds["backward"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "seconds": seconds,
-        "operations": statistics.median(step["operations"] for step in phases.steps[warm:]),
-        "mean_length": statistics.mean(lengths[warm:]),
+        "operations": statistics.median(step["operations"] for step in timer.steps[warmup_steps:]),
+        "mean_length": statistics.mean(lengths[warmup_steps:]),
         "peak_mib": peak,
     }
 
 
-class _Phases:
-    """Seconds of each step, by wrapping the methods that do its parts."""
+class _PhaseTimer:
+    """Times the phases of each step by wrapping the trainer's methods."""
 
     def __init__(self, trainer: Any):
         self.steps: list[dict[str, float]] = []
-        self.now: dict[str, float] = {}
+        self.current: dict[str, float] = {}
         self.start = 0.0
         generate = self._timed("generate", trainer._generate_single_turn)
 
-        def counted(prompt_ids: list[list[int]], *rest: Any, **settings: Any) -> Any:
+        def generate_and_count(prompt_ids: list[list[int]], *rest: Any, **settings: Any) -> Any:
             result = generate(prompt_ids, *rest, **settings)
-            self.now["operations"] = self.now.get("operations", 0.0) + operations(trainer.model, prompt_ids, result[0])
+            self.current["operations"] = self.current.get("operations", 0.0) + operations(
+                trainer.model, prompt_ids, result[0]
+            )
             return result
 
-        trainer._generate_single_turn = counted
+        trainer._generate_single_turn = generate_and_count
         trainer._compute_loss = self._timed("forward", trainer._compute_loss)
         trainer.accelerator.backward = self._timed("backward", trainer.accelerator.backward)
         step = trainer.training_step
 
-        def whole(*arguments: Any, **settings: Any) -> Any:
+        def timed_step(*arguments: Any, **settings: Any) -> Any:
             start = time.perf_counter()
-            if self.now:  # what came after the last step: optimiser, logging
-                self.now["step"] = start - self.start
-                self.steps.append(self.now)
-            self.now, self.start = {}, start
+            if self.current:  # the last step includes what followed it: optimizer, logging
+                self.current["step"] = start - self.start
+                self.steps.append(self.current)
+            self.current, self.start = {}, start
             result = step(*arguments, **settings)
-            self.now["step"] = time.perf_counter() - start
+            self.current["step"] = time.perf_counter() - start
             return result
 
-        trainer.training_step = whole
+        trainer.training_step = timed_step
 
     def _timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any, **settings: Any) -> Any:
             start = time.perf_counter()
             result = function(*arguments, **settings)
-            self.now[name] = self.now.get(name, 0.0) + time.perf_counter() - start
+            self.current[name] = self.current.get(name, 0.0) + time.perf_counter() - start
             return result
 
         return timed
 
 
 def operations(model: Any, prompt_ids: list[list[int]], completion_ids: list[list[int]]) -> float:
-    """Floating-point operations of a forward over each prompt once and each completion, without padding.
+    """Floating-point operations of a forward over each different prompt and each completion, without padding.
 
-    Sampling needs as many: it reads each token once, too. A backward needs twice as many.
+    Sampling needs as many, since it reads each token once, too. A backward needs twice as many.
     """
     config = model.config
     matrices = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and ".layers." in name)
@@ -149,9 +151,9 @@ def operations(model: Any, prompt_ids: list[list[int]], completion_ids: list[lis
     return total
 
 
-@functools.cache  # of this machine, not of a workload
+@functools.cache  # it depends on the machine alone
 def matrix_rate() -> float:
-    """Floating-point operations a second that this machine reaches in products of large float32 matrices."""
+    """Floating-point operations per second that this machine reaches in products of large float32 matrices."""
     import torch
 
     size = 2048
@@ -173,14 +175,15 @@ def _tokenizer() -> Any:
     return make_tokenizer()
 
 
-def _model(workload: Workload) -> Any:
+def make_policy(workload: Workload) -> Any:
+    """An untrained Qwen2 of 2.9 M parameters, for which several tokens end a completion."""
     import torch
 
     from lambda_grpo.models.builtin.make import make_model
 
     torch.manual_seed(0)
     model = make_model(_tokenizer(), hidden_size=192, layers=4)
-    model.generation_config.eos_token_id = list(range(1, 1 + workload.ends))
+    model.generation_config.eos_token_id = list(range(1, 1 + workload.end_tokens))
     return model
 
 
@@ -193,7 +196,7 @@ def _prompts(workload: Workload) -> Any:
 
 
 def _reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
-    return [sum(ids) % 997 / 997 for ids in completion_ids]  # no two alike, so that every row is trained on
+    return [sum(ids) % 997 / 997 for ids in completion_ids]  # all different, so that every completion has an advantage
 
 
 if __name__ == "__main__":

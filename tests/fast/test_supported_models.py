@@ -1,4 +1,4 @@
-"""The fast sampler and the packed pass are the model's own function, or refuse it: adapters, hooks, changed modules."""
+"""The fast sampler and the packed pass compute the model's own function or refuse: adapters, hooks, changed modules."""
 
 import contextlib
 import warnings
@@ -20,7 +20,7 @@ from tests.fast.test_packing import batch, packed_pass, padded_pass
 from tests.peft_adapters import KINDS, NEED_MORE, PLACES, adapted, randomize, tiny_llama
 
 PROMPTS = [[5, 6, 7], [9, 3], [5, 6, 7], [9, 3], [4]]
-EVERYWHERE_EXACT = {"LORA", "LN_TUNING"}  # what the sampler has to know, in each place
+EVERYWHERE_EXACT = {"LORA", "LN_TUNING"}  # what the sampler has to support, in each place
 PACKED = {"LORA", "LN_TUNING", "LOHA", "LOKR", "VERA", "OFT", "BOFT", "HRA", "FOURIERFT", "MISS", "IA3"}
 
 
@@ -39,14 +39,14 @@ def sampling_error(model, **settings):
 
 
 def packing_errors(model):
-    """Of log-probabilities against the model's own forward, and of gradients against TRL's pass, relative."""
+    """Errors of log-probabilities against the model's own forward, relative errors of gradients against TRL's pass."""
     packing.check_packable(model)
-    rows = batch(1)
-    ids, mask = torch.cat([rows[0], rows[2]], 1), torch.cat([rows[1], rows[3]], 1)
-    C = rows[2].size(1)
+    padded = batch(1)
+    ids, mask = torch.cat([padded[0], padded[2]], 1), torch.cat([padded[1], padded[3]], 1)
+    C = padded[2].size(1)
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=mask).logits[:, -C - 1 : -1].log_softmax(-1)
-    own = logits.gather(2, rows[2][..., None])[..., 0] * rows[3]
+    own = logits.gather(2, padded[2][..., None])[..., 0] * padded[3]
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     add_fused_lm_head(base, outputs=("log_probs", "entropy"))
     grads = []
@@ -54,14 +54,14 @@ def packing_errors(model):
         if run is packed_pass:
             packing.prepare(model)
         model.zero_grad()
-        logps, _ = run(model, *rows)
-        (logps * rows[3]).sum().backward()
+        logps, _ = run(model, *padded)
+        (logps * padded[3]).sum().backward()
         grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
-    return (logps * rows[3] - own).abs().max().item(), ((grads[1] - grads[0]).norm() / grads[0].norm()).item()
+    return (logps * padded[3] - own).abs().max().item(), ((grads[1] - grads[0]).norm() / grads[0].norm()).item()
 
 
 def is_refused(function, model):
-    """Whether it is; otherwise it has to be exact."""
+    """Whether the model is refused; otherwise the result has to be exact."""
     try:
         assert max(torch.tensor(function(model)).flatten().tolist()) < 1e-4
     except UnsupportedError:
@@ -134,7 +134,7 @@ def tied(**settings):
     return lora(tiny_llama(tie_word_embeddings=True), **settings)
 
 
-LORAS = {  # and whether the sampler has to know them
+LORAS = {  # and whether the sampler has to support them
     "no task type": (lambda: lora(task_type=None), True),
     "attention, MLP, embeddings and head": (
         lambda: lora(target_modules=["k_proj", "o_proj", "gate_proj", "embed_tokens", "lm_head"]), True,
@@ -172,8 +172,8 @@ LORAS = {  # and whether the sampler has to know them
 @pytest.mark.parametrize("case", LORAS)
 @pytest.mark.filterwarnings("ignore")
 def test_lora_is_exact_or_refused(case):
-    make, is_known = LORAS[case]
-    assert is_refused(sampling_error, make()) != is_known
+    make, is_supported = LORAS[case]
+    assert is_refused(sampling_error, make()) != is_supported
     model = make()
     if not (model.training or "bfloat16" in case):  # with dropout nothing is the same twice
         is_refused(packing_errors, model)
@@ -331,7 +331,7 @@ def test_what_leaves_a_model_as_it_was_is_no_reason_to_refuse(case):
     AcceleratorState._reset_state()
     model = tiny_llama()
     HARMLESS[case](model)
-    if case == "eager attention":  # the sampler alone knows it
+    if case == "eager attention":  # only the sampler supports it
         with pytest.raises(UnsupportedError, match="eager"):
             packing.check_packable(model)
     else:
@@ -353,7 +353,7 @@ def test_gradient_checkpointing(tie):
         model.gradient_checkpointing_enable()
     assert sampling_error(model) < 1e-4
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampler, "_step", lambda decoder: TorchStep)
+        patch.setattr(sampler, "_step_class", lambda decoder: TorchStep)
         assert is_refused(sampling_error, model)  # its caches stay empty
         model.eval()
         assert not is_refused(sampling_error, model)
@@ -376,7 +376,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_setting_that_is_not_followed_is_named(name):
+def test_an_unsupported_setting_is_named(name):
     config = GenerationConfig(do_sample=True, max_new_tokens=4)
     setattr(config, name, SETTINGS[name])
     with pytest.raises(UnsupportedError, match=name):
