@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lambda_grpo.objective import (
-    Objective,
+from lambda_grpo.objective.objective import Objective
+from lambda_grpo.objective.weights import (
     effective_sample_size,
     is_saturated,
     lambda_penalty,

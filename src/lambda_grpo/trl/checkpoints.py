@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -42,7 +41,7 @@ class CheckpointTrainer(ResumeTrainer):
         self.loaded_step: int | None = None  # where the policy is of another step than training has reached
 
     def _fresh_lambda(self) -> Tensor:
-        return torch.tensor(self.lambda_state.value, dtype=torch.float64, requires_grad=self.objective.learnable)
+        return self.lambda_state.leaf(requires_grad=self.objective.preference.learnable)
 
     @property
     def policy_step(self) -> int:
@@ -67,7 +66,7 @@ class CheckpointTrainer(ResumeTrainer):
         if not self.args.should_save:  # some engines save on every rank
             return
         write_card(Path(output_dir, CARD_FILE), card_facts(self))
-        if self.objective.learnable:
+        if self.objective.preference.learnable:
             save_lambda(output_dir, self.objective.name, self.lambda_state)
 
     def create_model_card(
@@ -133,7 +132,7 @@ class CheckpointTrainer(ResumeTrainer):
         self.loaded_step = int(policy.name.removeprefix("checkpoint-"))
 
     def _load_lambda(self, checkpoint: str) -> None:
-        if not self.objective.learnable:
+        if not self.objective.preference.learnable:
             return
         load_lambda(checkpoint, self.objective.name, self.lambda_state)
         self._lambda = self._fresh_lambda()

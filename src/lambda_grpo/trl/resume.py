@@ -113,7 +113,7 @@ class ResumeTrainer(RolloutTrainer):
         """Take note of what a checkpoint lacks, and of its generated batch. Raises UserError as `train`."""
         if not (checkpoint / TRAINER_STATE_NAME).exists():
             raise UserError(f"{checkpoint} is no complete checkpoint: it has no {TRAINER_STATE_NAME}")
-        if self.objective.learnable:
+        if self.objective.preference.learnable:
             try:
                 read_state(checkpoint, LAMBDA_STATE_FILE, NO_LAMBDA)
             except FileNotFoundError as error:

@@ -33,6 +33,7 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from lambda_grpo.objective import policy_loss
 from lambda_grpo.objective.batch import GeneratedBatch, lambda_metrics
+from lambda_grpo.objective.settings import saturation_warning
 from lambda_grpo.runs.directory import Run
 from lambda_grpo.trl.args import config_for_trl, lambda_config, restore
 from lambda_grpo.trl.checkpoints import CheckpointTrainer
@@ -54,9 +55,9 @@ class LambdaGRPOTrainer(CheckpointTrainer):
 
     Takes all of `GRPOTrainer`'s arguments; without `args`, or with a plain `trl.GRPOConfig`, it trains as TRL would.
     Beside TRL's metrics it logs `lambda`, `lambda_grad`, `weight_min`, `weight_max`, `effective_sample_size` (of a
-    group, the mean over groups) and `informative_groups` (the share of groups with an advantage other than 0); these are over
-    the whole generated batch, and with `logging_steps` above 1 means over the steps, as TRL's are. An objective with
-    several λ logs their mean, and each as `lambda/1` …. λ is saved with each checkpoint and model in
+    group, the mean over groups) and `informative_groups` (the share of groups with an advantage other than 0); these
+    are over the whole generated batch, and with `logging_steps` above 1 means over the steps, as TRL's are. An
+    objective with several λ logs their mean, and each as `lambda/1` …. λ is saved with each checkpoint and model in
     `lambda_state.json`, and resumed from there. When the softmax saturates, one warning says so; at the end of a
     training whose rewards gave it nothing to learn from, another one does.
 
@@ -87,7 +88,7 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         self.trl_loss = trl_loss(self.objective)
         if not self.trl_loss.has_surrogate:
             check_nothing_weighs_tokens(config, self.objective.name)
-        self.lambda_state = config.make_lambda_state()
+        self.lambda_state = config.make_lambda_state(config.num_generations)
         self._lambda: Tensor = self._fresh_lambda()
         self._lambda_grad = torch.zeros_like(self._lambda)
         self._generated: dict[str, GeneratedBatch] = {}  # by "train" and "eval"
@@ -99,7 +100,7 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         signature.arguments["args"] = host
         super().__init__(self.objective.rollouts, *signature.args[1:], **signature.kwargs)
         restore(self.args, config, given)
-        if self.is_deepspeed_enabled and host.fp16 and self.objective.learnable:
+        if self.is_deepspeed_enabled and host.fp16 and self.objective.preference.learnable:
             raise ValueError("DeepSpeed's fp16 scales the loss where λ's gradient can't be unscaled: use bf16")
         self.add_callback(_LambdaStep(self))
         self.add_callback(WarnOfNoSignal())
@@ -132,7 +133,7 @@ class LambdaGRPOTrainer(CheckpointTrainer):
             output["advantages"] = output["advantages"].clamp(min=self.objective.advantage_min)
         output["has_no_advantage"] = output["advantages"] == 0  # (B,)
         batch = self._gather_batch(output)
-        if not self.objective.learnable:  # once for all micro-batches
+        if not self.objective.preference.learnable:  # once for all micro-batches
             batch = replace(batch, fixed_weights=batch.weights(self.objective, self._lambda))
         self._generated[self._mode] = batch
         local = len(self._token_mask)
@@ -149,12 +150,12 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         columns = self.accelerator.gather(torch.stack([lengths, advantages, is_kept.float()], 1)).cpu()
         group_size = self.num_generations if self.model.training else self.num_generations_eval
         tokens = {}
-        if {"entropies", "completion_ids"}.intersection(self.objective.needs):
+        if {"entropies", "completion_ids"}.intersection(self.objective.preference.needs):
             width = output["completion_ids"].size(1)
             tokens["token_mask"] = torch.tensor([[*mask, *[0] * (width - len(mask))] for mask in self._token_mask])
-        if "completion_ids" in self.objective.needs:
+        if "completion_ids" in self.objective.preference.needs:
             tokens["completion_ids"] = output["completion_ids"]
-        if "entropies" in self.objective.needs:
+        if "entropies" in self.objective.preference.needs:
             tokens["entropies"] = self._entropies(output)
         return GeneratedBatch(
             columns[:, 0],
@@ -301,7 +302,7 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         for name, value in batch.weight_metrics(weights).items():
             metrics[name].append(value)
         metrics["informative_groups"].append(batch.informative_groups())
-        if not self.objective.learnable:
+        if not self.objective.preference.learnable:
             return
         self._warn_if_saturated(weights, batch)
         local = torch.zeros_like(self._lambda) if self._lambda.grad is None else self._lambda.grad
@@ -318,15 +319,11 @@ class LambdaGRPOTrainer(CheckpointTrainer):
             return
         self._has_warned = True
         if self.accelerator.is_main_process:
-            warnings.warn(
-                f"λ = {self.lambda_state.value}: in half of the groups one response has nearly all the weight, and λ's "
-                "gradient vanishes. Narrow lambda_bounds, or lower lambda_lr",
-                stacklevel=2,
-            )
+            warnings.warn(saturation_warning(self.lambda_state.value), stacklevel=2)
 
     def _step_lambda(self) -> None:
         """After the optimiser's step: λ moves when the policy moved. An overflow under fp16 leaves both out."""
-        if not self.objective.learnable:
+        if not self.objective.preference.learnable:
             return
         if not self.accelerator.optimizer_step_was_skipped:
             self.lambda_state.step(self._lambda_grad)
@@ -338,7 +335,7 @@ class LambdaGRPOTrainer(CheckpointTrainer):
         Raises:
             RuntimeError: two ranks differ; on all ranks alike, so that none waits for another.
         """
-        if not self.objective.learnable or self.accelerator.num_processes == 1:
+        if not self.objective.preference.learnable or self.accelerator.num_processes == 1:
             return
         # As objects: exactly, and on devices without float64, too. It costs one more gathering of TRL's kind, of some
         # bytes, where TRL gathers several with each generated batch.

@@ -64,7 +64,7 @@ def fold(
     group_ids = torch.tensor(_numbered(uids))
     advantages = _without_residue(advantages, group_ids)
     of_row = torch.zeros_like(lengths)
-    if "advantages" in objective.needs:
+    if "advantages" in objective.preference.needs:
         of_row = _row_sums(advantages.values() * mask.values(), offsets) / lengths.clamp(min=1)
     if lambda_.dim() > 0:  # a λ for each pass rate of whole groups: one that verl couldn't complete has none
         members = torch.bincount(group_ids[is_kept], minlength=len(group_ids))[group_ids]
@@ -74,7 +74,7 @@ def fold(
         tokens = {"completion_ids": _padded(completion_ids, row), "token_mask": _padded(mask, row)}
     batch = GeneratedBatch(lengths, group_ids, of_row, is_kept, **tokens)
     weights = batch.weights(objective, lambda_)
-    slope = _slope(weights, lambda_) if objective.learnable else None
+    slope = _slope(weights, lambda_) if objective.preference.learnable else None
     weights = weights.detach()
 
     scale, total = torch.ones_like(lengths), None
