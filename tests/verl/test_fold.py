@@ -134,8 +134,8 @@ class Verl:
             for piece in sorted({pieces[row] for row in rows}):
                 micro = [row for row in rows if pieces[row] == piece]
                 data = self.micro_batch(micro, tokens, ranks)
-                if self.folded.tokens is not None:
-                    tu.assign_non_tensor(data, **{TOKENS: self.folded.tokens / minis})
+                if self.folded.verl_z is not None:
+                    tu.assign_non_tensor(data, **{TOKENS: self.folded.verl_z / minis})
                 loss, metrics = lambda_grpo_loss(config, {"log_probs": self.log_probs(micro)}, data)
                 total = total + loss / ranks / minis  # FSDP's mean over ranks
                 if self.objective.preference.learnable:
@@ -227,7 +227,7 @@ def test_several_lambdas(batch, data):
     torch.testing.assert_close(gradient, of_lambda, **CLOSE)
 
 
-def test_groups_of_another_size_sit_out_where_each_pass_rate_has_a_lambda():
+def test_groups_of_another_size_are_filtered_out_where_each_pass_rate_has_a_lambda():
     """verl trains on groups of which a sample failed."""
     adv = jagged([torch.tensor([a] * n) for a, n in ((1.0, 3), (-1.0, 2), (1.0, 1), (1.0, 4), (-1.0, 2))])
     mask = jagged([torch.ones(n, dtype=torch.long) for n in (3, 2, 1, 4, 2)])

@@ -76,7 +76,8 @@ class LambdaGRPOConfig(ObjectiveSettings, SamplingConfig):
         metadata={"help": "Replace groups without reward variance by fresh prompts. Default: the objective's own."},
     )
     max_resample_times: int = field(
-        default=10, metadata={"help": "Rounds of fresh prompts a batch; groups still without variance then sit out."}
+        default=10,
+        metadata={"help": "Rounds of fresh prompts a batch; groups still without variance are then filtered out."},
     )
     drop_zero_variance: bool = field(
         default=False,

@@ -14,7 +14,7 @@ from lambda_grpo.errors import UserError
 from lambda_grpo.objective import PRESETS, CappedWeight, Clip, Objective, RolloutSpec
 from lambda_grpo.objective.settings import ObjectiveSettings, has_setting
 from lambda_grpo.suggestions import did_you_mean
-from lambda_grpo.verl.names import TRAINER, breaks_verl
+from lambda_grpo.verl.versions import TRAINER, breaks_verl
 
 # verl's losses that are positively homogeneous in the advantage, token by token
 FOLDING_LOSSES = ("vanilla", "gspo", "cispo", "gpg", "dppo_tv", "dppo_kl")

@@ -1,4 +1,4 @@
-"""λ-GRPO and its family in verl 0.9.1: its synchronous trainer, with three things around it.
+"""λ-GRPO and its family in verl 0.9.1: its synchronous trainer, with three additions.
 
 1. On the driver, where a batch is whole: the weights fold into the advantages, and ∂ln f/∂λ of each response goes with
    them (`fold`).
@@ -100,12 +100,12 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
                 "saturated",
                 saturation_warning(self.lambda_state.value, "algorithm.lambda_grpo."),
             )
-        left_out = int(is_kept.sum() - folded.batch.is_kept.sum())
-        if left_out:
+        filtered = int(is_kept.sum() - folded.batch.is_kept.sum())
+        if filtered:
             self._warn_once(
-                "left out",
-                f"{left_out} responses of this batch sit out, and so may others: their groups aren't of rollout.n "
-                f"responses, and objective {self.objective.name!r} has no λ for their pass rates",
+                "filtered out",
+                f"{filtered} responses of this batch are filtered out, and others may be later: their groups aren't of "
+                f"rollout.n responses, and objective {self.objective.name!r} has no λ for their pass rates",
             )
 
     def _warn_once(self, kind: str, message: str) -> None:
@@ -117,10 +117,10 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
 
     def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
         assert self._folded is not None  # _compute_advantage has run
-        if self._folded.tokens is not None:
+        if self._folded.verl_z is not None:
             actor, rollout = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout
             updates = len(batch) / (actor.ppo_mini_batch_size * rollout.n)
-            batch.extra_info[TOKENS] = self._folded.tokens / updates
+            batch.extra_info[TOKENS] = self._folded.verl_z / updates
         batch = super()._update_actor(batch, metrics)
         if self.objective.preference.learnable:
             self._step_lambda(self._folded.batch, metrics)
