@@ -47,7 +47,7 @@ def main(steps: int) -> None:
 
         # stage 1: whole groups
         group_ids, lengths = torch.arange(len(ids)) // G, completion_mask.sum(1)
-        lambda_ = torch.tensor(state.value, dtype=torch.float64, requires_grad=True)
+        lambda_ = state.leaf()
         advantages = group_advantages(rewards, group_ids)
         normalizer = loss_normalizer(lengths, group_ids, "lambda_grpo")
 

@@ -15,17 +15,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lambda_grpo import Objective, policy_loss
-from lambda_grpo.objective import Groups, SurrogateInputs
+from lambda_grpo.objective import Groups, Objective, Preference, Surrogate, SurrogateInputs, policy_loss
 
 
-def middle(groups: Groups, lambda_: Tensor) -> Tensor:
+class Middle(Preference):
     """f = G · softmax(−λ z²): far from the group's mean length counts less where λ > 0."""
-    return groups.softmax(-lambda_ * groups.standardised_length**2)
+
+    learnable = True
+
+    def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
+        """(B,) f."""
+        return groups.softmax(-lambda_ * groups.standardised_length**2)
 
 
 @dataclass(frozen=True)
-class Bent:
+class Bent(Surrogate):
     """s = (1 + bend · tanh((ρ − 1)/bend)) · A: the ratio's pull fades with its distance from 1.
 
     At ρ = 1 it has to be A, not 0: λ learns from what f multiplies.
@@ -33,13 +37,13 @@ class Bent:
 
     bend: float = 0.5
 
-    def __call__(self, tokens: SurrogateInputs) -> tuple[Tensor, Tensor]:
+    def __call__(self, inputs: SurrogateInputs) -> tuple[Tensor, Tensor]:
         """(B, T) surrogate, and that nothing is clipped."""
-        bent = 1 + self.bend * torch.tanh(tokens.log_ratio.expm1() / self.bend)
-        return bent * tokens.advantages, torch.zeros_like(tokens.mask)
+        bent = 1 + self.bend * torch.tanh(inputs.log_ratio.expm1() / self.bend)
+        return bent * inputs.advantages, torch.zeros_like(inputs.mask)
 
 
-MIDDLE = Objective("middle", middle, surrogate=Bent(), learnable=True)
+MIDDLE = Objective("middle", Middle(), surrogate=Bent())
 
 
 def test_middle() -> None:

@@ -17,14 +17,23 @@ from lambda_grpo.runs.directory import Run
 from tests.trl.setup import config
 
 MODULE = """
-from lambda_grpo import Objective
+from lambda_grpo.objective import Objective, Preference
+
+class Longest(Preference):
+    learnable = True
+
+    def __call__(self, groups, lambda_):
+        return groups.softmax(lambda_ * groups.standardised_length)
 
 def longest(groups, lambda_):
-    return groups.softmax(lambda_ * groups.standardised_length)
+    return groups.max(groups.lengths)
 
-LONGEST = Objective("longest", longest, learnable=True)
-SAME_NAME = Objective("longest", longest, normalizer="group")
-TAKEN_NAME = Objective("dapo", longest)
+class Fixed(Longest):
+    learnable = False
+
+LONGEST = Objective("longest", Longest())
+SAME_NAME = Objective("longest", Fixed(), normalizer="group")
+TAKEN_NAME = Objective("dapo", Fixed())
 TWICE = 2
 """
 QUICK = {

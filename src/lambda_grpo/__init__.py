@@ -1,6 +1,6 @@
 """lambda-grpo: train with every objective of the GRPO family under one formula, and learn the choice between them.
 
-The base package needs torch alone; engines live in `lambda_grpo.trl`.
+The base package needs torch alone; engines live in `lambda_grpo.trl` and `lambda_grpo.verl`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lambda_grpo.objective import (
         PRESETS,
+        LambdaState,
         Objective,
         PolicyLoss,
         effective_sample_size,
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
         policy_loss,
         response_weights,
     )
-    from lambda_grpo.objective.lambda_state import LambdaState
 
 __version__ = "0.1.0"
 
@@ -44,5 +44,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    module = import_module("lambda_grpo.objective.lambda_state" if name == "LambdaState" else "lambda_grpo.objective")
-    return getattr(module, name)
+    return getattr(import_module("lambda_grpo.objective"), name)

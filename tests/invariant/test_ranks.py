@@ -46,7 +46,7 @@ def test_gradients_are_the_same(name, split, gradients):
     for ours, theirs in zip(steps, expected, strict=True):
         assert theirs["policy"].norm() > 0
         assert difference(ours, theirs, "policy") < 1e-4  # float32
-        if PRESETS[name].learnable:
+        if PRESETS[name].preference.learnable:
             assert difference(ours, theirs, "lambda") < 1e-4
 
 

@@ -366,7 +366,7 @@ METHODS = {
     "grpo_lambda_both": lambda b, lam: grpo_lambda(b, lam, both=True),
     "grpo_lambda_tail": grpo_lambda_tail,
     "edge_grpo": edge_grpo,
-    "devis_grpo": grpo,  # of the samples that take part
+    "devis_grpo": grpo,  # of the samples that are kept
     "lambda_grpo_prm": lambda_grpo_prm,
 }
 # what divides R − mean, where it isn't the group's std

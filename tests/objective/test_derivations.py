@@ -130,7 +130,8 @@ def test_no_lambda_is_grpo(lengths):
     lengths, ids = one_group(lengths)
     found = implied_lambda(lengths, ids, "grpo")
     q = response_weights(lengths, ids, "lambda_grpo", found)
-    p = torch.tensor([float(f) for f in reference.weights(lengths.tolist(), ids.tolist(), "grpo", 0.0)])
+    f = [float(f) for f in reference.weights(lengths.tolist(), ids.tolist(), "grpo", 0.0)]
+    p = torch.tensor(f, dtype=torch.float64)
     p, q = p / p.sum(), q / q.sum()
     assert (p * (p / q).log()).sum().item() > 0
     assert (p - q).abs().max() > 1e-6

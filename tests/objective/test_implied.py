@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from lambda_grpo import PRESETS, Objective, implied_lambda, response_weights
 from tests.objective import reference
+from tests.objective.own_parts import ByEntropy
 
 GROUPS = st.lists(
     st.lists(st.integers(0, 300), min_size=2, max_size=8).filter(lambda g: len({n for n in g if n}) > 1),
@@ -85,9 +86,7 @@ def test_none_where_it_has_no_meaning():
     ids = torch.tensor([0, 0, 1, 1])
     assert implied_lambda(torch.tensor([5, 5, 2, 2]), ids, "grpo") is None  # every λ weighs equal lengths alike
     assert implied_lambda(torch.tensor([0, 5, 0, 0]), ids, "grpo") is None
-    by_token = Objective(
-        "by_token", lambda groups, _: groups.entropies.double(), needs=("entropies",), weighs_tokens=True
-    )
+    by_token = Objective("by_token", ByEntropy())
     assert implied_lambda(torch.tensor([1, 5, 2, 2]), ids, by_token, entropies=torch.ones(4, 5)) is None
     with pytest.raises(ValueError, match="bounds of λ must be two numbers in order"):
         implied_lambda(torch.tensor([1, 2, 3, 4]), ids, "grpo", bounds=(1.0, -1.0))

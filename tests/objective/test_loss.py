@@ -56,7 +56,7 @@ def test_any_split_gives_the_same_loss_and_gradients(name, batch, lam, pieces, r
     assert loss == pytest.approx(whole, rel=1e-9, abs=1e-12)
     assert one_loss == pytest.approx(whole, rel=1e-9, abs=1e-12)
     torch.testing.assert_close(policy_grad, one_policy_grad, rtol=1e-9, atol=1e-12)
-    if PRESETS[name].learnable:
+    if PRESETS[name].preference.learnable:
         torch.testing.assert_close(lambda_grad, one_lambda_grad, rtol=1e-9, atol=1e-12)
 
 

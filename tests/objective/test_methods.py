@@ -49,7 +49,7 @@ def test_gradcheck(name, batch, lam):
     batch = prepared(batch, name)
     assume(not near_a_kink(batch, name))
     logps = batch["per_token_logps"].clone().requires_grad_()
-    lambda_ = torch.tensor(lam, dtype=torch.float64, requires_grad=PRESETS[name].learnable)
+    lambda_ = torch.tensor(lam, dtype=torch.float64, requires_grad=PRESETS[name].preference.learnable)
     assert torch.autograd.gradcheck(
         lambda x, y: our_loss({**batch, "per_token_logps": x}, name, y, beta=0.04).loss, (logps, lambda_)
     )

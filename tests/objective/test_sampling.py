@@ -1,4 +1,4 @@
-"""Which samples take part, against loops over groups and rewards."""
+"""Which samples are kept, against loops over groups and rewards."""
 
 import math
 
@@ -55,7 +55,7 @@ def test_a_group_is_informative_where_two_of_its_rewards_differ(rows):
     assert has_variance(rewards, ids).tolist() == expected
 
 
-def test_who_takes_part():
+def test_which_samples_are_kept():
     rewards, ids = torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 1.0]), torch.tensor([0, 0, 0, 1, 1, 1])
     assert RolloutSpec().is_kept(rewards, ids).all()
     assert RolloutSpec(dynamic_sampling=True).is_kept(rewards, ids).tolist() == [True] * 3 + [False] * 3

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lambda_grpo import PRESETS, Objective, policy_loss
-from lambda_grpo.objective.surrogates import (
+from lambda_grpo.objective import (
     CappedWeight,
     Clip,
     GammaWeight,
@@ -20,6 +20,7 @@ from lambda_grpo.objective.surrogates import (
     TracedClip,
 )
 from tests.objective import reference
+from tests.objective.own_parts import ByEntropy, Undeclared, UndeclaredMean
 from tests.objective.strategies import batches, gradients, our_loss
 
 SURROGATES = {
@@ -118,9 +119,7 @@ def test_numbers_out_of_range_are_named(kind, settings):
 
 
 def test_weights_of_tokens_meet_ratios_of_tokens_only():
-    by_token = Objective(
-        "by_token", lambda groups, _: groups.entropies.double(), needs=("entropies",), weighs_tokens=True
-    )
+    by_token = Objective("by_token", ByEntropy())
     batch = {
         "per_token_logps": torch.zeros(2, 3),
         "old_per_token_logps": torch.zeros(2, 3),
@@ -134,6 +133,6 @@ def test_weights_of_tokens_meet_ratios_of_tokens_only():
         with pytest.raises(ValueError, match="its surrogate has one value a response"):
             replace(by_token, surrogate=surrogate)
     with pytest.raises(ValueError, match="its surrogate has one value a response"):  # one of one's own
-        policy_loss(**batch, objective=replace(by_token, surrogate=lambda tokens: GeometricMean()(tokens)))
-    with pytest.raises(ValueError, match=r"gives \(2, 3\), but it is declared with weighs_tokens=False"):
-        policy_loss(**batch, objective=replace(by_token, weighs_tokens=False))
+        policy_loss(**batch, objective=replace(by_token, surrogate=UndeclaredMean()))
+    with pytest.raises(ValueError, match=r"gives \(2, 3\), but it is declared with per_token=False"):
+        policy_loss(**batch, objective=replace(by_token, preference=Undeclared()))

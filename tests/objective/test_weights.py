@@ -18,6 +18,7 @@ from lambda_grpo.objective import is_saturated
 from lambda_grpo.objective.preferences import H_FLOOR, LambdaExp, LambdaLinear, LambdaSoftmax, positive_part
 from lambda_grpo.objective.surrogates import Clip
 from tests.objective import reference
+from tests.objective.own_parts import ByMeanEntropy
 
 LENGTHS = st.lists(st.tuples(st.integers(0, 300), st.integers(-2, 2)), min_size=1, max_size=30)
 LAMBDA = PRESETS["lambda_grpo"]
@@ -115,7 +116,7 @@ def test_overflow_of_the_power_is_capped_with_a_gradient_to_match():
 @given(LENGTHS, st.floats(-10, 10))
 def test_weight_norm_tokens_keeps_the_tokens_of_each_group(rows, lam):
     lengths, ids = tensors(rows)
-    objective = Objective("x", LambdaSoftmax(), learnable=True, weight_norm="tokens")
+    objective = Objective("x", LambdaSoftmax(), weight_norm="tokens")
     f = response_weights(lengths, ids, objective, lam)
     for members in reference.groups(ids.tolist()):
         assert (f * lengths)[members].sum().item() == pytest.approx(lengths[members].sum().item(), rel=1e-9)
@@ -145,7 +146,7 @@ def test_what_an_objective_needs_is_named():
     for name in ("balanced", "daro"):
         with pytest.raises(ValueError, match=f"'{name}' needs advantages"):
             response_weights(lengths, ids, name)
-    objective = Objective("by_entropy", lambda groups, _: groups.entropies.double().mean(-1), needs=("entropies",))
+    objective = Objective("by_entropy", ByMeanEntropy())
     with pytest.raises(ValueError, match="needs entropies"):
         response_weights(lengths, ids, objective)
     entropies = torch.tensor([[1.0, 3.0], [0.5, 0.5]])

@@ -20,7 +20,7 @@ def make_run(path, *, steps=3, learnable=True, after=0.9, weight_max=1.01, final
             "objective": {
                 "name": "lambda_grpo" if learnable else "grpo",
                 "learnable": learnable,
-                "preference": "LambdaSoftmax(r=0.1)",
+                "lambda_favours_length": True,
             },
             "model": "builtin",
             "resolved": {"task": {"task": "arithmetic"}, "training": {"seed": 1}, "data": {"dataset_name": None}},

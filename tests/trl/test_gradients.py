@@ -52,7 +52,7 @@ class Observed(LambdaGRPOTrainer):
         error = math.sqrt(sum(((g - o.double()) ** 2).sum() for g, o in zip(grads[1:], ours, strict=True)))
         norm = math.sqrt(sum((g**2).sum() for g in grads[1:]))
         super()._measure_lambda()
-        lambda_grad = self.fold.lambda_grad.tolist() if self.objective.learnable else None
+        lambda_grad = self.fold.lambda_grad.tolist() if self.objective.preference.learnable else None
         self.compared.append((lambda_grad, None if grads[0] is None else grads[0].tolist(), error / norm))
         self.window.clear()
 
@@ -166,10 +166,10 @@ def test_gradients_equal_the_reference(case, objective, tmp_path):
     assert len(trainer.compared) == args.max_steps
     for ours, expected, policy_error in trainer.compared:
         assert policy_error < 3e-5  # float32 against float64
-        if PRESETS[objective].learnable:
+        if PRESETS[objective].preference.learnable:
             assert expected != 0.0
             assert ours == pytest.approx(expected, rel=3e-5)
-    if PRESETS[objective].learnable:
+    if PRESETS[objective].preference.learnable:
         assert trainer.lambda_state.value != 0.8
 
 
@@ -253,7 +253,7 @@ def test_every_preset_trains_by_its_papers_gradients(name, tmp_path):
     assert len(trainer.compared) == 2
     for ours, expected, policy_error in trainer.compared:
         assert policy_error < 1e-4  # float32 against float64
-        assert ours == (pytest.approx(expected, rel=1e-4, abs=1e-6) if PRESETS[name].learnable else None)
+        assert ours == (pytest.approx(expected, rel=1e-4, abs=1e-6) if PRESETS[name].preference.learnable else None)
     if name in ("dapo_full", "devis_grpo"):
         assert 0 < min(trainer.shares) < 1  # some sit out
     assert ("error_correction/reflected" in trainer.state.log_history[0]) == (name == "edge_grpo")

@@ -86,7 +86,7 @@ def test_the_pipeline_gives_up_when_the_budget_is_spent():
 def test_the_fold_alone(name):
     """TRL's loss divides a sum over tokens of folded advantages: it has to be Σ f A / Z of the objective."""
     objective, lengths, groups = PRESETS[name], [3, 1, 2, 4], [0, 0, 1, 1]
-    lambda_ = 1.5 if objective.learnable else 0.0
+    lambda_ = 1.5 if objective.preference.learnable else 0.0
     state = LambdaState(lambda_, lr=0.5)
     fold = Fold(objective, trl_loss(objective), state, OneProcess(), steps_per_generation=1, max_completion_length=4)
     advantages = torch.tensor([1.0, -1.0, 0.5, -0.5])
@@ -114,7 +114,7 @@ def test_the_fold_alone(name):
         z = {"batch": 10, "group": 2 * tokens_of_group, "constant": 4 * 4}[objective.normalizer]
         total += f[i] * advantages[i].item() * length / z
     assert trl.item() == pytest.approx(total, rel=1e-5)
-    if objective.learnable:
+    if objective.preference.learnable:
         trl.backward()
         metrics = defaultdict(list)
         fold.measure(metrics)

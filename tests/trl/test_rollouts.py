@@ -153,7 +153,7 @@ def test_groups_without_variance_take_no_part(name, way, tmp_path):
     )  # fmt: skip
     alone.train()
     assert trainer.lambda_state.value == pytest.approx(alone.lambda_state.value, rel=1e-6)
-    assert np.any(np.array(trainer.lambda_state.value) != start_of(name)) == PRESETS[name].learnable
+    assert np.any(np.array(trainer.lambda_state.value) != start_of(name)) == PRESETS[name].preference.learnable
     theirs = parameters(alone)
     start = parameters(make_trainer(config(tmp_path / "start"), Scripted, rare))
     for key, value in parameters(trainer).items():
@@ -188,7 +188,7 @@ def test_a_batch_without_any_variance_has_no_gradient(name, way, tmp_path):
     assert all(torch.equal(value, start[key]) for key, value in parameters(trainer).items())
     assert logged(trainer, "frac_reward_zero_std") == [1.0, 1.0]
     assert logged(trainer, "informative_groups") == [0.0, 0.0]
-    if PRESETS[name].learnable:
+    if PRESETS[name].preference.learnable:
         assert not np.any(logged(trainer, "lambda_grad"))
         assert trainer.lambda_state.state_dict()["moments"] == {}
     if "dynamic_sampling" in way:

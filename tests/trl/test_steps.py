@@ -54,7 +54,7 @@ def trainer_class(has_tools):
             grads = torch.autograd.grad(loss, [*parameters, lambda_], allow_unused=True)
             theirs = torch.cat([g.flatten() for g in grads[:-1]])
             self.errors.append(((ours - theirs).norm() / theirs.norm()).item())
-            if self.objective.learnable:
+            if self.objective.preference.learnable:
                 assert self.fold.lambda_grad.item() == pytest.approx(grads[-1].item(), rel=1e-4)
             self.window.clear()
 

@@ -23,6 +23,7 @@ from lambda_grpo.trl import LambdaGRPOConfig, LambdaGRPOTrainer
 from lambda_grpo.trl.hooks import HOOKS, check_hooks
 from tests.invariant import injected_run
 from tests.invariant.injected_run import Injected
+from tests.objective.own_parts import Negative
 from tests.trl.setup import TASK, config, logged, make_trainer, parameters
 
 
@@ -325,7 +326,7 @@ def test_the_trainer_refuses_what_it_cannot_do(tmp_path):
         make_trainer(config(tmp_path, objective="fspo", delta=4.0))
     with pytest.raises(ValueError, match="top_entropy_quantile doesn't reach it"):
         make_trainer(config(tmp_path, objective="gmpo", top_entropy_quantile=0.5))
-    PRESETS["negative"] = Objective("negative", lambda groups, _: 1 - groups.lengths)
+    PRESETS["negative"] = Objective("negative", Negative())
     with pytest.raises(ValueError, match="gives weights below 0"):
         make_trainer(config(tmp_path, objective="negative", max_steps=1)).train()
 

@@ -72,7 +72,7 @@ class Verl:
         if self.objective.advantage_scale == "batch":  # what is left to divide by
             rewards = torch.arange(count).double()
             advantages = advantages * (reference._sample_std(rewards.tolist()) + 1e-4)
-        self.lambda_ = torch.tensor(lam, dtype=torch.float64, requires_grad=self.objective.learnable)
+        self.lambda_ = torch.tensor(lam, dtype=torch.float64, requires_grad=self.objective.preference.learnable)
         self.mask = self.padded(mask)
         self.folded = fold(
             rows_of(self.padded(advantages[:, None] * mask), self.widths),
@@ -134,15 +134,15 @@ class Verl:
             for piece in sorted({pieces[row] for row in rows}):
                 micro = [row for row in rows if pieces[row] == piece]
                 data = self.micro_batch(micro, tokens, ranks)
-                if self.folded.tokens is not None:
-                    tu.assign_non_tensor(data, **{TOKENS: self.folded.tokens / minis})
+                if self.folded.verl_z is not None:
+                    tu.assign_non_tensor(data, **{TOKENS: self.folded.verl_z / minis})
                 loss, metrics = lambda_grpo_loss(config, {"log_probs": self.log_probs(micro)}, data)
                 total = total + loss / ranks / minis  # FSDP's mean over ranks
-                if self.objective.learnable:
+                if self.objective.preference.learnable:
                     found = [metrics[f"{GRADIENT}_{k}"].aggregate() for k in range(len(gradient))]
                     gradient += torch.tensor(found, dtype=torch.float64) / ranks / minis
                     share += metrics[SHARE].aggregate() / ranks
-            assert share == pytest.approx(1.0) or not self.objective.learnable
+            assert share == pytest.approx(1.0) or not self.objective.preference.learnable
         return total, gradient
 
 
@@ -174,7 +174,7 @@ def expected(batch, name, lam):
 @given(batches(min_length=1, equal_sizes=True), st.floats(-4, 4), st.integers(0, 2), st.sampled_from([1, 2]), st.data())
 def test_verls_loss_is_the_papers(name, batch, lam, padding, ranks, data):
     batch = prepared(batch, name)
-    if "completion_ids" not in PRESETS[name].needs:
+    if "completion_ids" not in PRESETS[name].preference.needs:
         batch = with_tools(batch, data.draw)
     rows = len(batch["group_ids"]) + padding
     of_whole_batches = PRESETS[name].normalizer != "batch"  # the others average over a mini-batch's own tokens
@@ -188,7 +188,7 @@ def test_verls_loss_is_the_papers(name, batch, lam, padding, ranks, data):
     assert loss.item() + penalty == pytest.approx(value, rel=1e-6, abs=1e-9)
     if of_logps is not None:
         torch.testing.assert_close(torch.autograd.grad(loss, verl.logps)[0], of_logps, **CLOSE)
-    if PRESETS[name].learnable:
+    if PRESETS[name].preference.learnable:
         expected_gradient = 0.0 if of_lambda is None else of_lambda.item()
         assert (gradient + of_penalty).item() == pytest.approx(expected_gradient, rel=1e-6, abs=1e-9)
 
@@ -227,7 +227,7 @@ def test_several_lambdas(batch, data):
     torch.testing.assert_close(gradient, of_lambda, **CLOSE)
 
 
-def test_groups_of_another_size_sit_out_where_each_pass_rate_has_a_lambda():
+def test_groups_of_another_size_are_filtered_out_where_each_pass_rate_has_a_lambda():
     """verl trains on groups of which a sample failed."""
     adv = jagged([torch.tensor([a] * n) for a, n in ((1.0, 3), (-1.0, 2), (1.0, 1), (1.0, 4), (-1.0, 2))])
     mask = jagged([torch.ones(n, dtype=torch.long) for n in (3, 2, 1, 4, 2)])

@@ -121,8 +121,12 @@ def test_keys_are_read():
 def test_an_objective_of_ones_own_by_its_import_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_verl_objectives.py").write_text(
-        "from lambda_grpo import Objective\n"
-        "LONGER = Objective('longer', lambda groups, lambda_: groups.softmax(lambda_ * groups.h), learnable=True)\n"
+        "from lambda_grpo.objective import Objective, Preference\n"
+        "class Longer(Preference):\n"
+        "    learnable = True\n"
+        "    def __call__(self, groups, lambda_):\n"
+        "        return groups.softmax(lambda_ * groups.standardised_length)\n"
+        "LONGER = Objective('longer', Longer())\n"
     )
     assert settings(objective("my_verl_objectives:LONGER")).resolve_objective().name == "longer"
 

@@ -76,7 +76,7 @@ def _limits(config: dict[str, Any], rewards: Sequence[float | None]) -> dict[str
 
 
 def _lambda_bounds(settings: dict[str, Any]) -> list[float]:
-    return list(settings["lambda_bounds"] or get_objective(settings["objective"]).lambda_bounds)
+    return list(settings["lambda_bounds"] or get_objective(settings["objective"]).preference.lambda_bounds)
 
 
 def share_by_length_quartile(lengths: Any, mass: Any) -> list[float] | None:

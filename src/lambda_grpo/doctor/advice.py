@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from lambda_grpo.doctor.parts import ENGINES, PARTS, Facts
 from lambda_grpo.doctor.requirements import version_of
-from lambda_grpo.verl.names import VERL
+from lambda_grpo.verl.versions import VERL
 
 MENDS = {  # by the state of the plug-in
     "switched off": "unset the variable, or add lambda_grpo to it",

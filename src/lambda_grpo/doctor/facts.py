@@ -13,7 +13,7 @@ from lambda_grpo.doctor.parts import ENGINES, PARTS, PLUGIN, Facts, Part
 from lambda_grpo.doctor.probe import probed
 from lambda_grpo.doctor.requirements import can_check, unmet_of, version_of
 from lambda_grpo.parallel import cores
-from lambda_grpo.verl.names import TRAINER, breaks_verl
+from lambda_grpo.verl.versions import TRAINER, breaks_verl
 
 
 def examine() -> Facts:

@@ -8,7 +8,7 @@ from collections import Counter
 
 from lambda_grpo.doctor.advice import shortfall
 from lambda_grpo.doctor.parts import ENGINES, PARTS, Facts
-from lambda_grpo.verl.names import TRAINER
+from lambda_grpo.verl.versions import TRAINER
 
 WIDTH = 90
 

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 
 from lambda_grpo.doctor.parts import PLUGIN, Facts
-from lambda_grpo.verl.names import TRAINER
+from lambda_grpo.verl.versions import TRAINER
 
 MARK = "lambda-grpo doctor: "  # before what a probe found, among all that an import may print
 LIMIT = 300  # seconds for one import: a cluster's file system may be slow

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lambda_grpo.objective import (
-    Objective,
+from lambda_grpo.objective.objective import Objective
+from lambda_grpo.objective.weights import (
     effective_sample_size,
     is_saturated,
     lambda_penalty,
@@ -28,10 +28,10 @@ class GeneratedBatch:
     lengths: (N,) tokens that the policy generated.
     group_ids: (N,).
     advantages: (N,).
-    is_kept: (N,) booleans. The other rows are no part of the objective: their weights are 0, and neither a group's
-        statistics nor a normaliser sees them.
+    is_kept: (N,) booleans. Responses that are filtered out have weights of 0, and count neither in a group's
+        statistics nor in a normaliser.
     entropies, completion_ids, token_mask: (N, T) where the objective needs them.
-    fixed_weights: (N,) or (N, T) f of an objective without λ.
+    fixed_weights: (N,) or (N, T) f of an objective without λ, computed once.
     """
 
     lengths: Tensor
@@ -45,42 +45,42 @@ class GeneratedBatch:
 
     @cached_property
     def kept(self) -> GeneratedBatch:
-        """The rows that take part, alone."""
+        """The batch without the responses that are filtered out."""
         if self.is_kept.all():
             return self
         columns: dict[str, Any] = {column.name: getattr(self, column.name) for column in fields(self)}
-        rows: dict[str, Any] = {k: None if v is None else v[self.is_kept] for k, v in columns.items()}
-        return GeneratedBatch(**rows)
+        kept: dict[str, Any] = {k: None if v is None else v[self.is_kept] for k, v in columns.items()}
+        return GeneratedBatch(**kept)
 
     def weights(self, objective: Objective, lambda_: Tensor) -> Tensor:
-        """(N,) or (N, T) f. Raises ValueError where one is below 0: it couldn't fold into an advantage."""
-        part = self.kept
+        """(N,) or (N, T) f. Raises ValueError where one is below 0: it can't fold into an advantage."""
+        kept = self.kept
         weights = response_weights(
-            part.lengths,
-            part.group_ids,
+            kept.lengths,
+            kept.group_ids,
             objective,
             lambda_,
-            advantages=part.advantages,
-            entropies=part.entropies,
-            completion_ids=part.completion_ids,
-            token_mask=part.token_mask,
+            advantages=kept.advantages,
+            entropies=kept.entropies,
+            completion_ids=kept.completion_ids,
+            token_mask=kept.token_mask,
         )
         if (weights < 0).any():
             raise ValueError(f"objective {objective.name!r} gives weights below 0: they can't fold into advantages")
-        if part is self:
+        if kept is self:
             return weights
-        rows = self.is_kept.nonzero()[:, 0]
-        return weights.new_zeros(len(self.lengths), *weights.shape[1:]).index_add(0, rows, weights)
+        places = self.is_kept.nonzero()[:, 0]
+        return weights.new_zeros(len(self.lengths), *weights.shape[1:]).index_add(0, places, weights)
 
     def normalizer(self, objective: Objective) -> Tensor:
-        """(N,) Z of a whole batch, for an objective that divides by its groups' tokens; 1 for rows that sit out."""
+        """(N,) Z of a whole batch, of an objective that divides by its groups' tokens; 1 where filtered out."""
         whole = loss_normalizer(self.kept.lengths, self.kept.group_ids, objective)
         return torch.ones_like(self.lengths, dtype=whole.dtype).masked_scatter(self.is_kept, whole)
 
     def penalty(self, objective: Objective, lambda_: Tensor) -> Tensor:
         """What the loss adds for λ itself."""
-        part = self.kept
-        return lambda_penalty(part.lengths, part.group_ids, objective, lambda_, advantages=part.advantages)
+        kept = self.kept
+        return lambda_penalty(kept.lengths, kept.group_ids, objective, lambda_, advantages=kept.advantages)
 
     def penalty_gradient(self, objective: Objective, lambda_: Tensor) -> Tensor:
         """d/dλ of the penalty, which an engine adds to λ's gradient once a step."""
@@ -89,16 +89,16 @@ class GeneratedBatch:
         return torch.autograd.grad(penalty, leaf)[0] if penalty.requires_grad else torch.zeros_like(leaf)
 
     def weight_metrics(self, weights: Tensor) -> dict[str, float]:
-        """What is logged of the weights: least and greatest of any token, and how even they are. NaN without any."""
-        part, own = self.kept, weights[self.is_kept]
-        tokens = own if own.dim() == 1 or part.token_mask is None else own[part.token_mask.bool()]
+        """Metrics of the weights: least and greatest of a token, effective sample size of a group. NaN if empty."""
+        kept, own = self.kept, weights[self.is_kept]
+        tokens = own if own.dim() == 1 or kept.token_mask is None else own[kept.token_mask.bool()]
         if len(tokens) == 0:
             return dict.fromkeys(("weight_min", "weight_max", "effective_sample_size"), math.nan)
-        even = effective_sample_size(mean_weights(own, part.lengths), part.group_ids)
+        size = effective_sample_size(mean_weights(own, kept.lengths), kept.group_ids)
         return {
             "weight_min": tokens.min().item(),
             "weight_max": tokens.max().item(),
-            "effective_sample_size": even.mean().item(),
+            "effective_sample_size": size.mean().item(),
         }
 
     def is_saturated(self, weights: Tensor) -> bool:
@@ -112,12 +112,12 @@ class GeneratedBatch:
         return len(informative.unique()) / max(len(self.group_ids.unique()), 1)
 
     def mean_weights(self, weights: Tensor) -> Tensor:
-        """(N,) the mean of f over each response's tokens, 0 for rows that sit out."""
+        """(N,) the mean of f over each response's tokens, 0 where filtered out."""
         return torch.where(self.is_kept, mean_weights(weights, self.lengths), 0.0)
 
 
 def lambda_metrics(lambda_: Tensor, gradient: Tensor) -> dict[str, float]:
-    """What is logged of λ and dL/dλ: of several λ the means, and each λ as `lambda/1` …."""
+    """Metrics of λ and dL/dλ: the means over several λ, and each λ as `lambda/1` …."""
     described = {"lambda": lambda_.mean().item(), "lambda_grad": gradient.mean().item()}
     if lambda_.dim() > 0:
         described |= {f"lambda/{k}": value for k, value in enumerate(lambda_.tolist(), start=1)}

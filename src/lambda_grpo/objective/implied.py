@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lambda_grpo.objective.groups import Groups
+from lambda_grpo.objective.objective import Objective
 from lambda_grpo.objective.preferences import LambdaSoftmax, Preference
-from lambda_grpo.objective.presets import Objective
 from lambda_grpo.objective.weights import response_weights
 
 GRID = 41  # values of λ that are tried at a time

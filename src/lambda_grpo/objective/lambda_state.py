@@ -61,6 +61,10 @@ class LambdaState:
         """λ now: a float, or a list of them."""
         return self._parameter.tolist()
 
+    def leaf(self, *, requires_grad: bool = True) -> torch.Tensor:
+        """λ now as a new float64 leaf, which a loss can be differentiated by."""
+        return self._parameter.detach().clone().requires_grad_(requires_grad)
+
     @property
     def lr(self) -> float:
         """The learning rate of the next step."""

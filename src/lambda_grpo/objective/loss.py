@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lambda_grpo.objective.presets import Objective, get_objective
+from lambda_grpo.objective.objective import Objective
+from lambda_grpo.objective.presets import get_objective
 from lambda_grpo.objective.surrogates import SurrogateInputs, reference_kl
 from lambda_grpo.objective.weights import lambda_penalty, loss_normalizer, response_weights
 
@@ -107,7 +108,7 @@ def policy_loss(
             lengths, group_ids, objective,
             tokens=tokens, max_completion_length=max_completion_length, micro_batches=torch.zeros_like(tokens),
         )  # fmt: skip
-        if objective.penalty is not None:
+        if objective.preference.learnable:
             penalty = lambda_penalty(lengths, group_ids, objective, lambda_, advantages=advantages)
     dtype = torch.promote_types(per_token_logps.dtype, torch.float32)  # bf16 can't hold a ratio near 1
     weights = weights.to(dtype)

@@ -1,13 +1,14 @@
 """The token preference f: the only place where methods differ in how much a response's tokens count.
 
-A preference is a function (groups, λ) -> f, pure and float64: (B,), or (B, T) where it tells a response's tokens
-apart. `weights.response_weights` adds the conventions that all of them share.
+A preference computes f from (groups, λ), pure and in float64, and states what an engine has to know about it.
+`weights.response_weights` adds the conventions that all preferences share.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,57 +22,100 @@ MAX_LOG_POWER = 700.0  # exp(700) is finite in float64, exp(710) is not
 MAX_POWER = torch.tensor(MAX_LOG_POWER, dtype=torch.float64).exp().item()
 
 
-class Preference(Protocol):
-    """How much each token of a response counts, from its group's lengths and λ (float64, as a rule a scalar)."""
+Need = Literal["advantages", "entropies", "completion_ids"]
+
+
+class Preference(ABC):
+    """How much each token of a response counts. Subclass it for one of your own; a frozen dataclass holds its numbers.
+
+    Attributes:
+        needs: fields of `Groups` that it reads beside the lengths.
+        per_token: whether it weighs the tokens of one response differently: f is (B, T) then, (B,) otherwise.
+        learnable: whether f depends on λ.
+        lambda_bounds: where an engine keeps λ unless its settings say otherwise.
+        lambda_favours_length: whether λ > 0 favours longer responses and λ < 0 shorter ones, for reports to say so.
+        weighs_groups: whether f differs between groups and not within one.
+    """
+
+    needs: ClassVar[tuple[Need, ...]] = ()
+    per_token: ClassVar[bool] = False
+    learnable: ClassVar[bool] = False
+    lambda_bounds: ClassVar[tuple[float, float]] = (-10.0, 10.0)
+    lambda_favours_length: ClassVar[bool] = False
+    weighs_groups: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
+        """(B,) or (B, T) token preferences f, of float64 λ in the shape of `lambda_shape`."""
+
+    def lambda_shape(self, group_size: int) -> tuple[int, ...]:
+        """Shape of λ for groups of so many responses: () for one number."""
+        return ()
+
+    def penalty(self, groups: Groups, lambda_: Tensor) -> Tensor:
+        """Scalar that the loss of a whole batch adds for λ itself."""
+        return groups.lengths.new_zeros(())
+
+
+@dataclass(frozen=True)
+class Uniform(Preference):
+    """f = 1: every token counts alike (DAPO, arXiv 2503.14476; Dr. GRPO, arXiv 2503.20783)."""
 
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
-        """(B,) or (B, T) token preferences."""
-        ...
+        return torch.ones_like(groups.lengths)
 
 
-def uniform(groups: Groups, lambda_: Tensor) -> Tensor:
-    """f = 1: every token counts alike (DAPO, arXiv 2503.14476; Dr. GRPO, arXiv 2503.20783)."""
-    return torch.ones_like(groups.lengths)
-
-
-def inverse_length(groups: Groups, lambda_: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class InverseLength(Preference):
     """f = μ/|o|: every response counts alike (GRPO, arXiv 2402.03300)."""
-    return groups.mean_length / groups.lengths
+
+    def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
+        return groups.mean_length / groups.lengths
 
 
-def sign_balanced(groups: Groups, lambda_: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class SignBalanced(Preference):
     """f = (G±/G) / (N±/N): balanced aggregation, arXiv 2605.04077, read in accounts of it.
 
     The responses with A > 0 and those with A < 0 each get a token mean of their own; the two means count by their
     numbers of responses G±. N±: their tokens, N: the group's. Responses with A = 0 are a third such part.
     """
-    assert groups.advantages is not None  # in the objective's needs
-    weights = torch.zeros_like(groups.lengths)
-    for sign in (-1, 0, 1):
-        part = (groups.advantages.sign() == sign).double()
-        share_of_responses = groups.sum(part) / groups.size
-        share_of_tokens = groups.sum(part * groups.lengths) / groups.total_length
-        weights = weights + part * share_of_responses / share_of_tokens.clamp(min=1e-300)
-    return weights
+
+    needs = ("advantages",)
+
+    def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
+        assert groups.advantages is not None  # in `needs`
+        weights = torch.zeros_like(groups.lengths)
+        for sign in (-1, 0, 1):
+            part = (groups.advantages.sign() == sign).double()
+            share_of_responses = groups.sum(part) / groups.size
+            share_of_tokens = groups.sum(part * groups.lengths) / groups.total_length
+            weights = weights + part * share_of_responses / share_of_tokens.clamp(min=1e-300)
+        return weights
 
 
-def inverse_entropy(groups: Groups, lambda_: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class InverseEntropy(Preference):
     """f = μ/|o| · H̄/H, H a response's mean token entropy, H̄ its group's: EDGE-GRPO's advantage, arXiv 2507.21848.
 
     Â = A / (H/H̄) on GRPO: confident right answers are pushed up more, and confident wrong ones down. The mean is over
     real tokens (the authors' code takes in padding) and no gradient passes through it (theirs leaks).
     """
-    assert groups.entropies is not None  # in the objective's needs
-    assert groups.token_mask is not None
-    tokens = torch.where(groups.token_mask, groups.entropies.detach().double(), 0.0).sum(1)
-    entropy = (tokens / groups.lengths.clamp(min=1)).clamp(min=ENTROPY_FLOOR)
-    has_tokens = groups.lengths > 0
-    mean = groups.sum(torch.where(has_tokens, entropy, 0.0)) / groups.sum(has_tokens.double()).clamp(min=1)
-    return inverse_length(groups, lambda_) * mean / entropy
+
+    needs = ("entropies",)
+
+    def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
+        assert groups.entropies is not None  # in `needs`
+        assert groups.token_mask is not None
+        tokens = torch.where(groups.token_mask, groups.entropies.detach().double(), 0.0).sum(1)
+        entropy = (tokens / groups.lengths.clamp(min=1)).clamp(min=ENTROPY_FLOOR)
+        has_tokens = groups.lengths > 0
+        mean = groups.sum(torch.where(has_tokens, entropy, 0.0)) / groups.sum(has_tokens.double()).clamp(min=1)
+        return groups.mean_length / groups.lengths * mean / entropy
 
 
 @dataclass(frozen=True)
-class InverseLengthPower:
+class InverseLengthPower(Preference):
     """f = |o|^−α over its mean in the batch: ΔL normalisation, arXiv 2509.07558, as its authors' code has it.
 
     α = 1 has the least variance; they train with 0.75 on mathematics.
@@ -85,7 +129,8 @@ class InverseLengthPower:
         return weights * (weights.numel() / weights.sum().clamp(min=1e-300))
 
 
-def pass_rate_weights(groups: Groups, lambda_: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class PassRateWeights(Preference):
     """f = w_k · P·N / N_k, w_k = e^(λ_k) for groups with k right answers of G: DARO, arXiv 2510.09001.
 
     The P groups' tokens N, N_k those of all groups of one pass rate, which get a token mean of their own. λ holds
@@ -95,22 +140,32 @@ def pass_rate_weights(groups: Groups, lambda_: Tensor) -> Tensor:
     Read in accounts of the paper. That w is learned as its logarithm, and within bounds, is ours: where a loss L_k
     isn't above 0, w_k L_k − ln w_k has no minimum, and on policy L_k is near 0: w_k rises to its bound.
     """
-    right, is_mixed = _right_answers(groups)
-    share = groups.count * groups.total_length / _over_groups(groups, groups.total_length, right).clamp(min=1)
-    return torch.where(is_mixed, _of_pass_rate(groups, lambda_).exp() * share, 1.0)
 
+    needs = ("advantages",)
+    learnable = True
+    lambda_bounds = (-2.0, 2.0)
+    weighs_groups = True
 
-def pass_rate_penalty(groups: Groups, lambda_: Tensor) -> Tensor:
-    """− Σ_k ln w_k over the pass rates that occur: DARO's second term, which keeps w from vanishing."""
-    right, is_mixed = _right_answers(groups)
-    repeats = _over_groups(groups, torch.ones_like(groups.total_length), right)
-    each = torch.where(is_mixed, _of_pass_rate(groups, lambda_) / repeats, 0.0)
-    return -groups.per_group(each).sum()
+    def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
+        right, is_mixed = _right_answers(groups)
+        share = groups.count * groups.total_length / _over_groups(groups, groups.total_length, right).clamp(min=1)
+        return torch.where(is_mixed, _of_pass_rate(groups, lambda_).exp() * share, 1.0)
+
+    def lambda_shape(self, group_size: int) -> tuple[int, ...]:
+        """One λ for each number of right answers from 1 to G − 1."""
+        return (group_size - 1,)
+
+    def penalty(self, groups: Groups, lambda_: Tensor) -> Tensor:
+        """− Σ_k ln w_k over the pass rates that occur: DARO's second term, which keeps w from vanishing."""
+        right, is_mixed = _right_answers(groups)
+        repeats = _over_groups(groups, torch.ones_like(groups.total_length), right)
+        each = torch.where(is_mixed, _of_pass_rate(groups, lambda_) / repeats, 0.0)
+        return -groups.per_group(each).sum()
 
 
 def _right_answers(groups: Groups) -> tuple[Tensor, Tensor]:
     """Number of right answers in each response's group, and whether there are wrong ones beside them."""
-    assert groups.advantages is not None  # in the objective's needs
+    assert groups.advantages is not None  # in `needs`
     right = groups.sum((groups.advantages > 0).double()).long()
     return right, (right > 0) & (right < groups.size)
 
@@ -132,8 +187,11 @@ def _of_pass_rate(groups: Groups, lambda_: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _HasR:
-    """What the forms of λ share: r, how far a length's z reaches."""
+class _LengthPreference(Preference):
+    """λ-GRPO's three forms: f by the standardised length z, which r scales."""
+
+    learnable = True
+    lambda_favours_length = True
 
     r: float = 1 / 9
 
@@ -143,7 +201,7 @@ class _HasR:
 
 
 @dataclass(frozen=True)
-class LambdaSoftmax(_HasR):
+class LambdaSoftmax(_LengthPreference):
     """f = G · softmax(h^λ), h = 1 + r·z: λ-GRPO, arXiv 2510.06870. Longer responses count more where λ > 0."""
 
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
@@ -161,7 +219,7 @@ class LambdaSoftmax(_HasR):
 
 
 @dataclass(frozen=True)
-class LambdaExp(_HasR):
+class LambdaExp(_LengthPreference):
     """f = G · softmax(r·λ·z): λ-GRPO with an exponential in place of the power. Smooth for every r, G and λ."""
 
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
@@ -169,8 +227,8 @@ class LambdaExp(_HasR):
 
 
 @dataclass(frozen=True)
-class LambdaLinear(_HasR):
-    """f = 1 + r·λ·z, held above 0, then scaled to Σ f = G: λ-GRPO's linear form."""
+class LambdaLinear(_LengthPreference):
+    """f = 1 + r·λ·z, kept above 0, then scaled to Σ f = G: λ-GRPO's linear form."""
 
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
         weights = (1 + self.r * lambda_ * groups.standardised_length).clamp(min=FLOOR)

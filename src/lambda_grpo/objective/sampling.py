@@ -1,6 +1,6 @@
-"""What a method does to its samples before the loss: which of them it draws anew, corrects, and lets take part.
+"""Sample filtering and selection: what a method does to its samples between sampling and the loss.
 
-An engine carries these out (`trl/rollouts.py`); the loss sees the rows that take part.
+An engine carries it out (`trl/rollouts.py`); the loss sees the samples that are kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Baseline = Literal["group", "selected"]
 
 
 class Selection(Protocol):
-    """Which samples of a group take part in the update, by their rewards.
+    """Which samples of a group the update is made of, by their rewards.
 
     baseline: whose mean and std the advantages have, the whole "group"'s or those of the "selected".
     """
@@ -78,11 +78,11 @@ class AtLeast:
 
 @dataclass(frozen=True)
 class ErrorCorrection:
-    """Guided error correction of EDGE-GRPO (arXiv 2507.21848): what becomes of a wrong sample, by chance.
+    """Guided error correction of EDGE-GRPO (arXiv 2507.21848): wrong samples are replaced, at random.
 
-    reflect: the share that is continued by the policy after a reflection prompt.
-    answer: the share that the right answer is appended to.
-    solution: the share that a reference solution takes the place of.
+    reflect: share of them that the policy continues after a reflection prompt.
+    answer: share of them that the right answer is appended to.
+    solution: share of them that a reference solution replaces.
     """
 
     reflect: float = 0.5
@@ -97,16 +97,16 @@ class ErrorCorrection:
 
 @dataclass(frozen=True)
 class RolloutSpec:
-    """What an engine does between sampling and the loss. The default: nothing.
+    """How samples are filtered, selected and corrected before the loss. By default they aren't.
 
     Attributes:
         dynamic_sampling: groups without reward variance are replaced by those of fresh prompts (DAPO, arXiv
-            2503.14476, section 3.2); those that are left when the budget is spent take no part.
+            2503.14476, section 3.2); those that are left when the budget is spent are filtered out.
         overlong_buffer: share of max_completion_length over whose last tokens a penalty rises from 0 to 1, added to
             the reward (DAPO, eq. 13); 0 for none. It never makes a group informative.
-        selection: which samples of a group take part in the update.
-        correction: what becomes of wrong samples.
-        drop_zero_variance: groups without reward variance take no part, and none are drawn in their place. Dynamic
+        selection: which samples of a group the update is made of; None for all.
+        correction: how wrong samples are corrected; None for not at all.
+        drop_zero_variance: groups without reward variance are filtered out, and none are drawn in their place. Dynamic
             sampling includes it.
     """
 
@@ -122,16 +122,16 @@ class RolloutSpec:
 
     @property
     def filters_equal_groups(self) -> bool:
-        """Whether groups without reward variance take no part."""
+        """Whether groups without reward variance are filtered out."""
         return self.dynamic_sampling or self.drop_zero_variance
 
     @property
     def filters_samples(self) -> bool:
-        """Whether some of the samples may take no part."""
+        """Whether some of the samples may be filtered out."""
         return self.filters_equal_groups or self.selection is not None
 
     def is_kept(self, rewards: Tensor, group_ids: Tensor, rounding: Tensor | None = None) -> Tensor:
-        """Which samples the loss is of.
+        """Which samples are kept for the loss.
 
         Args:
             rewards: (B,) without the overlong penalty, NaN where a sample couldn't be scored.

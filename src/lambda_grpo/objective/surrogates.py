@@ -1,18 +1,19 @@
-"""Stage 2, part one: the surrogate s_it, one small value for each way that methods treat the ratio.
+"""Stage 2, part one: the surrogate s_it, one class for each way in which methods treat the ratio.
 
-A surrogate is a function of a micro-batch's tokens, (B, T) -> (B, T), or (B, 1) where a response has one ratio: each
-of its tokens then counts s_i. All of them are positively homogeneous in the advantage, so that a token preference
-f > 0 may multiply either of the two.
+A surrogate maps a micro-batch's tokens (B, T) to (B, T), or to (B, 1) where a response has one value s_i, which each
+of its tokens then has. All of them are positively homogeneous in the advantage, so that a token preference f > 0 may
+multiply either of the two.
 
-The clip range of PPO, min(ρA, clip(ρ)A), is taken on log ρ: the same value and gradient, and a ratio that overflows
-where the clip holds it leaves no NaN behind.
+PPO's clip, min(ρA, clip(ρ)A), is applied to log ρ: value and gradient are the same, and a clipped ratio that would
+overflow leaves no NaN.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ VESPO_LOG_WEIGHT = (math.log(1e-8), MAX_LOG_WEIGHT)  # TRL's
 
 @dataclass(frozen=True)
 class SurrogateInputs:
-    """What a surrogate sees. Zero outside the mask.
+    """A micro-batch as a surrogate sees it. Zero outside the mask.
 
     per_token_logps: (B, T) log π.
     log_ratio: (B, T) log ρ = log π − log π_old.
@@ -52,19 +53,24 @@ class SurrogateInputs:
         return self.sequence_sum(values) / self.mask.sum(1, keepdim=True).clamp(min=1)
 
 
-class Surrogate(Protocol):
-    """How a method turns ratios and advantages into what is maximised.
+class Surrogate(ABC):
+    """How a method turns ratios and advantages into what is maximised. Subclass it for one of your own.
 
-    Where the advantage is 0, so are its value and its gradient: trainers may leave such rows out.
+    Where the advantage is 0, so are its value and its gradient: trainers may leave such responses out.
     """
 
-    def __call__(self, tokens: SurrogateInputs) -> tuple[Tensor, Tensor]:
-        """Surrogate, (B, T) or (B, 1), and whether a clip holds its ratio back, of the same shape."""
-        ...
+    @property
+    def per_response(self) -> bool:
+        """Whether it has one value a response, (B, 1), instead of one a token."""
+        return False
+
+    @abstractmethod
+    def __call__(self, inputs: SurrogateInputs) -> tuple[Tensor, Tensor]:
+        """Surrogate, (B, T) or (B, 1), and whether its ratio is clipped, of the same shape."""
 
 
-class _PositiveNumbers:
-    """A surrogate's own numbers are above 0. Raises ValueError, naming the one that isn't."""
+class _PositiveNumbers(Surrogate):
+    """A surrogate whose numbers are above 0. Raises ValueError, naming the one that isn't."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -90,21 +96,26 @@ class Clip(_PositiveNumbers):
             raise ValueError(f"the level of a ratio is {self.level!r}{meant}, it must be 'token' or 'sequence'")
         super().__post_init__()
 
-    def __call__(self, tokens: SurrogateInputs) -> tuple[Tensor, Tensor]:
-        low, high = clip_range(self, tokens)
-        log_ratio = tokens.log_ratio if self.level == "token" else tokens.sequence_mean(tokens.log_ratio)
-        held, is_clipped = clip_log_ratio(log_ratio, tokens.advantages, _log(1 - low), math.log1p(high))
-        return held.exp() * tokens.advantages, is_clipped
+    @property
+    def per_response(self) -> bool:
+        """A sequence's ratio is the same for all of its tokens."""
+        return self.level == "sequence"
+
+    def __call__(self, inputs: SurrogateInputs) -> tuple[Tensor, Tensor]:
+        low, high = clip_range(self, inputs)
+        log_ratio = inputs.log_ratio if self.level == "token" else inputs.sequence_mean(inputs.log_ratio)
+        clipped, is_clipped = clip_log_ratio(log_ratio, inputs.advantages, _log(1 - low), math.log1p(high))
+        return clipped.exp() * inputs.advantages, is_clipped
 
 
 @dataclass(frozen=True)
-class TracedClip:
+class TracedClip(Surrogate):
     """PPO's clip on a ratio that remembers, exp(Σ_k w_tk log ρ_k) over the tokens k <= t: GRPO-λ (arXiv 2510.00194).
 
     The gradient reaches every earlier token, as with eligibility traces. t − k counts all tokens of the completion, a
     tool's too, whose log ρ is 0 here. On policy token k gets A · Σ_{t>=k} w_tk,
     which is GAE with A for each step's error. Read in accounts of the paper and others' code: λ_trace is the paper's,
-    γ = 1 theirs. Where no clip holds it (A < 0), the log-ratio stays below 20: a sum of thousands overflows.
+    γ = 1 theirs. Where nothing clips it (A < 0), the log-ratio stays below 20: a sum of thousands overflows.
 
     trace: "recent", w_tk = (γλ)^(t−k); or "both", w_tk = max((γλ)^(t−k), (γλ)^k), which favours the first tokens too.
     gamma, lambda_trace: γ and λ, between 0 and 1. Only their product counts; 0 is PPO's clip under "recent".
@@ -124,48 +135,58 @@ class TracedClip:
         check_decay(self.gamma, self.lambda_trace)
         Clip("token", self.epsilon, self.epsilon_high)  # refuses values out of range
 
-    def __call__(self, tokens: SurrogateInputs) -> tuple[Tensor, Tensor]:
-        low, high = clip_range(self, tokens)
+    def __call__(self, inputs: SurrogateInputs) -> tuple[Tensor, Tensor]:
+        low, high = clip_range(self, inputs)
         decay = self.gamma * self.lambda_trace
         accumulate = recent_trace if self.trace == "recent" else both_trace
-        log_ratio = accumulate(tokens.log_ratio, decay).clamp(max=MAX_LOG_WEIGHT)
-        held, is_clipped = clip_log_ratio(log_ratio, tokens.advantages, _log(1 - low), math.log1p(high))
-        return held.exp() * tokens.advantages, is_clipped
+        log_ratio = accumulate(inputs.log_ratio, decay).clamp(max=MAX_LOG_WEIGHT)
+        clipped, is_clipped = clip_log_ratio(log_ratio, inputs.advantages, _log(1 - low), math.log1p(high))
+        return clipped.exp() * inputs.advantages, is_clipped
 
 
 @dataclass(frozen=True)
 class GeometricMean(_PositiveNumbers):
     """exp(mean of clipped log ρ) · A, the clip on each token's log ρ: GMPO (arXiv 2507.20673, eq. 4).
 
-    epsilon, epsilon_high: log ρ is held at −ε and ε_high, which defaults to ε.
+    epsilon, epsilon_high: log ρ is clipped to −ε and ε_high, which defaults to ε.
     """
 
     epsilon: float = 0.4
     epsilon_high: float | None = None
 
-    def __call__(self, tokens: SurrogateInputs) -> tuple[Tensor, Tensor]:
-        low, high = clip_range(self, tokens)
-        held, is_clipped = clip_log_ratio(tokens.log_ratio, tokens.advantages, -low, high)
-        return tokens.sequence_mean(held).exp() * tokens.advantages, is_clipped
+    @property
+    def per_response(self) -> bool:
+        """One value for the whole response."""
+        return True
+
+    def __call__(self, inputs: SurrogateInputs) -> tuple[Tensor, Tensor]:
+        low, high = clip_range(self, inputs)
+        clipped, is_clipped = clip_log_ratio(inputs.log_ratio, inputs.advantages, -low, high)
+        return inputs.sequence_mean(clipped).exp() * inputs.advantages, is_clipped
 
 
 @dataclass(frozen=True)
 class LengthBand(_PositiveNumbers):
-    """PPO's clip on the whole sequence's ratio W = Π ρ, log W held within ±c·√|o|: FSPO (arXiv 2509.09177).
+    """PPO's clip on the whole sequence's ratio W = Π ρ, log W clipped to ±c·√|o|: FSPO (arXiv 2509.09177).
 
     A sum of |o| terms spreads as √|o|, so long and short responses are clipped alike. Read in accounts of the paper;
-    the value of c is one of theirs, and the band has no drift term, as in the paper's later versions. Where no clip
-    holds it (A < 0), log W stays below 20: a product of thousands of ratios overflows.
+    the value of c is one of theirs, and the band has no drift term, as in the paper's later versions. Where nothing
+    clips it (A < 0), log W stays below 20: a product of thousands of ratios overflows.
     """
 
     c_low: float = 0.03
     c_high: float = 0.03
 
-    def __call__(self, tokens: SurrogateInputs) -> tuple[Tensor, Tensor]:
-        width = tokens.mask.sum(1, keepdim=True).to(tokens.log_ratio.dtype).sqrt()
-        log_weight = tokens.sequence_sum(tokens.log_ratio).clamp(max=MAX_LOG_WEIGHT)
-        held, is_clipped = clip_log_ratio(log_weight, tokens.advantages, -self.c_low * width, self.c_high * width)
-        return held.exp() * tokens.advantages, is_clipped
+    @property
+    def per_response(self) -> bool:
+        """One value for the whole response."""
+        return True
+
+    def __call__(self, inputs: SurrogateInputs) -> tuple[Tensor, Tensor]:
+        width = inputs.mask.sum(1, keepdim=True).to(inputs.log_ratio.dtype).sqrt()
+        log_weight = inputs.sequence_sum(inputs.log_ratio).clamp(max=MAX_LOG_WEIGHT)
+        clipped, is_clipped = clip_log_ratio(log_weight, inputs.advantages, -self.c_low * width, self.c_high * width)
+        return clipped.exp() * inputs.advantages, is_clipped
 
 
 @dataclass(frozen=True)
@@ -174,10 +195,10 @@ class CappedWeight(_PositiveNumbers):
 
     cap: float = 5.0
 
-    def __call__(self, tokens: SurrogateInputs) -> tuple[Tensor, Tensor]:
-        log_ratio = tokens.log_ratio.detach()
+    def __call__(self, inputs: SurrogateInputs) -> tuple[Tensor, Tensor]:
+        log_ratio = inputs.log_ratio.detach()
         weight = log_ratio.clamp(max=math.log(self.cap)).exp()
-        return weight * tokens.advantages * tokens.per_token_logps, log_ratio > math.log(self.cap)
+        return weight * inputs.advantages * inputs.per_token_logps, log_ratio > math.log(self.cap)
 
 
 @dataclass(frozen=True)
@@ -187,10 +208,10 @@ class SoftGate(_PositiveNumbers):
     tau_pos: float = 1.0
     tau_neg: float = 1.05
 
-    def __call__(self, tokens: SurrogateInputs) -> tuple[Tensor, Tensor]:
-        tau = _choose(tokens.advantages > 0, self.tau_pos, self.tau_neg, tokens.advantages)
-        gate = torch.sigmoid(tau * torch.expm1(tokens.log_ratio.clamp(max=SAPO_MAX_LOG_RATIO))) * 4 / tau
-        return gate * tokens.advantages, torch.zeros_like(tokens.mask)
+    def __call__(self, inputs: SurrogateInputs) -> tuple[Tensor, Tensor]:
+        tau = _where(inputs.advantages > 0, self.tau_pos, self.tau_neg, inputs.advantages)
+        gate = torch.sigmoid(tau * torch.expm1(inputs.log_ratio.clamp(max=SAPO_MAX_LOG_RATIO))) * 4 / tau
+        return gate * inputs.advantages, torch.zeros_like(inputs.mask)
 
 
 @dataclass(frozen=True)
@@ -206,35 +227,34 @@ class GammaWeight(_PositiveNumbers):
     k_neg: float = 3.0
     c_neg: float = 2.0
 
-    def __call__(self, tokens: SurrogateInputs) -> tuple[Tensor, Tensor]:
-        log_ratio = tokens.log_ratio.detach().clamp(-MAX_LOG_WEIGHT, MAX_LOG_WEIGHT)
-        log_weight = tokens.sequence_sum(log_ratio).clamp(*VESPO_LOG_WEIGHT)
-        rises = tokens.advantages >= 0
-        k = _choose(rises, self.k_pos, self.k_neg, log_weight)
-        c = _choose(rises, self.c_pos, self.c_neg, log_weight)
+    def __call__(self, inputs: SurrogateInputs) -> tuple[Tensor, Tensor]:
+        log_ratio = inputs.log_ratio.detach().clamp(-MAX_LOG_WEIGHT, MAX_LOG_WEIGHT)
+        log_weight = inputs.sequence_sum(log_ratio).clamp(*VESPO_LOG_WEIGHT)
+        rises = inputs.advantages >= 0
+        k = _where(rises, self.k_pos, self.k_neg, log_weight)
+        c = _where(rises, self.c_pos, self.c_neg, log_weight)
         weight = (k * log_weight - c * torch.expm1(log_weight)).exp()
-        return weight * tokens.advantages * tokens.per_token_logps, torch.zeros_like(tokens.mask)
-
-
-def has_one_value(surrogate: Surrogate) -> bool:
-    """Whether a surrogate of this package has one value a response, for all of its tokens."""
-    return isinstance(surrogate, GeometricMean | LengthBand) or getattr(surrogate, "level", None) == "sequence"
+        return weight * inputs.advantages * inputs.per_token_logps, torch.zeros_like(inputs.mask)
 
 
 def clip_log_ratio(
     log_ratio: Tensor, advantages: Tensor, low: float | Tensor, high: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Log ρ where min(ρA, clip(ρ)A) leaves it: held at `high` for A >= 0 and at `low` for A < 0; and where it is."""
+    """Clip log ρ as min(ρA, clip(ρ)A) does: to at most `high` for A >= 0, to at least `low` for A < 0.
+
+    Returns:
+        The clipped log ρ, and where the clip changed it.
+    """
     rises = advantages >= 0
-    held = torch.where(rises, log_ratio.clamp(max=high), log_ratio.clamp(min=low))
-    return held, torch.where(rises, (log_ratio > high) & (advantages > 0), log_ratio < low)
+    clipped = torch.where(rises, log_ratio.clamp(max=high), log_ratio.clamp(min=low))
+    return clipped, torch.where(rises, (log_ratio > high) & (advantages > 0), log_ratio < low)
 
 
-def clip_range(surrogate: Clip | GeometricMean | TracedClip, tokens: SurrogateInputs) -> tuple[float, float]:
+def clip_range(surrogate: Clip | GeometricMean | TracedClip, inputs: SurrogateInputs) -> tuple[float, float]:
     """The surrogate's own (ε, ε_high), or the caller's where it names none; its own ε stands for both."""
     if surrogate.epsilon is not None:
         return surrogate.epsilon, surrogate.epsilon if surrogate.epsilon_high is None else surrogate.epsilon_high
-    return tokens.epsilon, tokens.epsilon_high if surrogate.epsilon_high is None else surrogate.epsilon_high
+    return inputs.epsilon, inputs.epsilon_high if surrogate.epsilon_high is None else surrogate.epsilon_high
 
 
 def reference_kl(per_token_logps: Tensor, ref_per_token_logps: Tensor) -> Tensor:
@@ -247,6 +267,6 @@ def _log(value: float) -> float:
     return math.log(value) if value > 0 else -math.inf  # ε of 1 or more: no lower bound
 
 
-def _choose(condition: Tensor, yes: float, no: float, like: Tensor) -> Tensor:
+def _where(condition: Tensor, yes: float, no: float, like: Tensor) -> Tensor:
     """torch.where of two numbers, which by itself would round them to float32."""
     return torch.where(condition, like.new_tensor(yes), like.new_tensor(no))

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from lambda_grpo.objective.groups import Groups
+from lambda_grpo.objective.preferences import Preference
 from lambda_grpo.objective.traces import check_decay
 
 
-def shared_prefix(groups: Groups, lambda_: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class SharedPrefix(Preference):
     """f_it = 1/n_it, n_it the responses of the group that have the same tokens up to and with t.
 
     λ-GRPO as a process reward model (arXiv 2509.21154, Σ 1/|λ^(i,t)|, as its authors' code has it): what responses
@@ -20,34 +22,42 @@ def shared_prefix(groups: Groups, lambda_: Tensor) -> Tensor:
     The group's trie is built level by level, from the rows that still share their prefix with another: each token is
     looked at once at most, and what comes after the last fork costs nothing.
     """
-    ids, mask = groups.completion_ids, groups.token_mask
-    assert ids is not None  # in the objective's needs
-    assert mask is not None
-    # a tool's output is no token of the policy, but it is part of a prefix
-    ends = torch.where(mask, torch.arange(1, mask.size(1) + 1, device=mask.device), 0).amax(1, keepdim=True)
-    weights = mask.double()
-    ids = ids.long() - ids.min() if ids.numel() > 0 else ids
-    symbols = int(ids.max()) + 1 if ids.numel() > 0 else 1
-    node = groups.group_index  # in the trie: the root is the group
-    rows = torch.arange(len(ids), device=ids.device)
-    for t in range(ids.size(1)):
-        rows = rows[ends[rows, 0] > t]
-        _, child, count = torch.unique(node[rows] * symbols + ids[rows, t], return_inverse=True, return_counts=True)
-        weights[rows, t] /= count[child]
-        node[rows] = child
-        rows = rows[count[child] > 1]
-        if len(rows) < 2:
-            break
-    return weights
+
+    needs = ("completion_ids",)
+    per_token = True
+
+    def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
+        ids, mask = groups.completion_ids, groups.token_mask
+        assert ids is not None  # in `needs`
+        assert mask is not None
+        # a tool's output is no token of the policy, but it is part of a prefix
+        ends = torch.where(mask, torch.arange(1, mask.size(1) + 1, device=mask.device), 0).amax(1, keepdim=True)
+        weights = mask.double()
+        ids = ids.long() - ids.min() if ids.numel() > 0 else ids
+        symbols = int(ids.max()) + 1 if ids.numel() > 0 else 1
+        node = groups.group_index  # in the trie: the root is the group
+        rows = torch.arange(len(ids), device=ids.device)
+        for t in range(ids.size(1)):
+            rows = rows[ends[rows, 0] > t]
+            _, child, count = torch.unique(node[rows] * symbols + ids[rows, t], return_inverse=True, return_counts=True)
+            weights[rows, t] /= count[child]
+            node[rows] = child
+            rows = rows[count[child] > 1]
+            if len(rows) < 2:
+                break
+        return weights
 
 
 @dataclass(frozen=True)
-class TailDecay:
+class TailDecay(Preference):
     """f_it = (γλ_trace)^(|o|−1−t): advantages that fade from the last token back to the first.
 
     A simple port of GRPO-λ (arXiv 2510.00194) in public use. It is GAE with a reward at the last token alone, not the
     paper's traces, which favour early tokens: see `surrogate.TracedClip`.
     """
+
+    needs = ("completion_ids",)
+    per_token = True
 
     gamma: float = 1.0
     lambda_trace: float = 0.99
@@ -56,7 +66,7 @@ class TailDecay:
         check_decay(self.gamma, self.lambda_trace)
 
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
-        assert groups.token_mask is not None  # completion_ids are in the objective's needs
+        assert groups.token_mask is not None  # completion_ids are in `needs`
         after = groups.token_mask.flip(1).cumsum(1).flip(1) - 1  # tokens of the policy behind this one
         decay = (self.gamma * self.lambda_trace) ** after.double()
         return torch.where(groups.token_mask, decay, 0.0)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from lambda_grpo.objective.groups import Groups
-from lambda_grpo.objective.presets import Objective, get_objective
+from lambda_grpo.objective.objective import Objective
+from lambda_grpo.objective.presets import get_objective
 
 SATURATED = 1.25  # effective responses where one of eight has 0.9 of the weight
 
@@ -48,10 +49,10 @@ def response_weights(
         advantages=advantages, entropies=entropies, completion_ids=completion_ids, token_mask=token_mask,
     )  # fmt: skip
     weights = objective.preference(groups, _as_lambda(lambda_, groups))
-    if (weights.dim() == 2) != objective.weighs_tokens:
+    if (weights.dim() == 2) != objective.preference.per_token:
         raise ValueError(
             f"objective {objective.name!r}: its preference gives {tuple(weights.shape)}, "
-            f"but it is declared with weighs_tokens={objective.weighs_tokens}"
+            f"but it is declared with per_token={objective.preference.per_token}"
         )
     is_empty = groups.lengths == 0
     if weights.dim() == 2 and groups.token_mask is not None:
@@ -88,10 +89,12 @@ def lambda_penalty(
         lengths, group_ids, objective, lambda_, advantages: as in `response_weights`.
     """
     objective = get_objective(objective)
-    if objective.penalty is None:
+    if not objective.preference.learnable:
         return torch.zeros((), dtype=torch.float64, device=lengths.device)
-    groups = _groups(lengths, group_ids, objective, advantages=advantages)
-    return objective.penalty(groups, _as_lambda(lambda_, groups))
+    if "advantages" in objective.preference.needs and advantages is None:
+        raise ValueError(f"objective {objective.name!r} needs advantages, which wasn't given")
+    groups = Groups.of(lengths, group_ids, advantages=advantages)
+    return objective.preference.penalty(groups, _as_lambda(lambda_, groups))
 
 
 def loss_normalizer(
@@ -182,10 +185,10 @@ def is_saturated(weights: Tensor, lengths: Tensor, group_ids: Tensor) -> bool:
 
 def _groups(lengths: Tensor, group_ids: Tensor, objective: Objective, **given: Tensor | None) -> Groups:
     """Whole groups with what the objective needs. Raises ValueError, naming what is missing."""
-    for name in objective.needs:
+    for name in objective.preference.needs:
         if given.get(name) is None:
             raise ValueError(f"objective {objective.name!r} needs {name}, which wasn't given")
-    needed = {name: value for name, value in given.items() if name in (*objective.needs, "token_mask")}
+    needed = {name: value for name, value in given.items() if name in (*objective.preference.needs, "token_mask")}
     return Groups.of(lengths, group_ids, **needed)
 
 

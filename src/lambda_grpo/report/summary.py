@@ -46,7 +46,7 @@ def summarise(run: Run) -> Summary:
         rows.append(("range of f (the same)", _weights(metrics[0]), _weights(last)))
     verdict = [_accuracy_verdict(before, after), *missing_signal(metrics)]
     if metrics and learnable:
-        verdict.append(_lambda_verdict(metrics, config["objective"]["preference"]))
+        verdict.append(_lambda_verdict(metrics, favours_length=config["objective"]["lambda_favours_length"]))
     verdict.append(
         "One run with one seed shows whether the policy learned, not whether another objective would do better."
     )
@@ -68,11 +68,11 @@ def _accuracy_verdict(before: dict[str, Any] | None, after: dict[str, Any] | Non
     return f"No clear change in accuracy ({what}: {figures}, {change:+.1f} points); the two 95 % intervals overlap."
 
 
-def _lambda_verdict(metrics: list[dict[str, Any]], preference: str) -> str:
+def _lambda_verdict(metrics: list[dict[str, Any]], *, favours_length: bool) -> str:
     first, last = metrics[0]["lambda"], metrics[-1]["lambda"]
     weighed = [row for row in metrics if row["weight_min"] is not None]
     if not weighed:
-        return f"λ went from {first:+.3f} to {last:+.3f}; no step had a sample that took part."
+        return f"λ went from {first:+.3f} to {last:+.3f}; all samples of all steps were filtered out."
     low, high = min(row["weight_min"] for row in weighed), max(row["weight_max"] for row in weighed)
     moved = f"λ went from {first:+.3f} to {last:+.3f}; over all steps f lay between {low:.3f} and {high:.3f}"
     if low >= 1 - NEARLY_ONE and high <= 1 + NEARLY_ONE:
@@ -80,7 +80,7 @@ def _lambda_verdict(metrics: list[dict[str, Any]], preference: str) -> str:
             f"{moved}: nearly f = 1, where all tokens count alike, so little of this result is due to the learned "
             "preference."
         )
-    if not preference.startswith("Lambda"):  # LambdaSoftmax and its other forms
+    if not favours_length:
         return f"{moved}."
     favoured = "longer" if last > 0 else "shorter"
     return f"{moved}. At the end, tokens of {favoured} responses counted more."
@@ -92,5 +92,5 @@ def _number(evaluation: dict[str, Any] | None, key: str) -> str:
 
 def _weights(row: dict[str, Any]) -> str:
     if row["weight_min"] is None:
-        return "no sample took part"
+        return "all samples filtered out"
     return f"{row['weight_min']:.3f} – {row['weight_max']:.3f}"

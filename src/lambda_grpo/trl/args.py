@@ -10,7 +10,7 @@ from trl import GRPOConfig
 from trl.trainer.utils import get_config_model_id
 
 from lambda_grpo.objective import get_objective
-from lambda_grpo.objective.surrogates import CappedWeight, GammaWeight, SoftGate
+from lambda_grpo.objective.settings import has_setting
 from lambda_grpo.trl.config import LambdaGRPOConfig
 from lambda_grpo.trl.losses import TRLLoss
 from lambda_grpo.trl.sampling_config import STOP_KEYS
@@ -49,11 +49,9 @@ def _of_plain(plain: GRPOConfig) -> LambdaGRPOConfig:
     config.__dict__.update(vars(plain))
     # A plain configuration always holds numbers for PPO's clip; losses of another kind read them in TRL's own way.
     surrogate = get_objective(plain.loss_type).surrogate
-    if isinstance(surrogate, CappedWeight):
-        config.epsilon_high = plain.epsilon if plain.epsilon_high is None else plain.epsilon_high
-        config.epsilon = None
-    elif isinstance(surrogate, SoftGate | GammaWeight):
-        config.epsilon = config.epsilon_high = None
+    if not has_setting(surrogate, "epsilon"):
+        cap = plain.epsilon if plain.epsilon_high is None else plain.epsilon_high
+        config.epsilon, config.epsilon_high = None, cap if has_setting(surrogate, "cap") else None
     config.settle()
     return config
 

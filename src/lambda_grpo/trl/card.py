@@ -7,22 +7,8 @@ from typing import Any
 
 from trl.trainer.utils import get_config_model_id
 
-from lambda_grpo.formatting import fields_in_words, in_words
 from lambda_grpo.models import BUILTIN, BUILTIN_LLAMA, model_name
 from lambda_grpo.runs.model_card import CardFacts
-
-NORMALIZERS = {
-    "batch": "all tokens of the batch",
-    "group": "each prompt's own tokens, then the mean over prompts",
-    "responses": "the number of responses",
-    "constant": "the number of responses times the longest completion",
-    "micro_batch": "the tokens of each micro-batch, then the mean over micro-batches",
-}
-ADVANTAGES = {
-    "group": "reward minus its group's mean, divided by the group's standard deviation",
-    "batch": "reward minus its group's mean, divided by the batch's standard deviation",
-    "none": "reward minus its group's mean",
-}
 
 
 def card_facts(
@@ -32,29 +18,25 @@ def card_facts(
     tags: list[str] | None = None,
 ) -> CardFacts:
     """The present state of a training."""
-    args, objective = trainer.args, trainer.objective
+    args, facts = trainer.args, trainer.objective.describe()
     model = trainer.accelerator.unwrap_model(trainer.model)
     base = model_name(get_config_model_id(model.config))
     is_on_hub = base not in (BUILTIN, BUILTIN_LLAMA) and bool(base) and not Path(base).exists()
-    preference: Any = objective.preference
     description: dict[str, Any] = {
-        "objective": objective.name,
+        "objective": facts["name"],
         "its import path": args.objective if ":" in (args.objective or "") else None,
-        "token preference f": in_words(preference),
-        "normaliser Z": NORMALIZERS[objective.normalizer],
-        "advantage": ADVANTAGES[str(args.scale_rewards)],
-        "surrogate": in_words(objective.surrogate),
-        "samples before the loss": fields_in_words(objective.rollouts, defaults=False) or None,
+        **facts["in_words"],
         "KL coefficient (beta)": args.beta,
     }
-    if objective.learnable:
+    if facts["learnable"]:
+        r = facts["preference"].get("r")
         low, high = trainer.lambda_state.bounds
         description |= {
-            "r": str(preference.r) if hasattr(preference, "r") else None,
+            "r": None if r is None else str(r),
             "λ at the start": args.lambda_init,
             "learning rate of λ": f"{args.lambda_lr}, {args.lambda_optimizer}, {args.lambda_lr_scheduler_type}",
             "bounds of λ": f"{low} to {high}",
-            "weight_norm": objective.weight_norm,
+            "weight_norm": facts["weight_norm"],
         }
     completions, step = args.generation_batch_size, trainer.policy_step
     updates = args.num_iterations * args.steps_per_generation / args.gradient_accumulation_steps
@@ -66,7 +48,7 @@ def card_facts(
         step=step,
         objective=description,
         metrics=[row for row in trainer.state.log_history if "lambda" in row and row["step"] <= step]
-        if objective.learnable
+        if facts["learnable"]
         else [],
         lambda_value=trainer.lambda_state.value,
         data=trainer.data_description or _of_dataset(trainer.train_dataset),

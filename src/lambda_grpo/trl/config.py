@@ -10,29 +10,27 @@ import torch
 from transformers import get_scheduler
 from trl import GRPOConfig
 
-from lambda_grpo.objective import Objective, get_objective
-from lambda_grpo.objective.lambda_state import LambdaState
-from lambda_grpo.objective.sampling import AtLeast, BestAndWorst, ErrorCorrection, RolloutSpec
-from lambda_grpo.objective.surrogates import CappedWeight, Clip, GammaWeight, GeometricMean, SoftGate, TracedClip
-from lambda_grpo.objective.token_preferences import TailDecay
+from lambda_grpo.objective import AtLeast, BestAndWorst, ErrorCorrection, Objective, RolloutSpec, Surrogate
+from lambda_grpo.objective.settings import ObjectiveSettings, has_setting, replace_set
 from lambda_grpo.suggestions import did_you_mean
 from lambda_grpo.trl.losses import kl_is_exact, trl_loss
 from lambda_grpo.trl.sampling_config import SamplingConfig
 
-# TRL's keys for the numbers of a surrogate, and ours
-SURROGATE_KEYS: dict[type, dict[str, str]] = {
-    SoftGate: {"sapo_temperature_pos": "tau_pos", "sapo_temperature_neg": "tau_neg"},
-    GammaWeight: {
-        "vespo_k_pos": "k_pos", "vespo_lambda_pos": "c_pos", "vespo_k_neg": "k_neg", "vespo_lambda_neg": "c_neg",
-    },
+# TRL's keys for numbers of a surrogate that aren't a clip range, and ours
+SURROGATE_KEYS = {
+    "sapo_temperature_pos": "tau_pos", "sapo_temperature_neg": "tau_neg",
+    "vespo_k_pos": "k_pos", "vespo_lambda_pos": "c_pos", "vespo_k_neg": "k_neg", "vespo_lambda_neg": "c_neg",
 }  # fmt: skip
+
+# The keys for GRPO-λ's numbers, of a surrogate (TracedClip) or a preference (TailDecay)
+TRACE_KEYS = {"trace": "trace", "trace_gamma": "gamma", "trace_lambda": "lambda_trace"}
 
 # Those of transformers' schedules that are functions of the step alone, by the names that they have without warm-up
 LAMBDA_SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 
 
 @dataclass
-class LambdaGRPOConfig(SamplingConfig):
+class LambdaGRPOConfig(ObjectiveSettings, SamplingConfig):
     """`trl.GRPOConfig` plus the objective and λ.
 
     Where no objective is given, `loss_type` names it; both given and different is an error. `scale_rewards`,
@@ -45,10 +43,6 @@ class LambdaGRPOConfig(SamplingConfig):
             that contradicts the objective.
     """
 
-    objective: str | None = field(
-        default=None,
-        metadata={"help": "A preset of lambda_grpo.PRESETS, or module:NAME. Default: what loss_type names."},
-    )
     loss_type: str | None = field(
         default=None, metadata={"help": "TRL's name of an objective; 'dapo' where objective isn't given either."}
     )
@@ -61,23 +55,10 @@ class LambdaGRPOConfig(SamplingConfig):
     importance_sampling_level: str | None = field(
         default=None, metadata={"help": "'token' or 'sequence' ratios. Default: the objective's own."}
     )
-    lambda_init: float = field(default=0.0, metadata={"help": "Where λ starts."})
-    lambda_lr: float = field(default=0.1, metadata={"help": "Learning rate of λ; 0 freezes it."})
-    lambda_optimizer: str = field(default="sgd", metadata={"help": "Optimiser of λ: 'sgd' or 'adam'."})
     lambda_lr_scheduler_type: str = field(
         default="constant", metadata={"help": "Schedule of lambda_lr: 'constant', 'linear' or 'cosine'."}
     )
     lambda_warmup_steps: int = field(default=0, metadata={"help": "Steps in which lambda_lr rises to its value."})
-    lambda_bounds: list[float] | None = field(
-        default=None, metadata={"help": "λ stays within these two values. Default: the objective's own, -10 and 10."}
-    )
-    lambda_r: float | None = field(
-        default=None, metadata={"help": "r of h = 1 + r·z. Default: the objective's own, 1/9."}
-    )
-    weight_norm: str | None = field(
-        default=None, metadata={"help": "'sum' or 'tokens', see Objective. Default: the objective's own, 'sum'."}
-    )
-
     save_run_records: bool = field(
         default=True,
         metadata={"help": "Write run.json, metrics.jsonl and completions/ into output_dir, for lambda-grpo report."},
@@ -95,7 +76,8 @@ class LambdaGRPOConfig(SamplingConfig):
         metadata={"help": "Replace groups without reward variance by fresh prompts. Default: the objective's own."},
     )
     max_resample_times: int = field(
-        default=10, metadata={"help": "Rounds of fresh prompts a batch; groups still without variance then sit out."}
+        default=10,
+        metadata={"help": "Rounds of fresh prompts a batch; groups still without variance are then filtered out."},
     )
     drop_zero_variance: bool = field(
         default=False,
@@ -160,13 +142,15 @@ class LambdaGRPOConfig(SamplingConfig):
             )
         if self.objective is None:
             self.objective = "dapo" if self.loss_type is None else self.loss_type
-        objective = self.resolve_objective()
         # TRL takes booleans too, which a command line gives as words
-        scales = {True: "group", False: "none", "true": "group", "false": "none", None: objective.advantage_scale}
+        scales = {True: "group", False: "none", "true": "group", "false": "none"}
         self.scale_rewards = scales.get(self.scale_rewards, self.scale_rewards)
-        for key, known in (("scale_rewards", ("group", "batch", "none")), ("sampler", ("fast", "trl"))):
+        for key, known in (("scale_rewards", (None, "group", "batch", "none")), ("sampler", ("fast", "trl"))):
             if (value := getattr(self, key)) not in known:
-                raise ValueError(f"{key} is {value!r}{did_you_mean(str(value), known)}: use {_choice(known)}")
+                words = [word for word in known if word is not None]
+                raise ValueError(f"{key} is {value!r}{did_you_mean(str(value), words)}: use {_choice(words)}")
+        objective = self.resolve_objective()
+        self.scale_rewards = objective.advantage_scale
         self.check_sampling()
         if self.eval_strategy != "no":
             self.fit_eval_batch()
@@ -175,45 +159,40 @@ class LambdaGRPOConfig(SamplingConfig):
                 f"objective {objective.name!r} with beta {self.beta}: TRL's {trl_loss(objective).loss_type!r} loss "
                 "averages the KL term in another way; set beta to 0, or use an objective whose normaliser it shares"
             )
-        if objective.lambda_shape(2) and self.num_generations_eval not in (None, self.num_generations):
+        if objective.preference.lambda_shape(2) and self.num_generations_eval not in (None, self.num_generations):
             raise ValueError(
                 f"objective {objective.name!r} has a λ for each pass rate of {self.num_generations} generations: "
                 "leave num_generations_eval out"
             )
-        self.make_lambda_state()  # refuses values out of range
+        self.make_lambda_state(self.num_generations)  # refuses values out of range
+        self._check_lambda_schedule()
 
     # -- what the trainer reads --------------------------------------------------------------------------------------
 
     def resolve_objective(self) -> Objective:
-        """The named objective with what was set here in place of its own."""
-        assert self.objective is not None  # set in __post_init__
-        objective = get_objective(self.objective)
-        changes: dict[str, Any] = {
-            "surrogate": self._surrogate(objective),
-            "preference": self._preference(objective),
-            "rollouts": self._rollouts(objective),
-        }
-        if self.weight_norm is not None:
-            changes["weight_norm"] = self.weight_norm
-        if self.advantage_min is not None:
-            changes["advantage_min"] = self.advantage_min
-        return replace(objective, **changes)
+        """The named objective with what is set here in place of its own."""
+        objective = super().resolve_objective()
+        for key, name in TRACE_KEYS.items():
+            has_trace = has_setting(objective.surrogate, name) or has_setting(objective.preference, name)
+            if getattr(self, key) is not None and not has_trace:
+                raise ValueError(f"objective {objective.name!r} has no {key}: leave it out")
+        traces = {name: getattr(self, key) for key, name in TRACE_KEYS.items()}
+        return replace_set(
+            objective,
+            surrogate=self._surrogate(objective, traces),
+            preference=replace_set(objective.preference, **traces),
+            rollouts=self._rollouts(objective),
+            advantage_scale=self.scale_rewards,
+            advantage_min=self.advantage_min,
+        )
 
-    def make_lambda_state(self) -> LambdaState:
-        """A fresh λ as configured, before its schedule begins."""
-        if self.lambda_bounds is not None and len(self.lambda_bounds) != 2:
-            raise ValueError(f"lambda_bounds takes two values, got {self.lambda_bounds}")
+    def _check_lambda_schedule(self) -> None:
         if self.lambda_lr_scheduler_type not in LAMBDA_SCHEDULES:
             name = self.lambda_lr_scheduler_type
             meant = did_you_mean(str(name), LAMBDA_SCHEDULES)
             raise ValueError(f"lambda_lr_scheduler_type is {name!r}{meant}: use {_choice(LAMBDA_SCHEDULES)}")
         if self.lambda_warmup_steps < 0:
             raise ValueError(f"lambda_warmup_steps must be at least 0, got {self.lambda_warmup_steps}")
-        objective = self.resolve_objective()
-        low, high = self.lambda_bounds or objective.lambda_bounds
-        shape = objective.lambda_shape(self.num_generations)
-        init = [self.lambda_init] * shape[0] if shape else self.lambda_init
-        return LambdaState(init, self.lambda_lr, self.lambda_optimizer, bounds=(low, high))
 
     def lambda_schedule(self, training_steps: int) -> Callable[[int], float]:
         """What multiplies `lambda_lr` at each step of a training of so many steps."""
@@ -225,24 +204,6 @@ class LambdaGRPOConfig(SamplingConfig):
             num_training_steps=training_steps,
         )
         return schedule.lr_lambdas[0]
-
-    def _preference(self, objective: Objective) -> Any:
-        """The objective's preference with what is set of its numbers."""
-        preference: Any = objective.preference
-        given: dict[str, Any] = {"r": self.lambda_r} if hasattr(preference, "r") else {}
-        traces: dict[str, Any] = {
-            "trace": self.trace,
-            "trace_gamma": self.trace_gamma,
-            "trace_lambda": self.trace_lambda,
-        }
-        if isinstance(preference, TailDecay):
-            given |= {"gamma": traces.pop("trace_gamma"), "lambda_trace": traces.pop("trace_lambda")}
-        if not isinstance(objective.surrogate, TracedClip):
-            for name, value in traces.items():
-                if value is not None:
-                    raise ValueError(f"objective {objective.name!r} has no {name}: leave it out")
-        given = {name: value for name, value in given.items() if value is not None}
-        return replace(preference, **given) if given else preference
 
     def _rollouts(self, objective: Objective) -> RolloutSpec:
         """What the objective does to its samples, with what is set here in its place."""
@@ -293,34 +254,26 @@ class LambdaGRPOConfig(SamplingConfig):
             )
         return rollouts
 
-    def _surrogate(self, objective: Objective) -> Any:
-        """The objective's surrogate with what TRL's keys say about it."""
-        surrogate: Any = objective.surrogate
-        named = f"objective {objective.name!r}"
-        level = self.importance_sampling_level
-        if isinstance(surrogate, TracedClip):
-            given = {"trace": self.trace, "gamma": self.trace_gamma, "lambda_trace": self.trace_lambda}
-            surrogate = replace(surrogate, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-        if isinstance(surrogate, Clip):
-            surrogate = replace(surrogate, level=level or surrogate.level)  # type: ignore[arg-type]
-        elif level not in (None, "token"):
+    def _surrogate(self, objective: Objective, traces: dict[str, Any]) -> Surrogate:
+        """The objective's surrogate with what TRL's keys set of its numbers."""
+        surrogate, named = objective.surrogate, f"objective {objective.name!r}"
+        if self.importance_sampling_level not in (None, "token") and not has_setting(surrogate, "level"):
             raise ValueError(f"{named} forms its ratio by itself: leave importance_sampling_level out")
-        if isinstance(surrogate, Clip | GeometricMean | TracedClip):
-            low = surrogate.epsilon if self.epsilon is None else self.epsilon
-            high = surrogate.epsilon_high if self.epsilon is None else None
-            high = high if self.epsilon_high is None else self.epsilon_high
-            return replace(surrogate, epsilon=0.2 if low is None else low, epsilon_high=high)
-        if self.epsilon is not None:
-            raise ValueError(f"{named} has no lower clip: leave epsilon out")
-        if isinstance(surrogate, CappedWeight):
-            return surrogate if self.epsilon_high is None else replace(surrogate, cap=self.epsilon_high)
-        if self.epsilon_high is not None:
-            raise ValueError(f"{named} has no upper clip of this kind: leave epsilon_high out")
-        keys = SURROGATE_KEYS.get(type(surrogate), {})
         # TRL's defaults are the papers' values, as the presets' are: another value was set on purpose
         defaults = GRPOConfig.__dataclass_fields__
-        given = {ours: getattr(self, key) for key, ours in keys.items() if getattr(self, key) != defaults[key].default}
-        return replace(surrogate, **given) if given else surrogate
+        changed = {key for key in SURROGATE_KEYS if getattr(self, key) != defaults[key].default}
+        numbers = {name: getattr(self, key) for key, name in SURROGATE_KEYS.items() if key in changed}
+        surrogate = replace_set(surrogate, level=self.importance_sampling_level, **traces, **numbers)
+        if has_setting(surrogate, "epsilon") and has_setting(surrogate, "epsilon_high"):
+            clip: Any = surrogate
+            low, high = (clip.epsilon, clip.epsilon_high) if self.epsilon is None else (self.epsilon, None)
+            high = high if self.epsilon_high is None else self.epsilon_high
+            return replace(clip, epsilon=0.2 if low is None else low, epsilon_high=high)
+        if self.epsilon is not None:
+            raise ValueError(f"{named} has no lower clip: leave epsilon out")
+        if self.epsilon_high is not None and not has_setting(surrogate, "cap"):
+            raise ValueError(f"{named} has no upper clip of this kind: leave epsilon_high out")
+        return replace_set(surrogate, cap=self.epsilon_high)
 
 
 def _choice(known: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 from lambda_grpo.objective import Objective, policy_loss
 from lambda_grpo.objective.batch import GeneratedBatch, lambda_metrics
 from lambda_grpo.objective.lambda_state import LambdaState
+from lambda_grpo.objective.settings import saturation_warning
 from lambda_grpo.trl.losses import TRLLoss
 
 
@@ -56,15 +57,13 @@ class Fold:
 
     def restart_lambda(self) -> None:
         """Take λ's present value as the leaf of the next steps."""
-        self.lambda_: Tensor = torch.tensor(
-            self.lambda_state.value, dtype=torch.float64, requires_grad=self.objective.learnable
-        )
+        self.lambda_: Tensor = self.lambda_state.leaf(requires_grad=self.objective.preference.learnable)
 
     # -- 1. whole groups ---------------------------------------------------------------------------------------------
 
     def begin(self, mode: str, batch: GeneratedBatch) -> GeneratedBatch:
         """Keep a generated batch, as it is folded into each of its losses."""
-        if not self.objective.learnable:  # once for all micro-batches
+        if not self.objective.preference.learnable:  # once for all micro-batches
             batch = replace(batch, fixed_weights=batch.weights(self.objective, self.lambda_))
         self.batches[mode] = batch
         return batch
@@ -175,7 +174,7 @@ class Fold:
         for name, value in batch.weight_metrics(weights).items():
             metrics[name].append(value)
         metrics["informative_groups"].append(batch.informative_groups())
-        if not self.objective.learnable:
+        if not self.objective.preference.learnable:
             return
         self._warn_if_saturated(weights, batch)
         local = torch.zeros_like(self.lambda_) if self.lambda_.grad is None else self.lambda_.grad
@@ -192,15 +191,11 @@ class Fold:
             return
         self._has_warned = True
         if self.accelerator.is_main_process:
-            warnings.warn(
-                f"λ = {self.lambda_state.value}: in half of the groups one response has nearly all the weight, and λ's "
-                "gradient vanishes. Narrow lambda_bounds, or lower lambda_lr",
-                stacklevel=2,
-            )
+            warnings.warn(saturation_warning(self.lambda_state.value), stacklevel=2)
 
     def step(self) -> None:
         """After the optimiser's step: λ moves when the policy moved. An overflow under fp16 leaves both out."""
-        if not self.objective.learnable:
+        if not self.objective.preference.learnable:
             return
         if not self.accelerator.optimizer_step_was_skipped:
             self.lambda_state.step(self.lambda_grad)
@@ -214,7 +209,7 @@ class Fold:
         Raises:
             RuntimeError: two ranks differ; on all ranks alike, so that none waits for another.
         """
-        if not self.objective.learnable or self.accelerator.num_processes == 1:
+        if not self.objective.preference.learnable or self.accelerator.num_processes == 1:
             return
         # As objects: exactly, and on devices without float64, too. It costs one more gathering of TRL's kind, of some
         # bytes, where TRL gathers several with each generated batch.

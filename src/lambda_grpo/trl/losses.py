@@ -12,9 +12,7 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from lambda_grpo.objective import Objective
-from lambda_grpo.objective.preferences import inverse_length
-from lambda_grpo.objective.surrogates import CappedWeight, Clip, GammaWeight, SoftGate
+from lambda_grpo.objective import CappedWeight, Clip, GammaWeight, InverseLength, Objective, SoftGate
 
 # TRL's loss types with PPO's clip, by what they divide by. "grpo" takes the mean over each response's own tokens, then
 # over the responses.
@@ -78,9 +76,9 @@ def kl_is_exact(objective: Objective) -> bool:
     """Whether TRL's loss averages the KL term as `policy_loss` does for this objective."""
     divides_by = trl_loss(objective).divides_by
     if objective.rollouts.filters_samples and divides_by != "batch":
-        return False  # it counts rows, also those that take no part
+        return False  # it counts rows, also those that are filtered out
     if divides_by == "response_mean":
-        return objective.normalizer == "group" and objective.preference is inverse_length and objective.kl_weighted
+        return objective.normalizer == "group" and objective.preference == InverseLength() and objective.kl_weighted
     return objective.normalizer == divides_by and not objective.kl_weighted
 
 

@@ -64,7 +64,7 @@ def hold_parts(trainer: Any, tokenize: Callable[[list[Any]], Any]) -> None:
         trainer.args,
         trainer.accelerator,
         num_iterations=trainer.num_iterations,
-        is_learnable=trainer.objective.learnable,
+        is_learnable=trainer.objective.preference.learnable,
         draws_fresh_prompts=trainer.fresh_prompts is not None,
         epoch_steps=lambda: _epoch_steps(trainer),
     )

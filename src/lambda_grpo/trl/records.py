@@ -108,20 +108,10 @@ def describe_run(trainer: Any) -> dict[str, Any]:
     Args:
         trainer: a `LambdaGRPOTrainer`, whose `run_details` add to it, and to its "resolved" settings.
     """
-    objective, details = trainer.objective, trainer.run_details
-    preference: Any = objective.preference
+    details = trainer.run_details
     found = {
         "started": datetime.now(UTC).isoformat(),
-        "objective": {
-            "name": objective.name,
-            "normalizer": objective.normalizer,
-            "advantage_scale": trainer.args.scale_rewards,
-            "weight_norm": objective.weight_norm,
-            "learnable": objective.learnable,
-            "preference": getattr(preference, "__name__", repr(preference)),
-            "surrogate": repr(objective.surrogate),
-            "rollouts": repr(objective.rollouts),
-        },
+        "objective": trainer.objective.describe(),
         "model": get_config_model_id(trainer.model.config),
         "data": {"name": getattr(getattr(trainer.train_dataset, "info", None), "dataset_name", None)},
         **details,

@@ -104,7 +104,7 @@ class LambdaGRPOTrainer(GRPOTrainer):
         self.trl_loss = trl_loss(self.objective)
         if not self.trl_loss.has_surrogate:
             check_nothing_weighs_tokens(config, self.objective.name)
-        self.lambda_state = config.make_lambda_state()
+        self.lambda_state = config.make_lambda_state(config.num_generations)
         self.run_directory = Path(config.output_dir)
         self.run_details: dict[str, Any] = {}  # what run.json holds beside what the trainer knows
         self.loaded_step: int | None = None  # where the policy is of another step than training has reached
@@ -117,7 +117,7 @@ class LambdaGRPOTrainer(GRPOTrainer):
         super().__init__(*signature.args[1:], **signature.kwargs)
         hold_parts(self, super()._tokenize_prompts)
         restore(self.args, config, given)
-        if self.is_deepspeed_enabled and host.fp16 and self.objective.learnable:
+        if self.is_deepspeed_enabled and host.fp16 and self.objective.preference.learnable:
             raise ValueError("DeepSpeed's fp16 scales the loss where λ's gradient can't be unscaled: use bf16")
         self.add_callback(LambdaStep(self))
         self.add_callback(WarnOfNoSignal())
@@ -263,7 +263,7 @@ class LambdaGRPOTrainer(GRPOTrainer):
 
     def _gather_batch(self, output: dict[str, Any]) -> GeneratedBatch:
         size = self.num_generations if self.model.training else self.num_generations_eval
-        needs = self.objective.needs
+        needs = self.objective.preference.needs
         return gather_batch(self.accelerator, output, self._token_mask, size, needs, self._entropies)
 
     @torch.no_grad()
@@ -332,7 +332,7 @@ class LambdaGRPOTrainer(GRPOTrainer):
 
     def _save_beside(self, output_dir: str) -> None:
         if self.args.should_save:  # some engines save on every rank
-            lambda_state = self.lambda_state if self.objective.learnable else None
+            lambda_state = self.lambda_state if self.objective.preference.learnable else None
             save_beside(output_dir, card_facts(self), self.objective.name, lambda_state)
 
     def create_model_card(
@@ -386,6 +386,6 @@ class LambdaGRPOTrainer(GRPOTrainer):
         self.loaded_step = int(policy.name.removeprefix("checkpoint-"))
 
     def _load_lambda(self, checkpoint: str) -> None:
-        if self.objective.learnable:
+        if self.objective.preference.learnable:
             load_lambda(checkpoint, self.objective.name, self.lambda_state)
             self.fold.restart_lambda()

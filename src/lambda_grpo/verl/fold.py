@@ -1,6 +1,8 @@
-"""The weights folded into verl's advantages: stage 1, on the driver, which sees the whole batch before it is split.
+"""The weights folded into verl's advantages: stage 1 on whole groups, on the driver, before verl splits the batch.
 
-verl holds a batch as jagged tensors: B responses one after the other, without padding.
+A token preference folds into the advantages, and so does the ratio of the objective's normaliser to that of verl's
+loss, which is the tokens of the batch. verl holds a batch as jagged tensors: B responses one after the other, without
+padding.
 """
 
 from __future__ import annotations
@@ -20,16 +22,16 @@ from lambda_grpo.objective.groups import ADVANTAGE_EPSILON, Groups
 class FoldedBatch:
     """A batch with its weights.
 
-    advantages: (B, jagged) f · A · N / Z, for a loss that verl averages over tokens; 0 in groups of equal rewards.
+    advantages: (B, jagged) f · A · Z of verl's loss / Z of the objective; 0 in groups of equal rewards.
     slope: (B, K) ∂ln f/∂λ for each of the K λ, float64; None where nothing is learned.
-    tokens: N of the whole batch, where the objective's normaliser isn't the number of tokens; None where it is.
+    verl_z: tokens of the whole batch, which advantages were multiplied by; None where both divide by them.
     """
 
     batch: GeneratedBatch
     weights: Tensor
     advantages: Tensor
     slope: Tensor | None
-    tokens: float | None
+    verl_z: float | None
 
 
 def fold(
@@ -50,39 +52,41 @@ def fold(
         advantages: (B, jagged) verl's, the same for all tokens of a response.
         mask: (B, jagged) 1 for tokens that the policy generated, before any are rejected.
         uids: of each response's prompt.
-        is_kept: (B,) booleans, False for rows that only fill a batch up. Where an objective has a λ for each pass
-            rate, groups of another size sit out, too.
+        is_kept: (B,) booleans, False for padding responses. Where an objective has a λ for each pass rate, groups of
+            another size are filtered out, too.
         objective: one that `settings.check_objective` lets through.
         lambda_: λ, a leaf that requires a gradient where the objective is learnable.
-        rewards: (B, jagged), needed where the advantage is divided by their standard deviation.
-        completion_ids: (B, jagged), where the objective needs them.
+        rewards: (B, jagged), where the advantage is divided by their standard deviation.
+        completion_ids: (B, jagged), where the preference needs them.
         max_completion_length: tokens that a response may have.
     """
     offsets: Tensor = advantages.offsets()  # type: ignore[attr-defined]  # of jagged tensors
     row = torch.repeat_interleave(offsets.diff())  # (tokens,)
     lengths = _row_sums(mask.values(), offsets)
-    group_ids = torch.tensor(_numbered(uids))
-    advantages = _without_residue(advantages, group_ids)
-    of_row = torch.zeros_like(lengths)
-    if "advantages" in objective.needs:
-        of_row = _row_sums(advantages.values() * mask.values(), offsets) / lengths.clamp(min=1)
-    if lambda_.dim() > 0:  # a λ for each pass rate of whole groups: one that verl couldn't complete has none
+    group_ids = torch.tensor(_group_ids(uids))
+    advantages = _zero_where_rewards_are_equal(advantages, group_ids)
+    of_response = torch.zeros_like(lengths)
+    if "advantages" in objective.preference.needs:
+        of_response = _row_sums(advantages.values() * mask.values(), offsets) / lengths.clamp(min=1)
+    if lambda_.dim() > 0:  # a λ for each pass rate of whole groups: an incomplete group has none
         members = torch.bincount(group_ids[is_kept], minlength=len(group_ids))[group_ids]
         is_kept = is_kept & (members == len(lambda_) + 1)
     tokens = {}
     if completion_ids is not None:
         tokens = {"completion_ids": _padded(completion_ids, row), "token_mask": _padded(mask, row)}
-    batch = GeneratedBatch(lengths, group_ids, of_row, is_kept, **tokens)
+    batch = GeneratedBatch(lengths, group_ids, of_response, is_kept, **tokens)
     weights = batch.weights(objective, lambda_)
-    slope = _slope(weights, lambda_) if objective.learnable else None
+    slope = _slope(weights, lambda_) if objective.preference.learnable else None
     weights = weights.detach()
 
-    scale, total = torch.ones_like(lengths), None
+    scale, verl_z = torch.ones_like(lengths), None
     if objective.normalizer != "batch":
-        part = batch.kept
-        total = part.lengths.sum().item()
-        divisor = loss_normalizer(part.lengths, part.group_ids, objective, max_completion_length=max_completion_length)
-        scale = scale.masked_scatter(is_kept, total / divisor)
+        kept = batch.kept
+        verl_z = kept.lengths.sum().item()
+        objective_z = loss_normalizer(
+            kept.lengths, kept.group_ids, objective, max_completion_length=max_completion_length
+        )
+        scale = scale.masked_scatter(is_kept, verl_z / objective_z)
     if objective.advantage_scale == "batch":
         assert rewards is not None  # of every response
         own = _row_sums(rewards.values(), offsets)[is_kept]
@@ -90,28 +94,28 @@ def fold(
         scale = scale / (deviation + ADVANTAGE_EPSILON)
     factor = (weights * scale)[row] if weights.dim() == 1 else weights[row, _positions(offsets, row)] * scale[row]
     folded = torch.nested.nested_tensor_from_jagged(advantages.values() * factor.to(advantages.dtype), offsets)
-    return FoldedBatch(batch, weights, folded, slope, total)
+    return FoldedBatch(batch, weights, folded, slope, verl_z)
 
 
-def _without_residue(advantages: Tensor, group_ids: Tensor) -> Tensor:
+def _zero_where_rewards_are_equal(advantages: Tensor, group_ids: Tensor) -> Tensor:
     """(B, jagged) -> the same with exactly 0 in each group of equal rewards.
 
-    verl's float32 mean of equal rewards may be off by rounding, which it divides by 1e-6. Rewards are equal where
-    advantages are. A group of one has verl's own, its reward; one with a response that verl's rejection sampling
-    emptied, so that its advantage doesn't show, stays as it is.
+    verl's float32 mean of equal rewards may be off by rounding, which verl then divides by 1e-6. Rewards are equal
+    where advantages are. A group of one keeps verl's advantage, its reward. So does a group with a response that
+    verl's rejection sampling emptied: its advantage can't be seen.
     """
     offsets: Tensor = advantages.offsets()  # type: ignore[attr-defined]  # of jagged tensors
     values = advantages.values().double()
     high, low = (torch.segment_reduce(values, reduce, offsets=offsets) for reduce in ("max", "min"))
-    of_row = torch.where(high > 0, high, low)  # beside the zeros of tokens that aren't the policy's
-    groups = Groups.of(of_row, group_ids)
-    is_equal = (groups.max(of_row) == -groups.max(-of_row)) & (groups.size > 1)
+    of_response = torch.where(high > 0, high, low)  # tokens that aren't the policy's have 0
+    groups = Groups.of(of_response, group_ids)
+    is_equal = (groups.max(of_response) == -groups.max(-of_response)) & (groups.size > 1)
     row = torch.repeat_interleave(offsets.diff())
     return torch.nested.nested_tensor_from_jagged(advantages.values().masked_fill(is_equal[row], 0.0), offsets)
 
 
 def _positions(offsets: Tensor, row: Tensor) -> Tensor:
-    """(tokens,) where in its row each token stands."""
+    """(tokens,) position of each token in its response."""
     return torch.arange(len(row)) - offsets[row]
 
 
@@ -127,7 +131,7 @@ def _row_sums(values: Tensor, offsets: Tensor) -> Tensor:
     return torch.segment_reduce(values.double(), "sum", offsets=offsets)
 
 
-def _numbered(uids: Sequence[str]) -> list[int]:
+def _group_ids(uids: Sequence[str]) -> list[int]:
     numbers: dict[str, int] = {}
     return [numbers.setdefault(uid, len(numbers)) for uid in uids]
 

@@ -18,8 +18,8 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from lambda_grpo.errors import UserError
-from lambda_grpo.verl.names import TRAINER, VERL
 from lambda_grpo.verl.settings import VerlSettings, check_environment, is_asked_for
+from lambda_grpo.verl.versions import TRAINER, VERL
 
 PROGRAM = "verl.trainer.main_ppo"
 REGISTRY = "verl.trainer.ppo.v1.trainer_base"

@@ -6,36 +6,26 @@ that is exact. Everything else is refused with its reason, before anything has s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from lambda_grpo.errors import UserError
-from lambda_grpo.objective import Objective
-from lambda_grpo.objective.lambda_state import LambdaState
-from lambda_grpo.objective.presets import PRESETS, get_objective
-from lambda_grpo.objective.sampling import RolloutSpec
-from lambda_grpo.objective.surrogates import CappedWeight, Clip
+from lambda_grpo.objective import PRESETS, CappedWeight, Clip, Objective, RolloutSpec
+from lambda_grpo.objective.settings import ObjectiveSettings, has_setting
 from lambda_grpo.suggestions import did_you_mean
-from lambda_grpo.verl.names import TRAINER, breaks_verl
+from lambda_grpo.verl.versions import TRAINER, breaks_verl
 
 # verl's losses that are positively homogeneous in the advantage, token by token
 FOLDING_LOSSES = ("vanilla", "gspo", "cispo", "gpg", "dppo_tv", "dppo_kl")
 VERLS_CLIP = 0.2  # both sides of verl's default clip range
 
 
-@dataclass(frozen=True)
-class VerlSettings:
-    """The keys under `algorithm.lambda_grpo`; their names and defaults are `LambdaGRPOConfig`'s."""
+@dataclass
+class VerlSettings(ObjectiveSettings):
+    """The keys under `algorithm.lambda_grpo`; their names and defaults are those of `LambdaGRPOConfig`."""
 
-    objective: str = "lambda_grpo"
-    lambda_init: float = 0.0
-    lambda_lr: float = 0.1
-    lambda_optimizer: str = "sgd"
-    lambda_bounds: tuple[float, float] | None = None
-    lambda_r: float | None = None
-    weight_norm: str | None = None
+    objective: str | None = "lambda_grpo"
 
     @classmethod
     def of(cls, config: Any) -> VerlSettings:
@@ -61,38 +51,17 @@ class VerlSettings:
             if key not in known:
                 meant = did_you_mean(str(key), known)
                 raise UserError(f"algorithm.lambda_grpo.{key} isn't known{meant}: use {', '.join(known)}")
-        bounds = given.get("lambda_bounds")
-        if bounds is not None:
-            if not isinstance(bounds, Sequence) or len(bounds) != 2:
-                raise UserError(f"algorithm.lambda_grpo.lambda_bounds takes two values, got {bounds}")
-            given["lambda_bounds"] = tuple(bounds)
         settings = cls(**given)
         try:
             objective = settings.resolve_objective()
+            if settings.lambda_r is not None and not has_setting(objective.preference, "r"):
+                raise ValueError(f"objective {objective.name!r} has no r: leave lambda_r out")
             settings.make_lambda_state(config.actor_rollout_ref.rollout.n)
         except (ValueError, TypeError) as error:
             raise UserError(f"algorithm.lambda_grpo: {error}") from error
         check_objective(objective)
         check_config(config, objective)
         return settings
-
-    def resolve_objective(self) -> Objective:
-        """The named objective with what was set here in place of its own."""
-        objective = get_objective(self.objective)
-        preference: Any = objective.preference
-        if self.lambda_r is not None:
-            if not hasattr(preference, "r"):
-                raise ValueError(f"objective {objective.name!r} has no r: leave lambda_r out")
-            objective = replace(objective, preference=replace(preference, r=self.lambda_r))
-        return objective if self.weight_norm is None else replace(objective, weight_norm=self.weight_norm)  # type: ignore[arg-type]
-
-    def make_lambda_state(self, group_size: int) -> LambdaState:
-        """A fresh λ as configured, for groups of so many responses."""
-        objective = self.resolve_objective()
-        shape = objective.lambda_shape(group_size)
-        init = [self.lambda_init] * shape[0] if shape else self.lambda_init
-        bounds = self.lambda_bounds or objective.lambda_bounds
-        return LambdaState(init, self.lambda_lr, self.lambda_optimizer, bounds=bounds)
 
 
 def is_asked_for(config: Any) -> bool:
@@ -129,9 +98,9 @@ def _why_not(objective: Objective) -> str | None:
         )
     if objective.advantage_min is not None:
         return "it raises low advantages, which verl's estimator doesn't"
-    if "entropies" in objective.needs:
+    if "entropies" in objective.preference.needs:
         return "it weighs by token entropies"
-    if objective.learnable and objective.weighs_tokens:
+    if objective.preference.learnable and objective.preference.per_token:
         return "it learns weights of single tokens, and λ's gradient is made of one slope a response"
     return None
 
@@ -159,7 +128,7 @@ def check_config(config: Any, objective: Objective) -> None:
             f"actor_rollout_ref.actor.policy_loss.loss_mode is {loss_mode!r}, which isn't one of those that weights "
             f"fold into exactly: use {', '.join(FOLDING_LOSSES)}"
         )
-    if objective.weighs_tokens and loss_mode == "gspo":
+    if objective.preference.per_token and loss_mode == "gspo":
         raise UserError(
             f"{named} tells a response's tokens apart, and the loss gspo has one ratio for all of them: set "
             "actor_rollout_ref.actor.policy_loss.loss_mode=vanilla"
@@ -181,7 +150,7 @@ def check_config(config: Any, objective: Objective) -> None:
             f"{named} with actor_rollout_ref.actor.use_kl_loss=True: verl averages the KL term over the batch's "
             "tokens, this objective doesn't; use algorithm.use_kl_in_reward, or an objective with a token mean"
         )
-    if "advantages" in objective.needs and (algorithm.get("rollout_correction") or {}).get("rollout_rs"):
+    if "advantages" in objective.preference.needs and (algorithm.get("rollout_correction") or {}).get("rollout_rs"):
         raise UserError(
             f"{named} weighs by the sign of advantages, which algorithm.rollout_correction.rollout_rs takes from "
             "responses that it rejects: set it to null"

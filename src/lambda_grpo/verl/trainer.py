@@ -1,4 +1,4 @@
-"""λ-GRPO and its family in verl 0.9.1: its synchronous trainer, with three things around it.
+"""λ-GRPO and its family in verl 0.9.1: its synchronous trainer, with three additions.
 
 1. On the driver, where a batch is whole: the weights fold into the advantages, and ∂ln f/∂λ of each response goes with
    them (`fold`).
@@ -24,6 +24,7 @@ from verl.utils.config import omega_conf_to_dataclass
 
 from lambda_grpo.objective.batch import GeneratedBatch, lambda_metrics
 from lambda_grpo.objective.lambda_file import load_lambda, save_lambda
+from lambda_grpo.objective.settings import saturation_warning
 from lambda_grpo.verl.fold import FoldedBatch, fold
 from lambda_grpo.verl.loss import GRADIENT, SHARE, SLOPE, TOKENS, lambda_grpo_loss
 from lambda_grpo.verl.settings import VerlSettings
@@ -35,8 +36,8 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
     """verl's `PPOTrainerSync` with any objective that folds exactly, λ learned beside the policy where it has one.
 
     Beside verl's metrics it logs `lambda`, `lambda_grad`, `weight_min`, `weight_max` and `effective_sample_size`, as
-    the TRL trainer does; `lambda` is the value that the batch was weighed with. verl's own metrics of advantages are those
-    of the folded ones.
+    the TRL trainer does; `lambda` is the value that the batch was weighed with. verl's own metrics of advantages are
+    those of the folded ones.
 
     Args:
         config: verl's, with `VerlSettings` under `algorithm.lambda_grpo`.
@@ -68,13 +69,11 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
         super()._compute_advantage(batch, metrics)
         # `loss_mask` is what was generated; verl's rollout correction may have taken tokens out of `response_mask`
         names = ["loss_mask", "advantages"]
-        names += ["responses"] if "completion_ids" in self.objective.needs else []
+        names += ["responses"] if "completion_ids" in self.objective.preference.needs else []
         names += ["rm_scores"] if self.objective.advantage_scale == "batch" else []
         data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=names)
         is_kept = torch.tensor([not tag.get("is_padding", False) for tag in tags])
-        self._lambda = torch.tensor(
-            self.lambda_state.value, dtype=torch.float64, requires_grad=self.objective.learnable
-        )
+        self._lambda = self.lambda_state.leaf(requires_grad=self.objective.preference.learnable)
         self._folded = folded = fold(
             data["advantages"],
             data["loss_mask"],
@@ -96,18 +95,17 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
         )
 
     def _warn(self, folded: FoldedBatch, is_kept: Tensor) -> None:
-        if self.objective.learnable and folded.batch.is_saturated(folded.weights):
+        if self.objective.preference.learnable and folded.batch.is_saturated(folded.weights):
             self._warn_once(
                 "saturated",
-                f"λ = {self.lambda_state.value}: in half of the groups one response has nearly all the weight, and λ's "
-                "gradient vanishes. Narrow algorithm.lambda_grpo.lambda_bounds, or lower lambda_lr",
+                saturation_warning(self.lambda_state.value, "algorithm.lambda_grpo."),
             )
-        left_out = int(is_kept.sum() - folded.batch.is_kept.sum())
-        if left_out:
+        filtered = int(is_kept.sum() - folded.batch.is_kept.sum())
+        if filtered:
             self._warn_once(
-                "left out",
-                f"{left_out} responses of this batch sit out, and so may others: their groups aren't of rollout.n "
-                f"responses, and objective {self.objective.name!r} has no λ for their pass rates",
+                "filtered out",
+                f"{filtered} responses of this batch are filtered out, and others may be later: their groups aren't of "
+                f"rollout.n responses, and objective {self.objective.name!r} has no λ for their pass rates",
             )
 
     def _warn_once(self, kind: str, message: str) -> None:
@@ -119,12 +117,12 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
 
     def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
         assert self._folded is not None  # _compute_advantage has run
-        if self._folded.tokens is not None:
+        if self._folded.verl_z is not None:
             actor, rollout = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout
             updates = len(batch) / (actor.ppo_mini_batch_size * rollout.n)
-            batch.extra_info[TOKENS] = self._folded.tokens / updates
+            batch.extra_info[TOKENS] = self._folded.verl_z / updates
         batch = super()._update_actor(batch, metrics)
-        if self.objective.learnable:
+        if self.objective.preference.learnable:
             self._step_lambda(self._folded.batch, metrics)
         return batch
 
@@ -150,7 +148,7 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self) -> None:
-        if self.objective.learnable:  # first: what verl writes last is the mark of a whole checkpoint
+        if self.objective.preference.learnable:  # first: what verl writes last is the mark of a whole checkpoint
             folder = self._checkpoint_folder()
             os.makedirs(folder, exist_ok=True)
             save_lambda(folder, self.objective.name, self.lambda_state)
@@ -159,7 +157,7 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
     def _load_checkpoint(self) -> None:
         """With λ. Raises what `load_lambda` does."""
         super()._load_checkpoint()
-        if self.global_steps == 0 or not self.objective.learnable:
+        if self.global_steps == 0 or not self.objective.preference.learnable:
             return
         trainer = self.config.trainer
         folder = trainer.resume_from_path if trainer.resume_mode == "resume_path" else self._checkpoint_folder()

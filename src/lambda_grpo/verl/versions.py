@@ -1,4 +1,4 @@
-"""What is known of verl without importing it, for those that may not."""
+"""Which versions of verl and trl go together, known without importing verl."""
 
 import re
 
