@@ -37,8 +37,8 @@ ALLOWED = {
     "bench": {"fast", "grading", "models", "objective", "parallel", "tasks", "training", "trl"},
     "doctor": {"fast", "parallel", "verl"},
     "cli": {
-        "bench", "comparison", "doctor", "errors", "evaluation", "formatting", "models", "report", "runs",
-        "suggestions", "tasks", "training",
+        "bench", "comparison", "doctor", "errors", "evaluation", "formatting", "report", "runs", "suggestions",
+        "training",
     },
     "": {"objective"},
 }  # fmt: skip

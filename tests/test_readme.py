@@ -56,7 +56,7 @@ def test_the_example_in_trl_trains(tmp_path, monkeypatch):
 
 
 def test_the_objective_of_ones_own(tmp_path, monkeypatch):
-    (own,) = [block for block in PYTHON if "def longer" in block]
+    (own,) = [block for block in PYTHON if "class Longer" in block]
     assert len(list(filter(None, own.splitlines()))) <= 6
     (tmp_path / "my_file.py").write_text(own)
     monkeypatch.chdir(tmp_path)
