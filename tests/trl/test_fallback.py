@@ -148,7 +148,7 @@ def test_what_the_settings_leave_open_is_the_models_own():
     trainer = make(with_settings(min_p=0.9, top_p=0.1))
     sampler = trainer.fast_generation.make_sampler(trainer.model)
     assert [type(warper).__name__ for warper in sampler.warpers] == ["MinPLogitsWarper"]
-    assert not sampler.keeps_distribution
+    assert not sampler.samples_full_distribution
 
 
 def test_an_adapter_on_the_head_is_refused():
