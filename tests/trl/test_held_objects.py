@@ -96,7 +96,7 @@ def test_the_fold_alone(name):
     fold.begin("train", batch)
     mask = torch.tensor([[1] * n + [0] * (4 - n) for n in lengths])
     inputs = {
-        "advantages": advantages, "completion_mask": mask, "row": torch.arange(4),
+        "advantages": advantages, "completion_mask": mask, "sample_index": torch.arange(4),
         "num_items_in_batch": torch.tensor(10),
     }  # fmt: skip
     folded = fold.advantages(inputs, "train", micro_batches=1)

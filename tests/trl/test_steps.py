@@ -70,10 +70,10 @@ def step_loss(trainer, lambda_):
             batch.lengths, batch.group_ids, trainer.objective, lambda_,
             advantages=batch.advantages, entropies=batch.entropies,
             completion_ids=batch.completion_ids, token_mask=batch.token_mask,
-        )[rows["row"]]  # fmt: skip
+        )[rows["sample_index"]]  # fmt: skip
         Z = {
             "batch": tokens.expand(len(f)),
-            "group": count * batch.lengths.view(-1, 8).mean(1)[batch.group_ids[rows["row"]]],
+            "group": count * batch.lengths.view(-1, 8).mean(1)[batch.group_ids[rows["sample_index"]]],
             "responses": torch.full((len(f),), count),
             "constant": torch.full((len(f),), count * trainer.max_completion_length),
             "micro_batch": (len(masks) * mask.sum()).expand(len(f)),
@@ -85,7 +85,7 @@ def step_loss(trainer, lambda_):
         )[0]
         old = rows.get("old_per_token_logps", logps.detach())
         total = total + policy_loss(
-            logps, old, rows["advantages"], mask, rows["row"], trainer.objective,
+            logps, old, rows["advantages"], mask, rows["sample_index"], trainer.objective,
             weights=f, normalizer=Z.double().clamp(min=1),
         ).loss  # fmt: skip
     return total

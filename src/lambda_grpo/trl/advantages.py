@@ -34,7 +34,7 @@ def equal_groups(rewards: Tensor, weights: Tensor, group_size: int, aggregation:
     Args:
         rewards: (N, F) by function, in float32.
         weights: (F,).
-        group_size: the rows of a group, which are adjacent.
+        group_size: the samples of a group, which are adjacent.
         aggregation: TRL's `multi_objective_aggregation`.
     """
     ids = torch.arange(len(rewards)) // group_size
@@ -54,7 +54,7 @@ def equal_groups(rewards: Tensor, weights: Tensor, group_size: int, aggregation:
 
 
 class Advantages:
-    """What is put right in TRL's output: advantages, and which samples take part.
+    """Advantages in TRL's output, and which samples are kept.
 
     Args:
         table: how rewards add up.
@@ -108,7 +108,7 @@ class Advantages:
         metrics: dict[str, list[float]],
         log: deque[float],
     ) -> None:
-        """Mark the samples that take part, and take the others out of the loss, its normaliser and the advantages.
+        """Mark the samples that are kept, and take the others out of the loss, its normaliser and the advantages.
 
         The arguments are those of `set_equal_groups_to_zero`.
         """
@@ -118,7 +118,7 @@ class Advantages:
         advantages = self.accelerator.gather(output["advantages"])
         is_selected = self.spec.selection is not None and self.spec.selection.baseline == "selected"
         if is_selected or (self.scale == "batch" and self.spec.filters_equal_groups):
-            # TRL's mean and std are over samples that take no part, too
+            # TRL's mean and std are over the filtered-out samples, too
             counted = is_kept if is_selected else has_variance(task_rewards, ids, task_rounding)
             total, rounding = self.table.sum(rewards)
             anew = group_advantages(total[counted], ids[counted], self.scale, rounding=rounding[counted])

@@ -5,7 +5,7 @@ Rules, where the paper leaves them open:
 - The corrected completion takes the sample's place in its group, is graded again, and all of its tokens are trained
   on. Those that the policy didn't sample (the reflection prompt, an appended answer, a reference solution) count as
   though it had: their old log-probabilities are those of the policy that sampled the batch, so their ratio starts at 1.
-- A correction never makes a completion longer than max_completion_length: a reflection that leaves no room to go on,
+- A correction never makes a completion longer than max_completion_length: a reflection that leaves no room to continue,
   or an answer that doesn't fit, is left out, and the sample stays as it is.
 """
 

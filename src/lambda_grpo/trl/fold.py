@@ -79,7 +79,7 @@ class Fold:
         """(B,) or (B, T) f · A · Z of TRL's loss / Z of the objective.
 
         Args:
-            inputs: a micro-batch of TRL's, with `row`: (B,) the place of each sample in the generated batch.
+            inputs: a micro-batch of TRL's, with `sample_index`: (B,) the place of each sample in the generated batch.
             mode: "train" or "eval".
             micro_batches: of an optimiser step.
         """
@@ -108,7 +108,7 @@ class Fold:
             inputs.get("old_per_token_logps", logps.detach()),
             inputs["advantages"],
             mask,
-            inputs["row"].cpu(),
+            inputs["sample_index"].cpu(),
             self.objective,
             weights=self._weights_of(inputs, mode).to(mask.device, torch.float32),
             normalizer=z.to(mask.device, torch.float32),
@@ -128,12 +128,12 @@ class Fold:
 
     def _weights_of(self, inputs: dict[str, Any], mode: str) -> Tensor:
         """(B,) or (B, T) f of a micro-batch, on the CPU like all that is float64."""
-        weights = self.weights(self.batches[mode])[inputs["row"].cpu()]
+        weights = self.weights(self.batches[mode])[inputs["sample_index"].cpu()]
         # other ranks' completions may be longer
         return weights[:, : inputs["completion_mask"].size(1)] if weights.dim() == 2 else weights
 
     def _share(self, mode: str) -> float:
-        """Of the generated samples, those that take part."""
+        """The share of the generated samples that are kept."""
         is_kept = self.batches[mode].is_kept
         return max(int(is_kept.sum()), 1) / len(is_kept)
 
@@ -155,7 +155,7 @@ class Fold:
                 return samples * tokens.clamp(min=1)
             case "group":  # these samples' share of stage 1's
                 batch = self.batches[mode]
-                return batch.normalizer(self.objective)[inputs["row"].cpu()] * samples / len(batch.lengths)
+                return batch.normalizer(self.objective)[inputs["sample_index"].cpu()] * samples / len(batch.lengths)
             case "micro_batch":
                 return micro_batches * tokens.sum().clamp(min=1)
             case "constant":

@@ -76,7 +76,7 @@ def kl_is_exact(objective: Objective) -> bool:
     """Whether TRL's loss averages the KL term as `policy_loss` does for this objective."""
     divides_by = trl_loss(objective).divides_by
     if objective.rollouts.filters_samples and divides_by != "batch":
-        return False  # it counts rows, also those that are filtered out
+        return False  # it counts samples, also those that are filtered out
     if divides_by == "response_mean":
         return objective.normalizer == "group" and objective.preference == InverseLength() and objective.kl_weighted
     return objective.normalizer == divides_by and not objective.kl_weighted

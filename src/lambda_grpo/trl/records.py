@@ -25,7 +25,7 @@ SUMMARY = "train_runtime"  # what only the Trainer's closing summary holds
 class RunRecorder(TrainerCallback):
     """Writes run.json, metrics.jsonl and completions/ on the main process.
 
-    A resumed training goes on with the records of the one that it resumes. Another training's, which lie in the same
+    A resumed training continues the records of the one that it resumes. Another training's, which lie in the same
     directory, are moved into a folder of their own there.
 
     Args:

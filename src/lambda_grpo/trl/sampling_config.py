@@ -34,7 +34,7 @@ class SamplingConfig(GRPOConfig):
 
     @property
     def prompt_overflow(self) -> str | None:
-        """What becomes of prompts that are too long: "drop" or "truncate_left"; None where they are refused."""
+        """What happens to prompts that are too long: "drop" or "truncate_left"; None where they are refused."""
         return self.max_prompt_overflow or (None if self.max_prompt_length is None else "drop")
 
     def stops(self) -> list[str]:

@@ -167,7 +167,7 @@ class LambdaGRPOTrainer(GRPOTrainer):
         output["has_no_advantage"] = output["advantages"] == 0  # (B,)
         generated = self.fold.begin(self._mode, self._gather_batch(output))
         local = len(self._token_mask)
-        output["row"] = torch.arange(local) + self.accelerator.process_index * local  # (B,) into that batch
+        output["sample_index"] = torch.arange(local) + self.accelerator.process_index * local  # (B,) into that batch
         if self._on_samples is not None and self.model.training:
             self._report_samples(generated)
         return output
