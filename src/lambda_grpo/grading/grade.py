@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from threading import Lock
 
-from lambda_grpo.errors import UserError
+from lambda_grpo.errors import LambdaGRPOError, UserError
 from lambda_grpo.grading.pool import Outcome, Pool
 
 SECONDS = 2.0  # of computing that one completion may take
@@ -43,7 +43,7 @@ class Grade:
         return self.score == 1.0
 
 
-class GradingError(RuntimeError):
+class GradingError(LambdaGRPOError, RuntimeError):
     """A grader that is broken, not an answer that is wrong. `number`: of the completion."""
 
     def __init__(self, message: str, number: int):

@@ -25,6 +25,7 @@ from threading import Lock
 from types import ModuleType
 from typing import Any
 
+from lambda_grpo.distributed import local_world_size
 from lambda_grpo.parallel import START_METHOD, cores, start_process
 
 MEMORY = 2**30  # bytes that a worker may take beyond what it starts with
@@ -95,7 +96,7 @@ class Pool:
 
     def processes(self) -> int:
         """How many there are at most."""
-        return self.workers or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        return self.workers or max(1, cores() // local_world_size())
 
     def take(self) -> _Worker:
         """An idle worker, or a new one."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lambda_grpo.errors import warn_once
+from lambda_grpo.errors import LambdaGRPOError, warn_once
 
 SOURCES = ("vectors.h", "decoder.h", "attention.c", "sample.c", "layers.c", "prompts.c", "step.c")
 FLAGS = ("-O3", "-march=native", "-funroll-loops", "-fno-math-errno", "-fPIC", "-shared")
@@ -39,7 +39,7 @@ ARGUMENTS = {
 }
 
 
-class CannotCompileError(RuntimeError):
+class CannotCompileError(LambdaGRPOError, RuntimeError):
     """There is no C compiler, or it fails; the message says what it said."""
 
 
