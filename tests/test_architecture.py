@@ -15,6 +15,7 @@ SOURCE = Path(lambda_grpo.__file__).parent
 # What each part of the package may import of the others. A part is a folder or a file of the package's root.
 ALLOWED = {
     "errors": set(),
+    "distributed": set(),
     "suggestions": set(),
     "files": set(),
     "formatting": set(),
@@ -22,23 +23,24 @@ ALLOWED = {
     "import_paths": {"errors", "suggestions"},
     "objective": {"errors", "files", "formatting", "import_paths", "suggestions"},
     "fast": {"errors"},
-    "grading": {"errors", "parallel"},
+    "grading": {"distributed", "errors", "parallel"},
     "runs": {"errors", "files", "formatting"},
     "tasks": {"errors", "grading", "import_paths", "suggestions"},
     "models": {"errors", "runs", "suggestions", "tasks"},
-    "trl": {"errors", "fast", "models", "objective", "runs", "suggestions"},
+    "trl": {"distributed", "errors", "fast", "models", "objective", "runs", "suggestions"},
     "verl": {"errors", "objective", "suggestions"},
     "evaluation": {"errors", "fast", "files", "models", "runs", "suggestions", "tasks"},
     "report": {"errors", "files", "formatting", "runs", "suggestions"},
     "training": {
-        "errors", "evaluation", "files", "import_paths", "models", "report", "runs", "suggestions", "tasks", "trl",
+        "distributed", "errors", "evaluation", "files", "import_paths", "models", "report", "runs", "suggestions",
+        "tasks", "trl",
     },
     "comparison": {"errors", "files", "objective", "parallel", "runs", "suggestions", "training", "trl"},
     "bench": {"fast", "grading", "models", "objective", "parallel", "tasks", "training", "trl"},
     "doctor": {"fast", "parallel", "verl"},
     "cli": {
-        "bench", "comparison", "doctor", "errors", "evaluation", "formatting", "report", "runs", "suggestions",
-        "training",
+        "bench", "comparison", "distributed", "doctor", "errors", "evaluation", "formatting", "report", "runs",
+        "suggestions", "training",
     },
     "": {"objective"},
 }  # fmt: skip

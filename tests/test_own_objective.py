@@ -40,7 +40,7 @@ QUICK = {
     "max_steps": 2, "eval_size": 8, "per_device_train_batch_size": 16, "max_completion_length": 8, "save_steps": 1,
 }  # fmt: skip
 BAD = [
-    ("my_objectives:LONGST", "module 'my_objectives' has no 'LONGST': did you mean 'LONGEST'?"),
+    ("my_objectives:LONGST", "module 'my_objectives' has no 'LONGST' (did you mean \"LONGEST\"?)"),
     ("my_objektives:LONGEST", "no module 'my_objektives' in the working directory or installed"),
     ("my_objectives:TWICE", "'TWICE' is a int, it must be a lambda_grpo.Objective, as in TWICE = Objective("),
     ("my_objectives:longest", "'longest' is a function, it must be a lambda_grpo.Objective"),

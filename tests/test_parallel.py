@@ -17,8 +17,8 @@ def call(tmp_path, name, *arguments):
 
 def test_each_call_has_a_fresh_process_and_its_own_output(tmp_path):
     calls = [call(tmp_path, "double", x) for x in range(5)]
-    outcomes = sorted(run_all(calls, preload=PRELOAD, processes=2, threads=1), key=lambda outcome: outcome.number)
-    assert [outcome.number for outcome in outcomes] == list(range(5))
+    outcomes = sorted(run_all(calls, preload=PRELOAD, processes=2, threads=1), key=lambda outcome: outcome.index)
+    assert [outcome.index for outcome in outcomes] == list(range(5))
     assert [outcome.result[:3] for outcome in outcomes] == [(2 * x, 1, 1) for x in range(5)]
     assert len({outcome.result[3] for outcome in outcomes}) == 5
     assert [c.output.read_text() for c in calls] == [f"doubling {x}\n" for x in range(5)]
@@ -30,7 +30,7 @@ def test_a_failure_is_told_and_stops_no_other(tmp_path):
         call(tmp_path, "leave"), Call("tests.parallel_calls:nothing", (), tmp_path / "nothing.txt"),
         call(tmp_path, "give_unreadable"), call(tmp_path, "kill_with_a_child"), call(tmp_path, "double", 5),
     ]  # fmt: skip
-    outcomes = sorted(run_all(calls, preload=PRELOAD, processes=2), key=lambda outcome: outcome.number)
+    outcomes = sorted(run_all(calls, preload=PRELOAD, processes=2), key=lambda outcome: outcome.index)
     assert [outcome.failure for outcome in outcomes] == [
         "ValueError: no such reward", "its process was killed by signal 9", None, "its process ended with exit code 3",
         "AttributeError: module 'tests.parallel_calls' has no attribute 'nothing'",

@@ -1,4 +1,4 @@
-"""Files that are written at once or not at all."""
+"""Atomic writes: a reader, or a program that is killed, never finds half a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
-    """Write a file at once or not at all: a kill never leaves half of it. Several processes may write the same."""
+    """Write a file atomically. Several processes may write the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_bytes(content)
@@ -18,10 +18,10 @@ def write_bytes(path: Path, content: bytes) -> Path:
 
 
 def write_text(path: Path, content: str) -> Path:
-    """The same of text."""
+    """Write a text file atomically, as UTF-8."""
     return write_bytes(path, content.encode())
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """The same of what JSON can hold; anything else as its text."""
+    """Write a JSON file atomically. Values that JSON lacks are written as `str` gives them."""
     return write_text(path, json.dumps(content, indent=2, default=str) + "\n")

@@ -1,4 +1,4 @@
-"""Values as a reader sees them: shares in percent, settings in words, never as Python writes them."""
+"""Values formatted for readers: shares in percent, settings in words instead of Python's repr."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-UNNAMED = "one of its author's own"
+UNNAMED = "an unnamed function"
 
 
 def percent(share: float) -> str:
-    """0.5625 is "56.2 %"."""
+    """0.5625 as "56.2 %"."""
     return f"{100 * share:.1f} %"
 
 
 def percent_range(ends: Sequence[float]) -> str:
-    """An interval of shares: "53.1 – 59.2 %"."""
+    """An interval of shares as "53.1 – 59.2 %"."""
     low, high = ends
     return f"{100 * low:.1f} – {100 * high:.1f} %"
 
@@ -25,10 +25,11 @@ def percent_range(ends: Sequence[float]) -> str:
 def in_words(value: Any, *, defaults: bool = True) -> str:
     """A setting in words.
 
-    A dataclass is its name and its fields, a function its name, a sequence its members, None and an empty one "none".
+    A dataclass is given by its name and fields, a function by its name, a sequence by its members; None and an empty
+    sequence are "none".
 
     Args:
-        defaults: whether a dataclass tells the fields that have their default value. None is never told.
+        defaults: whether fields that have their default value are listed. Fields that are None never are.
     """
     if value is None or (isinstance(value, list | tuple | set | frozenset | Mapping) and not value):
         return "none"
@@ -41,29 +42,29 @@ def in_words(value: Any, *, defaults: bool = True) -> str:
     if isinstance(value, str | int):
         return str(value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {in_words(one)}" for key, one in value.items())
+        return ", ".join(f"{key} {in_words(member)}" for key, member in value.items())
     if isinstance(value, list | tuple | set | frozenset):
         return ", ".join(map(in_words, value))
     if is_dataclass(value) and not isinstance(value, type):
-        told = fields_in_words(value, defaults=defaults)
-        return f"{_spaced(type(value).__name__)} ({told})" if told else _spaced(type(value).__name__)
+        listed = fields_in_words(value, defaults=defaults)
+        return f"{_spaced(type(value).__name__)} ({listed})" if listed else _spaced(type(value).__name__)
     name = getattr(value, "__name__", type(value).__name__)
     return _spaced(name) if name.isidentifier() else UNNAMED
 
 
 def fields_in_words(value: Any, *, defaults: bool = True) -> str:
-    """The fields of a dataclass without its name."""
-    told = []
+    """The fields of a dataclass in words, without its name."""
+    listed = []
     for field in fields(value):
-        own = getattr(value, field.name)
-        if own is None or (not defaults and own == _default(field)):
+        setting = getattr(value, field.name)
+        if setting is None or (not defaults and setting == _default(field)):
             continue
         name = field.name.replace("_", " ")
-        if isinstance(own, bool):
-            told.append(name if own else f"no {name}")
+        if isinstance(setting, bool):
+            listed.append(name if setting else f"no {name}")
         else:
-            told.append(in_words(own) if is_dataclass(own) else f"{name} {in_words(own)}")
-    return ", ".join(told)
+            listed.append(in_words(setting) if is_dataclass(setting) else f"{name} {in_words(setting)}")
+    return ", ".join(listed)
 
 
 def _default(field: Field[Any]) -> Any:
@@ -71,5 +72,5 @@ def _default(field: Field[Any]) -> Any:
 
 
 def _spaced(name: str) -> str:
-    """`GeometricMean` and `inverse_length` as words."""
+    """`GeometricMean` as "geometric mean", `inverse_length` as "inverse length"."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).replace("_", " ").strip().lower()

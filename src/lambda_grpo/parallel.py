@@ -1,4 +1,4 @@
-"""Many calls at once, each in a fresh process that starts with everything imported."""
+"""Function calls in parallel, each in a fresh process that starts with its imports already done."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-# Where a process can fork one that has imported torch. On a Mac that isn't safe.
+# Forking a process that has imported torch is safe on Linux, but not on macOS.
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
-SECONDS_TO_END = 30  # that a process has after its result
+EXIT_TIMEOUT = 30  # seconds that a process has to exit after it has sent its result
 
 
 @dataclass(frozen=True)
 class Call:
-    """A module's function by its import path, "module:name", with what it is called with.
+    """A function, by its import path "module:name", and its arguments.
 
-    output: a file for what the process prints.
+    output: the file that receives what the process prints.
     """
 
     function: str
@@ -37,32 +37,32 @@ class Call:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of call `number`: its result, or how it failed, in words.
+    """The result of call number `index`, or a message on how it failed.
 
-    started: when its process was asked for, in seconds of `time.time()`.
+    started: when its process was started, as `time.time()`.
     """
 
-    number: int
+    index: int
     started: float
     result: Any = None
     failure: str | None = None
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_process(process: Any, method: str) -> None:
-    """Start a process of multiprocessing that Ctrl-C doesn't reach, from its first instruction on.
+    """Start a multiprocessing process that ignores Ctrl-C from its first instruction on.
 
-    A terminal sends Ctrl-C to all processes. This program is the one to answer it, and to end the others: one that is
-    just starting would only print a traceback. What is blocked here stays so in what is started here.
+    A terminal sends Ctrl-C to all processes of a program. The parent handles it and ends the others: a process that is
+    just starting would only print a traceback. A signal that is blocked here stays blocked in the process started here.
 
     Args:
-        method: by which multiprocessing starts it.
+        method: multiprocessing's start method of the process.
     """
-    resource_tracker.ensure_running()  # which unblocks the signal when it starts
+    resource_tracker.ensure_running()  # before: it unblocks the signal when it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         if method == "forkserver":
@@ -72,7 +72,7 @@ def start_process(process: Any, method: str) -> None:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if method == "forkserver":
-        process.start()  # which may wait for the server's imports
+        process.start()  # outside: it may wait for the server's imports
 
 
 def run_all(
@@ -82,15 +82,15 @@ def run_all(
     processes: int | None = None,
     threads: int = 1,
 ) -> Iterator[Outcome]:
-    """Make calls side by side, in their order, and yield each as it ends.
+    """Run calls in parallel, started in the given order, and yield each outcome as its call ends.
 
-    A call that raises, or whose process is killed, is an outcome; the others go on. When the iteration is given up, or
-    this program is killed, the calls that are under way are ended.
+    A call that raises, or whose process is killed, yields an outcome with `failure`, and the others continue. When the
+    caller stops iterating, or this program is killed, the running calls are terminated.
 
     Args:
-        preload: a module that is imported once, before the first call of this program. It may not start threads.
-        processes: at the same time; the number of cores by default.
-        threads: of torch in each.
+        preload: a module that is imported once, before the first call of this program. It must not start threads.
+        processes: how many run at the same time. Default: the number of cores.
+        threads: torch's number of threads in each.
     """
     context: Any = multiprocessing.get_context(START_METHOD)
     if START_METHOD == "forkserver":
@@ -100,25 +100,25 @@ def run_all(
 
     def start() -> None:
         while waiting and len(running) < (processes or cores()):
-            number, call = waiting.popleft()
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_child, args=(call, threads, theirs))
+            index, call = waiting.popleft()
+            receiver, sender = context.Pipe()
+            process = context.Process(target=_child, args=(call, threads, sender))
             started = time.time()
             start_process(process, START_METHOD)
-            theirs.close()
-            running[number] = (started, process, ours)
+            sender.close()
+            running[index] = (started, process, receiver)
 
     try:
         start()
         while running:
-            # a process that is killed may leave children, which hold its end of the pipe open
+            # the sentinel too: a killed process may leave children behind, which keep its end of the pipe open
             ready = wait([one for _, process, receiver in running.values() for one in (process.sentinel, receiver)])
             ended = []
-            for number, (started, process, receiver) in list(running.items()):
+            for index, (started, process, receiver) in list(running.items()):
                 if process.sentinel in ready or receiver in ready:
-                    ended.append(Outcome(number, started, **_received(process, receiver)))
-                    del running[number]
-            start()  # before whoever listens takes their time
+                    ended.append(Outcome(index, started, **_receive(process, receiver)))
+                    del running[index]
+            start()  # before the caller spends time on an outcome
             yield from ended
     finally:
         for _, process, _ in running.values():
@@ -127,37 +127,37 @@ def run_all(
             process.join()
 
 
-def _received(process: Any, receiver: Connection) -> dict[str, Any]:
-    """What a process has said, or how it ended."""
+def _receive(process: Any, receiver: Connection) -> dict[str, Any]:
+    """The message that a process has sent, or how the process ended without one."""
     try:
-        said = receiver.recv() if receiver.poll() else None
+        message = receiver.recv() if receiver.poll() else None
     except EOFError:
-        said = None
-    except Exception as error:  # whatever unpickling raises, or a message that was cut short
-        said = {"failure": f"its result can't be read: {type(error).__name__}: {error}"}
-    if said is not None:
-        process.join(SECONDS_TO_END)
-        process.kill()  # a thread of some library may keep it
+        message = None
+    except Exception as error:  # whatever unpickling raises, or a truncated message
+        message = {"failure": f"its result can't be read: {type(error).__name__}: {error}"}
+    if message is not None:
+        process.join(EXIT_TIMEOUT)
+        process.kill()  # a library's thread may keep it alive
     process.join()
     receiver.close()
-    if said is not None:
-        return said
+    if message is not None:
+        return message
     code = process.exitcode
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
     return {"failure": f"its process {how}"}
 
 
 def _child(call: Call, threads: int, connection: Connection) -> None:
-    threading.Thread(target=_end_with_the_program, args=(connection,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(connection,), daemon=True).start()
     call.output.parent.mkdir(parents=True, exist_ok=True)
     with open(call.output, "a") as output:
-        os.dup2(output.fileno(), 1)  # of libraries written in C too
+        os.dup2(output.fileno(), 1)  # for the output of libraries written in C too
         os.dup2(output.fileno(), 2)
     import torch
     from tqdm import tqdm
 
     torch.set_num_threads(threads)
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which outlives a process that is ended
+    tqdm.set_lock(threading.RLock())  # the default is a semaphore, which leaks when the process is terminated
     module, _, name = call.function.partition(":")
     try:
         connection.send({"result": getattr(importlib.import_module(module), name)(*call.arguments)})
@@ -166,8 +166,8 @@ def _child(call: Call, threads: int, connection: Connection) -> None:
         connection.send({"failure": f"{type(error).__name__}: {error}"})
 
 
-def _end_with_the_program(connection: Connection) -> None:
-    """Nothing is ever said on this way: it ends when the program at its other end does, by a kill too."""
+def _exit_with_parent(connection: Connection) -> None:
+    """The parent never sends anything: receiving ends when the parent does, even when it is killed."""
     try:
         connection.recv()
     except (EOFError, OSError):

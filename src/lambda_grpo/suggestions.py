@@ -1,4 +1,4 @@
-"""A close name for a misspelt one."""
+"""Suggestions for misspelt names: the one place that makes them."""
 
 from __future__ import annotations
 
@@ -9,31 +9,25 @@ from typing import Any
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """` (did you mean "x"?)` for the closest of the `known` names, or an empty string where none is close."""
-    close = close_name(name, known)
-    return "" if close is None else f' (did you mean "{close}"?)'
+    """` (did you mean "x"?)` for the closest of the `known` names, or an empty string where none is close.
 
-
-def close_name(name: str, known: Iterable[str]) -> str | None:
-    """The closest of the `known` names; None where none is close.
-
-    Capital letters don't count, nor whether it is a hyphen or an underscore.
+    Upper and lower case are the same, and so are hyphens and underscores.
     """
     by_key = {_key(one): one for one in known}
     letters = sorted(_key(name))
-    close = difflib.get_close_matches(_key(name), by_key, n=5)  # the closest one first
-    close.sort(key=lambda one: sorted(one) != letters)  # letters that changed their places are a slip of the fingers
-    return by_key[close[0]] if close else None
+    close = difflib.get_close_matches(_key(name), by_key, n=5)  # the closest first
+    close.sort(key=lambda one: sorted(one) != letters)  # transposed letters are the likeliest typo
+    return f' (did you mean "{by_key[close[0]]}"?)' if close else ""
 
 
 def did_you_mean_option(argument: str, known: Iterable[str]) -> str:
-    """The same of a command line's `--name` or `--name=value`, with the hyphens; `known` are names without them."""
+    """The same for a command line's `--name` or `--name=value`; `known` are names without the hyphens."""
     name = argument.split("=")[0].lstrip("-")
     return did_you_mean(f"--{name}", [f"--{one}" for one in known])
 
 
 def check_choice(action: argparse.Action, value: Any) -> None:
-    """In place of `ArgumentParser._check_value`. Raises ArgumentError where an argument isn't one of its choices."""
+    """Replaces `ArgumentParser._check_value`. Raises ArgumentError if the value isn't one of the action's choices."""
     if action.choices is not None and value not in action.choices:
         choices = [str(one) for one in action.choices]
         raise argparse.ArgumentError(

@@ -65,13 +65,13 @@ def test_an_error_in_a_users_grader_names_the_place():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("arithmetics", "unknown task 'arithmetics'.*Did you mean.*arithmetic"),
-        ("chain_sums", "Did you mean.*chain_sum"),
-        ("gsm9k", "Did you mean gsm8k"),
+        ("arithmetics", "unknown task 'arithmetics' .did you mean \"arithmetic\""),
+        ("chain_sums", 'did you mean "chain_sum"'),
+        ("gsm9k", 'did you mean "gsm8k"'),
         ("composite", "reasoning-gym can't make 'composite'"),
         ("no_such_module_here:Task", "no module 'no_such_module_here'"),
         ("json:Task", "module 'json' has no 'Task'"),
-        ("json:decoder", "task 'json:decoder': 'decoder' can't be called"),
+        ("json:decoder", "task 'json:decoder': 'decoder' isn't callable"),
         ("json:loads", "called with split, size and seed, which it doesn't take"),
         (":Task", "task ':Task': need a module as `import` takes it"),
         ("no_such_package_here.module:Task", "no module 'no_such_package_here'"),

@@ -43,9 +43,9 @@ def study(steps: int, seeds: int, processes: int, threads: int) -> dict[str, Any
         seconds = time.perf_counter() - start
         for outcome in outcomes:
             if outcome.failure is not None:
-                output = calls[outcome.number].output.read_text()[-2000:]
-                raise RuntimeError(f"run {outcome.number} of the study fails: {outcome.failure}\n{output}")
-    starts = [outcome.result - outcome.started for outcome in sorted(outcomes, key=lambda outcome: outcome.number)]
+                output = calls[outcome.index].output.read_text()[-2000:]
+                raise RuntimeError(f"run {outcome.index} of the study fails: {outcome.failure}\n{output}")
+    starts = [outcome.result - outcome.started for outcome in sorted(outcomes, key=lambda outcome: outcome.index)]
     return {"run": seconds / len(calls), "study": seconds, "start": statistics.median(starts[processes:] or starts)}
 
 

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from lambda_grpo.cli.help import COMPARE_HELP, DOCTOR_HELP, EVAL_HELP, TRAIN_HELP
 from lambda_grpo.cli.interrupts import CODE, command_line, ending_at_once, tell
+from lambda_grpo.distributed import is_main_process
 from lambda_grpo.errors import Stopped, UserError
 from lambda_grpo.formatting import percent, percent_range
 from lambda_grpo.suggestions import check_choice, did_you_mean, did_you_mean_option
@@ -186,7 +187,7 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
         training = _import("lambda_grpo.training.run", "trl")
         report = _import("lambda_grpo.report", "report")
     run = training.train(recipes, overrides, resume=options.resume)
-    if int(os.environ.get("RANK", "0")) != 0:  # torchrun: one process speaks
+    if not is_main_process():
         return
     summary = report.summarise(run)
     _print_table(f"{summary.objective}, {summary.steps} steps", ("", "before", "after"), summary.rows)

@@ -128,10 +128,10 @@ def _make(
     for outcome in run_all(calls, preload=PRELOAD, processes=processes):
         bar.update()
         if outcome.failure is not None:
-            one = missing[outcome.number]
-            failed[outcome.number] = {**one.names(), "failure": outcome.failure}
+            one = missing[outcome.index]
+            failed[outcome.index] = {**one.names(), "failure": outcome.failure}
             bar.write(
-                f"failed: {one}: {outcome.failure} (its output: {calls[outcome.number].output})",
+                f"failed: {one}: {outcome.failure} (its output: {calls[outcome.index].output})",
                 file=sys.stderr,
             )
     return [failed[number] for number in sorted(failed)]

@@ -16,6 +16,8 @@ from transformers.activations import SiLUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from lambda_grpo.errors import LambdaGRPOError
+
 MODEL_TYPES = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}  # with the prefix of their classes' names
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # the others depend on the sequence length
 SILU = (nn.SiLU, SiLUActivation)
@@ -54,7 +56,7 @@ METHODS = {
 LOGIT_OPTIONS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
 
-class UnsupportedError(ValueError):
+class UnsupportedError(LambdaGRPOError, ValueError):
     """A model or a setting that isn't known exactly; the message says what, as a noun."""
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from threading import Lock
 
-from lambda_grpo.errors import UserError
+from lambda_grpo.errors import LambdaGRPOError, UserError
 from lambda_grpo.grading.pool import Outcome, Pool
 
 COMPLETION_SECONDS = 2.0  # CPU time limit of one completion
@@ -44,7 +44,7 @@ class Grade:
         return self.score == 1.0
 
 
-class GradingError(RuntimeError):
+class GradingError(LambdaGRPOError, RuntimeError):
     """The grader itself failed, as opposed to an answer that is wrong. `index`: of the completion in the batch."""
 
     def __init__(self, message: str, index: int):

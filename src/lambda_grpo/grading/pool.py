@@ -24,6 +24,7 @@ from threading import Lock
 from types import ModuleType
 from typing import Any
 
+from lambda_grpo.distributed import local_world_size
 from lambda_grpo.parallel import START_METHOD, cores, start_process
 
 WORKER_MEMORY = 2**30  # bytes that a worker may allocate beyond what it starts with
@@ -94,7 +95,7 @@ class Pool:
 
     def max_workers(self) -> int:
         """How many worker processes run at most."""
-        return self.workers or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        return self.workers or max(1, cores() // local_world_size())
 
     def acquire(self) -> _Worker:
         """An idle worker, or a new one."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from lambda_grpo.errors import UserError, describe_failure, own_frames
+from lambda_grpo.errors import UserError, describe_failure, user_frames
 from lambda_grpo.grading import Grade
 
 
@@ -68,7 +68,7 @@ def grade_all(task: Task, completions: Sequence[str], examples: Sequence[Example
             grades.append(Grade(task.grade(completion, example), extracted, vote=extracted))
         except Exception as error:
             where = f"grader of task {task.name!r} failed on prompt {example.prompt!r}, completion {completion!r}"
-            if own_frames(error) and not isinstance(error, UserError):
+            if user_frames(error) and not isinstance(error, UserError):
                 raise UserError(f"the {where}: {describe_failure(error)}") from error
             error.add_note(f"The {where}")
             raise

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.import_paths import import_callable
-from lambda_grpo.suggestions import close_name
+from lambda_grpo.suggestions import did_you_mean
 from lambda_grpo.tasks.arithmetic import Arithmetic
 from lambda_grpo.tasks.base import Example, Task, grade_all
 from lambda_grpo.tasks.gym import GymTask, gym_names
@@ -101,11 +101,10 @@ def load_task(name: str, split: str = "train", *, size: int, seed: int = 0) -> T
         )
     else:
         more = "" if names else " (pip install 'lambda-grpo[gym]' adds reasoning-gym's data sets)"
-        close = close_name(name, [*TASKS, *TRAINING_SETS, *BENCHMARKS, "benchmarks", *names])
-        meant = "" if close is None else f". Did you mean {close}?"
+        meant = did_you_mean(name, [*TASKS, *TRAINING_SETS, *BENCHMARKS, "benchmarks", *names])
         raise UserError(
-            f"unknown task {name!r}: use {', '.join(TASKS)}, a reasoning-gym data set{more}, "
-            f"{', '.join(TRAINING_SETS)}, a .jsonl or .parquet file, or module:attribute for your own{meant}"
+            f"unknown task {name!r}{meant}: use {', '.join(TASKS)}, a reasoning-gym data set{more}, "
+            f"{', '.join(TRAINING_SETS)}, a .jsonl or .parquet file, or module:attribute for your own"
         )
     _check(name, task)
     return task

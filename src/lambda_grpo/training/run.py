@@ -19,6 +19,7 @@ from transformers import PrinterCallback
 from transformers.integrations import get_available_reporting_integrations, is_deepspeed_zero3_enabled
 from trl import get_peft_config, get_quantization_config
 
+from lambda_grpo.distributed import is_main_process, world_size
 from lambda_grpo.errors import Stopped, UserError, warn_once
 from lambda_grpo.evaluation import Sampling, evaluate
 from lambda_grpo.files import write_json
@@ -80,12 +81,12 @@ def train(
     keys = read_recipes(recipes)
     is_named = output_dir is not None or "output_dir" in keys
     if not is_named:
-        if _world_size() > 1:
+        if world_size() > 1:
             raise UserError("with several processes give --output_dir, so that all of them mean the same run")
         keys["output_dir"] = f"runs/{datetime.now():%Y-%m-%d-%H%M%S}"
     recipe = Recipe.parse(keys, overrides)
     run = Run(recipe.training.output_dir)
-    if _is_main_process():
+    if is_main_process():
         run.check_free()
     with _stoppable(run, shlex.join(["lambda-grpo", "train", *recipes, *overrides]), in_the_same_place=is_named):
         return _Training(recipe, run).start(before)
@@ -204,7 +205,7 @@ class _Training:
     def _trainer(self) -> LambdaGRPOTrainer:
         # The Trainer makes its folders at once. Whether there is to be a run is only known when it has accepted all.
         folders = (self.run.path / "completions", self.run.path, *self.run.path.parents)
-        made = [path for path in folders if _is_main_process() and not path.exists()]
+        made = [path for path in folders if is_main_process() and not path.exists()]
         try:
             trainer = LambdaGRPOTrainer(
                 model=self.model_path,
@@ -336,11 +337,3 @@ def _output_dir(overrides: Sequence[str]) -> str | None:
         if name in ("--output_dir", "--output-dir") and (value or position + 1 < len(overrides)):
             return value or overrides[position + 1]
     return None
-
-
-def _world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun and accelerate
-
-
-def _is_main_process() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0

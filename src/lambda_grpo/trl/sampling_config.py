@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from dataclasses import dataclass, field
 
 from trl import GRPOConfig
+
+from lambda_grpo.distributed import is_main_process, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -55,13 +56,13 @@ class SamplingConfig(GRPOConfig):
     def fit_eval_batch(self) -> None:
         """Let evaluation batches hold whole groups, whose completions TRL compares within a batch."""
         group = self.num_generations_eval or self.num_generations
-        least = group // math.gcd(group, int(os.environ.get("WORLD_SIZE", "1")))
+        least = group // math.gcd(group, world_size())
         given: int = self.per_device_eval_batch_size
         fitting = max(given // least, 1) * least
         if fitting == given:
             return
         self.per_device_eval_batch_size: int = fitting
-        if os.environ.get("RANK", "0") == "0":
+        if is_main_process():
             logger.warning(
                 "per_device_eval_batch_size is %d instead of %d: an evaluation batch holds whole groups of %d",
                 *(fitting, given, group),
@@ -84,7 +85,7 @@ class SamplingConfig(GRPOConfig):
             )
         completions = self.generation_batch_size or (
             self.per_device_train_batch_size
-            * int(os.environ.get("WORLD_SIZE", "1"))
+            * world_size()
             * (self.steps_per_generation or self.gradient_accumulation_steps)
         )
         if completions % self.num_generations != 0:

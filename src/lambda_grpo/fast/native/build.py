@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lambda_grpo.errors import warn_once
+from lambda_grpo.errors import LambdaGRPOError, warn_once
 from lambda_grpo.fast.native.structures import BY_SIZE_FUNCTION
 
 SOURCES = (
@@ -42,7 +42,7 @@ ARGUMENTS = {  # of the functions that take any, a letter of TYPES each
 }
 
 
-class CannotCompileError(RuntimeError):
+class CannotCompileError(LambdaGRPOError, RuntimeError):
     """There is no C compiler, or it fails; the message says what it said."""
 
 
