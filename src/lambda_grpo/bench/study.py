@@ -72,13 +72,13 @@ def stock(steps: int) -> dict[str, Any]:
 
     from lambda_grpo.models import BUILTIN, resolve_model
     from lambda_grpo.tasks import load_task
-    from lambda_grpo.training.data import MADE, task_dataset, task_reward
+    from lambda_grpo.training.data import DEFAULT_TRAIN_SIZE, task_dataset, task_reward
     from lambda_grpo.training.recipe import Recipe, read_recipe
     from trl import GRPOConfig, GRPOTrainer
 
     keys = read_recipe(None)
     settings = Recipe.parse({**keys, "output_dir": "unused"}, []).task
-    task = load_task(keys["task"], "train", size=settings.task_size or MADE, seed=settings.task_seed)
+    task = load_task(keys["task"], "train", size=settings.task_size or DEFAULT_TRAIN_SIZE, seed=settings.task_seed)
     of_trl = {field.name for field in dataclasses.fields(GRPOConfig)}
     with tempfile.TemporaryDirectory() as folder:
         args = {key: value for key, value in keys.items() if key in of_trl}

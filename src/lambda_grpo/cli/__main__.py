@@ -1,4 +1,4 @@
-"""`python -m lambda_grpo.cli`, for launchers that take a module."""
+"""The program, as `python -m lambda_grpo.cli`: what launchers of several processes start."""
 
 import sys
 
