@@ -125,7 +125,7 @@ def test_overlap_is_removed_where_that_is_asked_for(policy, capsys):
     files = [f"{RECIPES}/models/qwen2.5-1.5b-instruct.yaml", f"{RECIPES}/hardware/one_gpu.yaml"]
     options = ["--remove_overlap", "--model_name_or_path", policy, "--output_dir", "runs/removed", *TINY]
     assert main(["train", *files, "--objective", "lambda_grpo", *options]) == 0
-    assert "Training problems among those of test sets (removed)" in capsys.readouterr().err
+    assert "Training problems that are in test sets (removed)" in capsys.readouterr().err
     run = Run.open("runs/removed")
     assert run.config()["data"]["problems"] == len(MATH) - 2
     prompts = set(run.completions()["prompt"].to_pylist())

@@ -175,7 +175,7 @@ def test_a_run_is_not_overwritten(tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious").touch()
     assert main(["train", "--output_dir", str(tmp_path / "run")]) == 2
-    assert "is not empty: add --resume to go on there" in capsys.readouterr().err
+    assert "is not empty: add --resume to continue this run" in capsys.readouterr().err
 
 
 def test_eval_prints_json(capsys, tmp_path, monkeypatch):

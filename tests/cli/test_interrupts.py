@@ -72,7 +72,7 @@ def interrupted(folder, moment, arguments, is_reached):
     for noise in ("Traceback", "leaked", "resource_tracker", "KeyboardInterrupt", "Warning"):
         assert noise not in said
     *_, stopped, line = said.splitlines()
-    assert stopped == "lambda-grpo: stopped. To go on:"
+    assert stopped == "lambda-grpo: stopped. To resume:"
     return line
 
 

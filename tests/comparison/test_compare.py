@@ -7,7 +7,9 @@ import pytest
 
 from lambda_grpo.cli import main
 from lambda_grpo.runs.directory import Run
+from lambda_grpo.runs.study_record import StudyRecord
 from tests.comparison.real_study import RUNS, command, finished, kill, results, write_study
+from tests.schemas import assert_follows
 
 
 @pytest.mark.timeout(600)
@@ -36,6 +38,7 @@ def test_a_study_leaves_every_run_and_statistic(whole):
     by_hand = [accuracies["lambda_grpo", seed] - accuracies["dapo", seed] for seed in (1, 2)]
     assert row["difference"] == pytest.approx(sum(by_hand) / 2)
     assert found["failures"] == []
+    assert_follows(StudyRecord, (out / "results.json").read_text())
     assert (out / "report.html").exists()
 
 

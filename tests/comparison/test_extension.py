@@ -39,7 +39,7 @@ def test_more_seeds_and_arms_keep_what_is_there_also_after_a_kill(whole, out, tm
     kill(process, out)
     assert main(["compare", larger, "--output_dir", str(out)]) == 0
     shown = capsys.readouterr()
-    assert "kept, and not in results" not in shown.err
+    assert "kept, but not in results" not in shown.err
     # each arm's row has its own mean; the arm that the others are compared with has no difference
     for name in ("dapo", "lambda_grpo", "grpo"):
         mean = next(row["accuracy"]["mean"] for row in results(out)["objectives"] if row["objective"] == name)
@@ -60,8 +60,8 @@ def test_more_seeds_and_arms_keep_what_is_there_also_after_a_kill(whole, out, tm
     # and back again: the results are of what is asked for, what isn't stays
     assert main(["compare", write_study(tmp_path), "--output_dir", str(out)]) == 0
     shown = capsys.readouterr()
-    assert "goes on with changes: objectives - grpo; seeds - 3" in shown.err
-    assert f"8 runs in {out / 'runs'} that this study doesn't name: kept, and not in results" in shown.err
+    assert "resumes with changes: objectives - grpo; seeds - 3" in shown.err
+    assert f"8 runs in {out / 'runs'} that this study doesn't name: kept, but not in results" in shown.err
     assert results(out) == results(whole[1])
     assert files(out) == after
 
@@ -87,14 +87,14 @@ def test_more_tasks_and_learning_rates(out, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_steps": 4}, "was made with max_steps 3, not 4. Set it back, or choose"),
-        ({"task_size": 128, "max_steps": 4}, "was made with task_size 256, not 128, max_steps 3, not 4"),
+        ({"max_steps": 4}, "was run with max_steps 3, not 4. Set it back, or choose"),
+        ({"task_size": 128, "max_steps": 4}, "was run with task_size 256, not 128, max_steps 3, not 4"),
         (
             {"objectives": {"dapo": {"objective": "dapo", "beta": 0.1}, "lambda_grpo": None}},
-            "dapo on arithmetic, learning rate 0.0001, seed 1001 was made with beta 0.0, not 0.1. Set it back, give "
+            "dapo on arithmetic, learning rate 0.0001, seed 1001 was run with beta 0.0, not 0.1. Set it back, give "
             "the objective another name, or choose another --output_dir",
         ),
-        ({"endpoint": "entropy"}, "its endpoint, named before its runs, is accuracy, not entropy"),
+        ({"endpoint": "entropy"}, "its endpoint, chosen before its runs, is accuracy, not entropy"),
     ],
 )
 def test_runs_with_another_recipe_are_refused_and_nothing_is_lost(settings, message, out, tmp_path, capsys):

@@ -110,7 +110,7 @@ def test_all_alike_is_said():
     ]
     same, apart = results(study, runs, [], [])["comparisons"]
     assert (same["verdict"], same["ci95"], same["p"], same["p_holm"]) == ("no interval", None, None, None)
-    assert "the same with each of 3 seeds" in same["sentence"]
+    assert "equal with each of 3 seeds" in same["sentence"]
     assert (apart["verdict"], apart["ci95"], apart["p_holm"]) == ("no interval", None, None)
     assert "+25.00 points with each of 3 seeds" in apart["sentence"]
 
@@ -205,7 +205,7 @@ def test_figures_and_differences_of_few_seeds_stay_possible():
     (row,) = found["comparisons"]
     assert row["ci95"] == [-24.0, 24.0]
     assert row["detectable_difference"] is None
-    assert "would not have found even the greatest possible difference" in row["sentence"]
+    assert "would not have detected even the largest possible difference" in row["sentence"]
 
 
 def test_a_figure_that_no_run_has_is_none():
@@ -227,5 +227,5 @@ def test_runs_without_anything_to_learn_from_are_named():
     runs = simulated_results(random.Random(5), {"a": 0.0, "b": 0.0}, seeds=2)["runs"]
     runs = [{**run, "informative_groups": 0.0 if run["objective"] == "b" else 0.1} for run in runs]
     named = "b on arithmetic (seed 1), b on arithmetic (seed 2)"
-    expected = f"Nothing to learn from, since no group had differing rewards: {named}."
+    expected = f"Runs without anything to learn from, since no group had differing rewards: {named}."
     assert results(study, runs, [], [])["verdict"][-1] == expected

@@ -11,7 +11,7 @@ import pytest
 from lambda_grpo.cli import main
 from lambda_grpo.doctor.facts import examine
 from lambda_grpo.doctor.page import describe
-from lambda_grpo.doctor.probe import probed
+from lambda_grpo.doctor.probe import run_probe
 from lambda_grpo.parallel import cores
 
 TRAINER_BASE = "verl/trainer/ppo/v1/trainer_base.py"
@@ -78,7 +78,7 @@ def facts(monkeypatch):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(
-            "lambda_grpo.doctor.facts.probed", lambda name: dict(known[name]) if name in known else probed(name)
+            "lambda_grpo.doctor.facts.run_probe", lambda name: dict(known[name]) if name in known else run_probe(name)
         )
         return examine()
 
@@ -112,8 +112,8 @@ def test_trl_beside_verl_is_named_with_the_way_out(tmp_path, facts):
     assert "  verl        conflict       verl 0.9.1" in text
     assert "  verl        registered     trainer lambda_grpo\n" in text
     assert text.endswith(
-        f"  - trl {version('trl')} is beside verl 0.9.1, whose FSDP workers fail wherever they find trl 1.13\n"
-        "    or newer\n"
+        f"  - trl {version('trl')} is installed beside verl 0.9.1, whose FSDP workers fail with trl 1.13 or\n"
+        "    newer\n"
         "    Do: pip uninstall trl, or keep one of the two in a second virtual environment\n"
     )
 
@@ -166,7 +166,7 @@ def test_a_plug_in_that_fails_says_why(verl_environment, facts):
     (verl_environment / TRAINER_BASE).write_text(REGISTRY)  # not what the real plug-in needs of verl
     text = describe(facts(verl_environment, VERL_USE_EXTERNAL_PLUGINS="another,lambda_grpo")) + "\n"
     assert "  verl        fails          ModuleNotFoundError: No module named '" in text
-    assert "    Do: mend that, or install again: pip install 'lambda-grpo[verl]'\n" in text
+    assert "    Do: fix that, or install again: pip install 'lambda-grpo[verl]'\n" in text
 
 
 def test_an_installation_without_the_entry_point(verl_environment, facts):
@@ -192,7 +192,7 @@ def test_another_verl_is_not_supported(tmp_path, facts):
     ("code", "reason"),
     [
         ("raise OSError('libcudart.so.13: cannot open\\nand more')", "OSError: libcudart.so.13: cannot open"),
-        ("import os; print('dies'); os._exit(7)", "ends Python with exit code 7: without a word"),
+        ("import os; print('dies'); os._exit(7)", "ends Python with exit code 7: without a message"),
         ("import sys; sys.exit('no driver')", "ends Python with exit code 1: no driver"),
     ],
 )
@@ -203,7 +203,7 @@ def test_what_cannot_be_imported_is_a_line(verl_environment, facts, code, reason
     assert found["engines"]["verl"]["state"] == "broken"
     assert found["plugin"]["state"] == "not tried"
     assert to_do(found) == [
-        (f"verl can't be imported: {reason}", "pip install 'lambda-grpo[verl]', or mend what it names"),
+        (f"verl can't be imported: {reason}", "pip install 'lambda-grpo[verl]', or fix what it names"),
         (f"flash-attn can't be imported: {reason}", "pip install --force-reinstall --no-deps flash-attn"),
     ]
 
@@ -255,7 +255,7 @@ def test_without_an_engine_both_are_named(tmp_path):
         "    Do: pip install 'lambda-grpo[trl]' for one machine, or pip install 'lambda-grpo[verl]'\n"
         "        for a cluster\n" in done.stdout
     )  # fmt: skip
-    assert "  - versions are compared with nothing, as lambda-grpo isn't installed\n    Do: install it\n" in done.stdout
+    assert "  - versions can't be checked, since lambda-grpo isn't installed\n    Do: install it\n" in done.stdout
 
 
 def test_wrong_arguments(capsys):

@@ -65,7 +65,7 @@ def test_the_mean_of_all_right_has_an_interval(tmp_path):
 
 def test_a_format_is_of_a_table(capsys):
     assert main(["report", "somewhere", "--format", "html"]) == 2
-    assert "--format and --metric are of a table: add --table" in capsys.readouterr().err
+    assert "--format and --metric need --table" in capsys.readouterr().err
 
 
 def test_latex_and_html_escape_what_users_chose(tmp_path):
@@ -148,7 +148,7 @@ def test_what_cant_be_a_table_is_refused(results, tmp_path, capsys):
         results_table(results, "acuracy")
     with pytest.raises(UserError, match="no result"):
         results_table([str(tmp_path / "nowhere")])
-    with pytest.raises(UserError, match="are of the same model and task: leave one out"):
+    with pytest.raises(UserError, match="have the same model and task: leave one out"):
         results_table([*results, write_result(tmp_path / "again", "base", "gsm8k", 0.1)])
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no finished result"):

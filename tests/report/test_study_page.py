@@ -10,7 +10,7 @@ import pytest
 
 from lambda_grpo.report import write_study_report
 from lambda_grpo.report.study_charts import band
-from lambda_grpo.report.study_figure import looks
+from lambda_grpo.report.study_figure import line_styles
 from tests.report import test_run_page
 
 HOSTILE = "<b>x</b>"
@@ -230,7 +230,7 @@ def test_the_band_is_the_t_interval_of_the_mean():
 
 def test_an_objective_looks_the_same_everywhere_and_no_two_look_alike():
     names = [f"objective_{i}" for i in range(27)]
-    assert len(set(looks(names).values())) == 27
+    assert len(set(line_styles(names).values())) == 27
 
 
 def test_tables_say_what_the_results_hold(study):
@@ -250,7 +250,7 @@ def test_tables_say_what_the_results_hold(study):
 def test_an_objective_whose_runs_all_failed_is_named(study):
     page = (study / "report.html").read_text()
     assert "&lt;b&gt;x&lt;/b&gt;: no run finished." in section(page, "Each objective")
-    assert "Without values to draw: &lt;b&gt;x&lt;/b&gt;" in section(page, "Length and entropy")
+    assert "Not drawn, without values: &lt;b&gt;x&lt;/b&gt;" in section(page, "Length and entropy")
     assert "no seed was finished by both: &lt;b&gt;x&lt;/b&gt;." in section(page, "Differences in accuracy")
     failures = text(section(page, "Failures"))
     assert failures.count("ValueError") == 2
@@ -259,7 +259,7 @@ def test_an_objective_whose_runs_all_failed_is_named(study):
 
 def test_one_seed_has_no_interval_and_the_page_says_why(tmp_path):
     page = text(write(make_results(seeds=1, tasks=["arithmetic"]), tmp_path))
-    assert "one seed doesn&#39;t show how far runs differ by chance" in page
+    assert "one seed doesn&#39;t show how much runs differ by chance" in page
     assert "95 %" not in page
     assert "bootstrap" not in page
     assert "one run each" in page

@@ -13,7 +13,7 @@ from lambda_grpo.cli import main
 from lambda_grpo.models import resolve_model
 from lambda_grpo.objective.lambda_file import LAMBDA_STATE_FILE
 from lambda_grpo.runs.directory import Run
-from lambda_grpo.runs.model_card import SHOWN, update_cards
+from lambda_grpo.runs.model_card import MAX_LAMBDA_STEPS, update_cards
 from lambda_grpo.tasks.arithmetic import Arithmetic
 from tests.evaluation.tiny_models import write_jsonl
 from tests.trl.setup import config, logged, make_trainer
@@ -56,12 +56,14 @@ def test_a_card_is_saved_with_each_model(tmp_path):
 
 
 def test_a_long_trajectory_is_shown_from_its_first_step_to_its_last(tmp_path):
-    trainer = make_trainer(config(tmp_path, objective="lambda_grpo", max_completion_length=4, max_steps=2 * SHOWN))
+    trainer = make_trainer(
+        config(tmp_path, objective="lambda_grpo", max_completion_length=4, max_steps=2 * MAX_LAMBDA_STEPS)
+    )
     trainer.train()
     trainer.create_model_card("mine", "someone/sums", ["a-tag"])
     card = (tmp_path / "README.md").read_text()
     steps = [int(row[0]) for row in rows_under(card, "λ")]
-    assert (steps[0], steps[-1], len(steps)) == (1, 2 * SHOWN, SHOWN)
+    assert (steps[0], steps[-1], len(steps)) == (1, 2 * MAX_LAMBDA_STEPS, MAX_LAMBDA_STEPS)
     assert sorted(set(steps)) == steps
     data = ModelCard(card).data
     assert (data.model_name, data.datasets) == ("mine", ["someone/sums"])
@@ -164,7 +166,7 @@ def test_a_card_that_cannot_be_read_stays_as_it_is(tmp_path):
                  "--per_device_train_batch_size", "16", "--max_completion_length", "8"]) == 0  # fmt: skip
     broken = "---\nmodel_name: [\n---\n" + (run / "README.md").read_text().split("---\n", 2)[2]
     (run / "README.md").write_text(broken)
-    with pytest.warns(UserWarning, match="README.md can't be read, and stays as it is"):
+    with pytest.warns(UserWarning, match="README.md can't be read and is left unchanged"):
         update_cards(Run(run))
     assert (run / "README.md").read_text() == broken
 

@@ -33,7 +33,7 @@ def rows(shares, gradients=None, every=1):
         (rows([0.0, 0.1, *[0.0] * 10]), [f"{AT_THE_END} 10 steps"]),
         (rows([0.1, *[0.0]], every=10), [f"{AT_THE_END} 10 steps"]),
         (rows([0.0] * 3, [0.0] * 3), [NEVER, LAMBDA]),
-        (rows([0.5] * 3, [0.0] * 3), [f"{LAMBDA} It has one in groups with differing rewards where f depends on it"]),
+        (rows([0.5] * 3, [0.0] * 3), [f"{LAMBDA} It is other than 0 in groups with differing rewards where"]),
         (rows([0.5] * 3, [0.0, 1e-9, 0.0]), []),
         (rows([0.5] * 3, [0.0, None, 0.0]), []),  # one wasn't finite
         ([{"step": 1, "reward": 0.1}, *rows([0.0] * 3)[1:]], []),  # of a run that logged less, in its first step

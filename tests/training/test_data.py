@@ -155,14 +155,14 @@ def test_reward_functions_see_what_the_grader_sees(models, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"reward_funcs": ["accuracy_reward"]}, "reward function 'accuracy_reward' reads conversations: take a chat"),
+        ({"reward_funcs": ["accuracy_reward"]}, "reward function 'accuracy_reward' reads conversations: use a chat"),
         (
             {"reward_funcs": ["accuracy_reward"], "model_name_or_path": "qwen2"},
             "compares with a column solution, which sums doesn't have",
         ),
         ({"max_completion_length": 1000}, "so that with a completion it may take 10[0-9][0-9]; the model has 1024"),
         ({"chat_template_kwargs": {"tokenize": True}, "model_name_or_path": "qwen2"}, "chat template refuses template"),
-        ({"eval_size": 0, "eval_task": "gsm8k"}, "eval_task is to be evaluated, and eval_size is 0"),
+        ({"eval_size": 0, "eval_task": "gsm8k"}, "eval_task is set, but eval_size is 0"),
     ],
     ids=str,
 )
@@ -188,7 +188,7 @@ def test_without_its_grader_nothing_begins(models, tmp_path, monkeypatch, capsys
 def test_an_adapter_is_no_model_to_train_on(models, tmp_path):
     lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
     get_peft_model(AutoModelForCausalLM.from_pretrained(models["base"]), lora).save_pretrained(tmp_path / "adapter")
-    with pytest.raises(UserError, match="is a LoRA adapter: to train on, merge it first"):
+    with pytest.raises(UserError, match="is a LoRA adapter: merge it before training"):
         trainer_of(tmp_path, str(tmp_path / "adapter"), task="arithmetic")
 
 
@@ -215,7 +215,7 @@ class Constant:
 def test_a_reward_function_keeps_its_name_where_a_template_stops():
     template = next(template for template in TEMPLATES.values() if template.stops)
     for function, name in ((partial(length), "length"), (length, "length"), (Constant(), "Constant")):
-        cut = training_data._up_to_stop(function, template)
+        cut = training_data._truncate_at_stop(function, template)
         assert cut.__name__ == name
         assert cut(completions=[f"ab{template.stops[0]}cd"]) == ([1.0] if name == "Constant" else [2.0])
 
@@ -224,7 +224,7 @@ def test_weights_that_are_spread_over_processes_are_not_evaluated_here(models, t
     file = write_jsonl(tmp_path / "sums.jsonl", ROWS)
     started, trainer = trainer_of(tmp_path, models["base"], task=str(file), eval_task=str(file))
     monkeypatch.setattr(trainer, "is_fsdp_enabled", True)
-    with pytest.warns(UserWarning, match="there is no evaluation before and after. Use lambda-grpo eval"):
+    with pytest.warns(UserWarning, match="there is no evaluation before and after: use lambda-grpo eval"):
         started._evaluate(trainer, "before")
     assert not (tmp_path / "run").exists()
 
@@ -251,11 +251,11 @@ def test_problems_that_have_changed_are_not_gone_on_with(models, tmp_path, capsy
     write_jsonl(file, [{**row, "answer": "0"} for row in ROWS])
     capsys.readouterr()
     assert main(["train", *run, "--resume", "--max_steps", "3"]) == 2
-    assert "was trained on other problems: the data set has changed since" in capsys.readouterr().err
+    assert "was trained on other problems: the data set has changed" in capsys.readouterr().err
     write_jsonl(file, ROWS)
     assert (
         main(["train", *run, "--resume", "--max_steps", "3", "--chat_template_kwargs", '{"enable_thinking": true}'])
         == 2
     )
-    assert "a run keeps its chat_template_kwargs" in capsys.readouterr().err
+    assert "chat_template_kwargs can't change on resume" in capsys.readouterr().err
     assert len(Run(tmp_path / "run").metrics()) == 2

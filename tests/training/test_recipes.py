@@ -1,4 +1,4 @@
-"""The recipes for real models: what they say when they lie over one another, read as the program reads them."""
+"""The recipes for real models: their layered settings, parsed as by the program."""
 
 import itertools
 from pathlib import Path

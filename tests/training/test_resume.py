@@ -44,10 +44,13 @@ def everything(run):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--objective", "grpo"], "with objective 'lambda_grpo', not 'grpo': a run keeps its objective"),
-        (["--lambda_optimizer", "adam"], "with lambda_optimizer 'sgd', not 'adam': a run keeps its lambda_optimizer"),
-        (["--lambda_init", "0.5"], "with lambda_init 0.0, not 0.5: a run keeps its lambda_init"),
-        (["--task", "chain_sum"], "with task 'arithmetic', not 'chain_sum': a run keeps its task"),
+        (["--objective", "grpo"], "with objective 'lambda_grpo', not 'grpo': objective can't change on resume"),
+        (
+            ["--lambda_optimizer", "adam"],
+            "with lambda_optimizer 'sgd', not 'adam': lambda_optimizer can't change on resume",
+        ),
+        (["--lambda_init", "0.5"], "with lambda_init 0.0, not 0.5: lambda_init can't change on resume"),
+        (["--task", "chain_sum"], "with task 'arithmetic', not 'chain_sum': task can't change on resume"),
         (["--task_size", "100"], "with task_size None, not 100"),
         (["--task_seed", "1"], "with task_seed 0, not 1"),
         (["--eval_size", "9"], "with eval_size 8, not 9"),
@@ -78,7 +81,7 @@ def test_a_refusal_touches_nothing(change, message, run, capsys):
 
 def test_max_steps_below_what_was_trained_already(finished, capsys):
     assert main(["train", "--output_dir", str(finished.path), "--resume", "--max_steps", "1"]) == 2
-    assert "has been trained for 2 steps already, max_steps can't be 1" in capsys.readouterr().err
+    assert "has already been trained for 2 steps, max_steps can't be 1" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_does_not_load_touches_nothing(run, monkeypatch):
@@ -152,7 +155,7 @@ def test_a_learning_rate_that_cannot_change_is_refused(run, capsys):
     run.write_config(config)
     before = everything(run)
     assert main(["train", "--output_dir", str(run.path), "--resume", "--learning_rate", "1e-4"]) == 2
-    assert "learning_rate can't change on the way with this lr_scheduler_type" in capsys.readouterr().err
+    assert "learning_rate can't change on resume with this lr_scheduler_type" in capsys.readouterr().err
     assert everything(run) == before
 
 
@@ -176,7 +179,7 @@ def test_an_evaluation_that_is_known_is_not_made_again(finished, tmp_path, monke
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["--eval_size", "9"], "`before` is of another evaluation: its n is 8, not 9"),
+        (["--eval_size", "9"], "`before` is another evaluation: its n is 8, not 9"),
         (["--task", "chain_sum"], "its task is arithmetic, not chain_sum"),
         (["--temperature", "0.5"], "its sampling is .*'temperature': 1.0"),
         (["--eval_size", "0"], "a run without held-out examples has no evaluation"),

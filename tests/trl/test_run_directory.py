@@ -63,7 +63,7 @@ def test_report_makes_a_page_of_it(tmp_path, capsys):
     assert main(["eval", "--model", str(out), "--task", "arithmetic", "--n", "4"]) == 0
     assert (out / "eval" / "arithmetic.json").exists()
     assert main(["train", "--output_dir", str(out), "--resume"]) == 2
-    assert "is of a Python script: go on there with trainer.train(" in capsys.readouterr().err
+    assert "was written by a Python script: resume it there with trainer.train(" in capsys.readouterr().err
 
 
 def stop(*_):
@@ -129,7 +129,7 @@ def test_records_can_be_switched_off(tmp_path, capsys):
     assert f"{out} is not a run directory: it has no run.json" in error
     assert error.count("\n") == 1
     assert main(["report", str(tmp_path / "nowhere")]) == 2
-    assert "there is no such directory" in capsys.readouterr().err
+    assert "it doesn't exist" in capsys.readouterr().err
     assert main(["train", "--output_dir", str(tmp_path / "run"), "--save_run_records", "false"]) == 2
     assert "leave save_run_records out" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""The program `lambda-grpo`. Heavy imports stay inside the commands, so that --help and a wrong word answer at once."""
+"""The commands of `lambda-grpo`. Heavy imports are inside the commands, so that --help and errors come at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lambda_grpo.cli.help import COMPARE_HELP, DOCTOR_HELP, EVAL_HELP, TRAIN_HELP
-from lambda_grpo.cli.interrupts import CODE, command_line, ending_at_once, tell
+from lambda_grpo.cli.interrupts import EXIT_CODE, command_line, exit_on_interrupt, report_interrupt
 from lambda_grpo.distributed import is_main_process
 from lambda_grpo.errors import Stopped, UserError
 from lambda_grpo.formatting import percent, percent_range
@@ -25,10 +25,10 @@ from lambda_grpo.suggestions import check_choice, did_you_mean, did_you_mean_opt
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program.
 
-    Returns its exit code: 0 done, 2 the input is wrong, 1 a traceback, or what doctor found, 130 stopped by Ctrl-C.
+    Returns the exit code: 0 success, 2 wrong input, 1 any other error or problems found by doctor, 130 Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # One progress bar, and no deprecations between libraries: they aren't the user's to mend.
+    # One progress bar, and no warnings on deprecations between libraries, which users can't fix.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")
@@ -43,14 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lambda-grpo: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        if argv is None:  # the process ends with this: another Ctrl-C would only show a traceback of its end
+        if argv is None:  # the process is ending: another Ctrl-C would only print a traceback
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        tell(stop, arguments)
-        return CODE
+        report_interrupt(stop, arguments)
+        return EXIT_CODE
     return code or 0
 
 
-Command = Callable[[Any, list[str]], int | None]  # what is None exits with 0
+Command = Callable[[Any, list[str]], int | None]  # None is exit code 0
 
 
 def _list(text: str) -> list[str]:
@@ -64,13 +64,13 @@ STUDY_OPTIONS: dict[str, Callable[[str], Any]] = {
 
 
 def _mapping(text: str) -> dict[str, Any]:
-    found = json.loads(text)  # what it raises is a ValueError, as argparse takes it
+    found = json.loads(text)  # raises ValueError, as argparse expects of a type
     if not isinstance(found, dict):
         raise ValueError
     return found
 
 
-_mapping.__name__ = "JSON object"  # argparse calls it so
+_mapping.__name__ = "JSON object"  # for argparse's messages
 
 
 EVAL_OPTIONS: dict[str, Callable[[str], Any]] = {
@@ -90,9 +90,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _CommandParser(_Parser):
-    """Of a command. It names an unknown option before a missing one: that may be the same, misspelt."""
+    """A command's parser. It reports an unknown option before a missing one, which may be the same one misspelt."""
 
-    takes_recipe_keys = False  # then all other options are those of a recipe
+    takes_recipe_keys = False  # if True, other options are keys of a recipe
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         known = [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     compare = add(
         "compare",
         _compare,
-        "objectives side by side, with error bars",
+        "compare objectives, with several seeds and error bars",
         usage="lambda-grpo compare [STUDY.yaml] [--objectives A,B,…] [--seeds N] [--task NAME] [--key value …]",
         description=COMPARE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add(
         "eval",
         _eval,
-        "accuracy of a model on tasks, with its interval",
+        "evaluate a model on tasks, with confidence intervals",
         usage="lambda-grpo eval --model MODEL --task NAME,… [--key value …] [--output_dir DIR]",
         description=EVAL_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -158,32 +158,32 @@ def _parser() -> argparse.ArgumentParser:
             f"--{name}", type=kind, required=required, default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
 
-    report = add("report", _report, "write the report.html of a run or a study again, or a table of evaluations")
+    report = add("report", _report, "rewrite a run's or a study's report.html, or print a table of evaluations")
     report.add_argument("paths", nargs="+", metavar="PATH", help="a run or a study; with --table, results of eval")
-    report.add_argument("--table", action="store_true", help="print one table of all results at the PATHs")
-    report.add_argument("--format", choices=("markdown", "latex", "html"), help="of the table (markdown)")
-    report.add_argument("--metric", help="of the table: accuracy, pass@4, maj@16, … (accuracy)")
+    report.add_argument("--table", action="store_true", help="print a table of all results at the PATHs")
+    report.add_argument("--format", choices=("markdown", "latex", "html"), help="format of the table (markdown)")
+    report.add_argument("--metric", help="metric of the table: accuracy, pass@4, maj@16, … (accuracy)")
 
-    bench = add("bench", _bench, "speed, as ratios against a peer")
-    bench.add_argument("names", nargs="*", metavar="NAME", help="what to measure (all): see the table's first column")
-    bench.add_argument("--pairs", type=int, help="how often each and its peer run (each benchmark's own number)")
-    bench.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
+    bench = add("bench", _bench, "measure speed, as ratios to peers")
+    bench.add_argument("names", nargs="*", metavar="NAME", help="benchmarks, named in the table's first column (all)")
+    bench.add_argument("--pairs", type=int, help="number of runs of each benchmark and its peer (each benchmark's own)")
+    bench.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
 
     doctor = add(
         "doctor",
         _doctor,
-        "what is installed here, whether it works, and what to do where it doesn't",
+        "check the installation, and suggest fixes",
         description=DOCTOR_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    doctor.add_argument("--json", action="store_true", help="print one JSON object instead")
+    doctor.add_argument("--json", action="store_true", help="print a JSON object instead")
     return parser
 
 
 def _train(options: argparse.Namespace, rest: list[str]) -> None:
     first = next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))
     recipes, overrides = rest[:first], rest[first:]
-    with ending_at_once(options.arguments):
+    with exit_on_interrupt(options.arguments):
         training = _import("lambda_grpo.training.run", "trl")
         report = _import("lambda_grpo.report", "report")
     run = training.train(recipes, overrides, resume=options.resume)
@@ -197,7 +197,7 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _compare(options: argparse.Namespace, rest: list[str]) -> None:
     path = rest.pop(0) if rest and not rest[0].startswith("-") else None
-    with ending_at_once(options.arguments):
+    with exit_on_interrupt(options.arguments):
         comparison = _import("lambda_grpo.comparison", "trl,report")
         report = _import("lambda_grpo.report", "report")
     given = {name: value for name in STUDY_OPTIONS if (value := getattr(options, name)) is not None}
@@ -221,7 +221,7 @@ def _compare(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _eval(options: argparse.Namespace, rest: list[str]) -> None:
-    with ending_at_once(options.arguments):
+    with exit_on_interrupt(options.arguments):
         evaluation = _import("lambda_grpo.evaluation.run", "trl,eval")
     given = {name: getattr(options, name) for name in EVAL_OPTIONS if hasattr(options, name)}
     named = given.pop("task")
@@ -234,16 +234,16 @@ def _eval(options: argparse.Namespace, rest: list[str]) -> None:
         rows = [
             (name, percent(found["value"]), percent_range(found["ci95"]))
             for name, found in result["metrics"].items()
-            if name == "accuracy" or result["samples"] > 1  # of one sample they are all the same
+            if name == "accuracy" or result["samples"] > 1  # with one sample all metrics are equal
         ]
         samples = f"{result['samples']} samples each, " if result["samples"] > 1 else ""
         _print_table(f"{result['model']} on {result['task']}", ("", "", "95 % interval"), rows)
         print(
             f"{result['n']} problems, {samples}template {result['template']['name']}; "
-            f"{result['completion_length_mean']:.1f} tokens on average, {percent(result['truncated'])} cut "
+            f"{result['completion_length_mean']:.1f} tokens on average, {percent(result['truncated'])} truncated "
             "at the limit"
             + ("" if result["unanswered"] is None else f", {percent(result['unanswered'])} without an answer")
-            + (f", {result['timed_out']} graded wrong because it took too long" if result["timed_out"] else "")
+            + (f", {result['timed_out']} graded wrong after a timeout" if result["timed_out"] else "")
             + "\n"
         )
 
@@ -256,7 +256,7 @@ def _report(options: argparse.Namespace, rest: list[str]) -> None:
         print(report.results_table(options.paths, options.metric or "accuracy", options.format or "markdown"))
         return
     if options.format or options.metric:
-        raise UserError("--format and --metric are of a table: add --table")
+        raise UserError("--format and --metric need --table")
     for path in options.paths:
         directory = Path(path)
         if (directory / "results.json").is_file():
@@ -283,7 +283,7 @@ def _bench(options: argparse.Namespace, rest: list[str]) -> None:
         return
     _print_table(
         "The peer's time over ours: above 1, ours is faster",
-        ("", "median", "95 % interval", "least – most", "pairs"),
+        ("", "median", "95 % interval", "min – max", "pairs"),
         [
             (
                 m.name,
@@ -319,7 +319,7 @@ def _doctor(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _import(module: str, extra: str) -> Any:
-    """A module of ours, or a word on which extra brings what it needs."""
+    """Import a module of this package. Raises UserError with the extra to install if a dependency is missing."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -339,6 +339,6 @@ def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]
     for row in rows:
         table.add_row(*row)
     console = Console()
-    if not console.is_terminal:  # in a file or a pipe nothing need be cut off
+    if not console.is_terminal:  # don't truncate the table in a file or a pipe
         console = Console(width=max(console.width, console.measure(table).maximum))
     console.print(table)

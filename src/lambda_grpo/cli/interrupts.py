@@ -1,4 +1,4 @@
-"""What Ctrl-C does: the program ends, and says which command goes on."""
+"""Ctrl-C: the program ends, and prints the command that resumes it."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from typing import Any
 
 from lambda_grpo.errors import Stopped
 
-CODE = 128 + signal.SIGINT  # what shells take for "ended by Ctrl-C"
-GOES_ON = ("train", "eval", "compare")  # commands that go on where they were stopped
+EXIT_CODE = 128 + signal.SIGINT  # a shell's exit code of a program that Ctrl-C ended
+RESUMABLE = ("train", "eval", "compare")
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """The program with these arguments, as a shell takes it."""
+    """The program with these arguments, quoted for a shell."""
     return shlex.join(["lambda-grpo", *arguments])
 
 
 @contextmanager
-def ending_at_once(arguments: Sequence[str]) -> Iterator[None]:
-    """While libraries are imported, which may swallow a KeyboardInterrupt or turn it into another error.
+def exit_on_interrupt(arguments: Sequence[str]) -> Iterator[None]:
+    """Exit at once on Ctrl-C. For imports of libraries that may swallow a KeyboardInterrupt or convert it.
 
-    Nothing has begun then that would have to be put in order.
+    Nothing has started that would need to be cleaned up.
     """
 
     def end(*_: Any) -> None:
-        tell(KeyboardInterrupt(), arguments)
+        report_interrupt(KeyboardInterrupt(), arguments)
         sys.stderr.flush()
-        os._exit(CODE)
+        os._exit(EXIT_CODE)
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -44,15 +44,15 @@ def ending_at_once(arguments: Sequence[str]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def tell(stop: KeyboardInterrupt, arguments: Sequence[str]) -> None:
-    """Print that the program was stopped, and on a line of its own the command that goes on."""
+def report_interrupt(stop: KeyboardInterrupt, arguments: Sequence[str]) -> None:
+    """Print that the program was stopped, and on a separate line the command that resumes it."""
     if "tqdm.std" in sys.modules:
         from tqdm import tqdm
 
         for bar in list(getattr(tqdm, "_instances", ())):
-            bar.close()  # which ends its line
-    if not (arguments and arguments[0] in GOES_ON):
+            bar.close()  # ends its line
+    if not (arguments and arguments[0] in RESUMABLE):
         print("lambda-grpo: stopped", file=sys.stderr)
         return
     command = stop.command if isinstance(stop, Stopped) else command_line(arguments)
-    print(f"lambda-grpo: stopped. To go on:\n{command}", file=sys.stderr)
+    print(f"lambda-grpo: stopped. To resume:\n{command}", file=sys.stderr)

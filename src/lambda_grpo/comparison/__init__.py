@@ -1,4 +1,4 @@
-"""Objectives side by side: the same policy, prompts and budget, several seeds, paired statistics."""
+"""Comparing objectives with the same policy, prompts and budget, over several seeds, with paired statistics."""
 
 from lambda_grpo.comparison.compare import compare
 from lambda_grpo.comparison.study import ENDPOINTS, Study, read_study

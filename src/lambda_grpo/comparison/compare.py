@@ -1,4 +1,4 @@
-"""Running a study: the sweep, then the reported runs, then what they say."""
+"""Running a study: the learning-rate sweep, then the reported runs, then the results."""
 
 from __future__ import annotations
 
@@ -11,105 +11,106 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lambda_grpo.comparison.directory import alone, changes, check_directory
+from lambda_grpo.comparison.directory import changes, check_directory, exclusive_lock
 from lambda_grpo.comparison.measures import measure
-from lambda_grpo.comparison.plan import Planned, reported, run_folders, sweep
+from lambda_grpo.comparison.plan import PlannedRun, reported_runs, run_folders, tuning_runs
 from lambda_grpo.comparison.results import results
 from lambda_grpo.comparison.study import Study
 from lambda_grpo.errors import UserError
 from lambda_grpo.files import write_json
 from lambda_grpo.parallel import Call, run_all
 from lambda_grpo.runs.directory import Run
-from lambda_grpo.runs.provenance import digest, provenance
+from lambda_grpo.runs.provenance import digest
+from lambda_grpo.runs.study_record import FailureRecord, RunResult, StudyRecord, TuningRecord
 
-PRELOAD = "lambda_grpo.training.preload"  # imported once, for all runs of a study
+PRELOAD = "lambda_grpo.training.preload"  # imported once for all runs of a study
 
 
-def compare(study: Study, directory: Path, *, processes: int | None = None) -> dict[str, Any]:
-    """Make the runs that the directory lacks, side by side, and write `results.json` there.
+def compare(study: Study, directory: Path, *, processes: int | None = None) -> StudyRecord:
+    """Run the missing runs of a study in parallel, and write `results.json` into its directory.
 
-    An interrupted study goes on: finished runs are left alone, others go on from their last checkpoint. A failed run is
-    tried again the next time. A study that asks for more, or for less, than the one in the directory has every run of
-    its own that is there; runs that it doesn't name stay, and aren't in its results.
+    An interrupted study resumes: finished runs are reused, others continue from their last checkpoint. A failed run is
+    tried again the next time. If the study has changed, its existing runs are reused; runs that it no longer names are
+    kept, but aren't in its results.
 
     Args:
-        processes: at the same time, with one thread each; the number of cores by default.
+        processes: how many run at the same time, with one thread each. Default: the number of cores.
 
     Returns:
-        What results.json holds.
+        The content of results.json.
 
     Raises:
-        UserError: the directory holds something else, or a run of this study with another recipe; another process has
-            it; or an objective can't start. No run has begun then.
+        UserError: the directory holds other files, or a run of this study with another recipe; another process uses
+            it; or an objective can't start. No run has started in that case.
     """
     digests = check_arms(study)
     check_directory(study, directory, digests)
     directory.mkdir(parents=True, exist_ok=True)
-    with alone(directory):
-        there = check_directory(study, directory, digests)  # another study may have come first
-        if there is not None and (changed := changes(there, study)):
-            print(f"The study in {directory} goes on with changes: {'; '.join(changed)}", file=sys.stderr)
+    with exclusive_lock(directory):
+        before = check_directory(study, directory, digests)  # again: another study may have started first
+        if before is not None and (changed := changes(before, study)):
+            print(f"The study in {directory} resumes with changes: {'; '.join(changed)}", file=sys.stderr)
         write_json(directory / "study.json", study.to_dict())
-        failures: list[dict[str, Any]] = []
-        tried = sweep(study, directory)
-        count = len(tried) + len(study.arms) * len(study.tasks) * len(study.seeds)
+        failures: list[FailureRecord] = []
+        tuned = tuning_runs(study, directory)
+        count = len(tuned) + len(study.arms) * len(study.tasks) * len(study.seeds)
         with tqdm(total=count, desc="compare", unit="run", file=sys.stderr) as bar:
-            failures += _make(study, tried, digests, processes, bar)
-            tuning = _tuning(study, tried)
-            chosen = {(row["objective"], row["task"]): row["learning_rate"] for row in tuning if row["chosen"]}
-            compared = reported(study, directory, chosen)
-            failures += _make(study, compared, digests, processes, bar)
-        _name_others(directory, [*tried, *compared])
-        runs = []
-        for one in compared:
+            failures += _run_missing(study, tuned, digests, processes, bar)
+            tuning = _tuning(study, tuned)
+            chosen = {(rate["objective"], rate["task"]): rate["learning_rate"] for rate in tuning if rate["chosen"]}
+            reported = reported_runs(study, directory, chosen)
+            failures += _run_missing(study, reported, digests, processes, bar)
+        _report_unnamed(directory, [*tuned, *reported])
+        runs: list[RunResult] = []
+        for one in reported:
             if one.is_finished:
                 try:
                     runs.append({**one.names(), **measure(Run(one.path), study.target_accuracy)})
-                except (OSError, ValueError, KeyError) as error:  # files that were changed or cut short
+                except (OSError, ValueError, KeyError) as error:  # files that were changed or truncated
                     failure = f"it can't be read: {type(error).__name__}: {error}"
                     failures.append({**one.names(), "failure": failure})
-        found = {**results(study, runs, tuning, failures), **provenance()}
-        write_json(directory / "results.json", found)
-        return found
+        record = results(study, runs, tuning, failures)
+        write_json(directory / "results.json", record)
+        return record
 
 
 def check_arms(study: Study) -> dict[str, str]:
-    """A digest of each task's problems.
+    """Check that each arm can start on each task. Returns a digest of each task's problems.
 
     Raises:
-        UserError: an objective can't start on a task; it names both.
+        UserError: an objective can't start on a task; the message names both.
     """
-    from lambda_grpo.training.run import check
+    from lambda_grpo.training.run import check_recipe
 
     digests = {}
     for task in study.tasks:
         for arm in study.arms:
             try:
-                digests[task] = check(study.recipe_keys(arm, task, study.learning_rates[0], study.seeds[0]))
+                digests[task] = check_recipe(study.recipe_keys(arm, task, study.learning_rates[0], study.seeds[0]))
             except UserError as error:
                 raise UserError(f"objective {arm!r} on {task!r} can't start: {error}") from error
     return digests
 
 
-def _name_others(directory: Path, planned: Sequence[Planned]) -> None:
-    """Say how many runs of the directory the study doesn't name."""
+def _report_unnamed(directory: Path, planned: Sequence[PlannedRun]) -> None:
+    """Print how many runs of the directory the study doesn't name."""
     others = set(run_folders(directory)) - {one.path for one in planned}
     if others:
         runs = "1 run" if len(others) == 1 else f"{len(others)} runs"
-        print(f"{runs} in {directory / 'runs'} that this study doesn't name: kept, and not in results", file=sys.stderr)
+        print(f"{runs} in {directory / 'runs'} that this study doesn't name: kept, but not in results", file=sys.stderr)
 
 
-def _make(
-    study: Study, planned: Sequence[Planned], digests: Mapping[str, str], processes: int | None, bar: Any
-) -> list[dict[str, Any]]:
-    """Make those that aren't finished. Returns the failed ones, with a word on why."""
+def _run_missing(
+    study: Study, planned: Sequence[PlannedRun], digests: Mapping[str, str], processes: int | None, bar: Any
+) -> list[FailureRecord]:
+    """Run those that aren't finished. Returns the failed ones."""
     missing = []
     for one in planned:
         if not one.is_finished:
             missing.append(one)
-        elif not study.keep_checkpoints:  # a kill may have come between the end and this
+        elif not study.keep_checkpoints:  # the study may have been killed before it removed them
             _remove_checkpoints(one.path)
-    bar.initial += len(planned) - len(missing)  # what was there says nothing about the time that is left
+    bar.initial += len(planned) - len(missing)  # existing runs don't count for the estimated time
     bar.update(len(planned) - len(missing))
     calls = [
         Call(
@@ -117,14 +118,14 @@ def _make(
             (
                 one.path,
                 study.recipe_keys(one.arm, one.task, one.learning_rate, one.seed),
-                _before(study, one, digests[one.task]),
+                _shared_evaluation(study, one, digests[one.task]),
                 study.keep_checkpoints,
             ),
             one.path.with_name(f"{one.path.name}.txt"),
         )
         for one in missing
     ]
-    failed = {}
+    failed: dict[int, FailureRecord] = {}
     for outcome in run_all(calls, preload=PRELOAD, processes=processes):
         bar.update()
         if outcome.failure is not None:
@@ -134,21 +135,21 @@ def _make(
                 f"failed: {one}: {outcome.failure} (its output: {calls[outcome.index].output})",
                 file=sys.stderr,
             )
-    return [failed[number] for number in sorted(failed)]
+    return [failed[index] for index in sorted(failed)]
 
 
-def _before(study: Study, one: Planned, problems: str) -> Path:
-    """Where runs of a task share the evaluation before training: those of the same policy, on the same problems."""
+def _shared_evaluation(study: Study, one: PlannedRun, problems: str) -> Path:
+    """The file of the evaluation before training, shared by the runs with the same policy and problems."""
     shared = {key: value for key, value in study.keys.items() if key not in ("task", "learning_rate", "seed")}
     name = digest([json.loads(json.dumps(shared, default=str)), problems])
     return one.path.parents[1] / f"before-{name}.json"
 
 
 def train_one(path: Path, keys: Mapping[str, Any], shared: Path, keep_checkpoints: bool) -> None:
-    """One run, in a process of its own: from its last checkpoint if there is one, otherwise from the beginning.
+    """Train one run in this process, from its last checkpoint if there is one.
 
     Args:
-        shared: a file for the evaluation before training, which the first runs of a task make for all.
+        shared: the file of the evaluation before training, which the first runs of a task write for the others.
     """
     from lambda_grpo.training.recipe import write_recipe
     from lambda_grpo.training.run import train
@@ -174,38 +175,46 @@ def _remove_checkpoints(path: Path) -> None:
         weights.unlink()
 
 
-def _tuning(study: Study, tried: Sequence[Planned]) -> list[dict[str, Any]]:
-    """Each arm's mean accuracy at each rate on the tuning seeds, and which one is chosen: of equal ones the lowest.
+def _tuning(study: Study, tuned: Sequence[PlannedRun]) -> list[TuningRecord]:
+    """Each arm's mean accuracy at each learning rate on the tuning seeds, and the chosen rate.
 
-    The best of each arm. Where the endpoint has no better side, the best on average for all arms: another rate would be
-    a difference of its own. A rate at which a run failed isn't chosen.
+    Each arm gets its best rate, the lowest in a tie. If the endpoint has no better direction, all arms get the
+    rate that is best on average: different rates would be a difference between the arms. A rate with a failed run isn't
+    chosen.
     """
     rates = sorted(study.learning_rates)
     values: dict[tuple[str, str, float], list[float | None]] = {}
-    for one in tried:  # of the tuning seeds in their order
+    for one in tuned:  # in the order of the tuning seeds
         evaluation = Run(one.path).evaluation("after") if one.is_finished else None
         accuracy = None if evaluation is None else evaluation["accuracy"]
         values.setdefault((one.arm, one.task, one.learning_rate), []).append(accuracy)
     means: dict[tuple[str, str, float], float] = {}
-    for key, found in values.items():
-        known = [value for value in found if value is not None]
-        if len(known) == len(found):
+    for key, of_seeds in values.items():
+        known = [value for value in of_seeds if value is not None]
+        if len(known) == len(of_seeds):
             means[key] = sum(known) / len(known)
 
     def best(arm: str, task: str) -> float | None:
-        if study.has_better_side:
+        if study.higher_is_better:
             rated = {rate: means[arm, task, rate] for rate in rates if (arm, task, rate) in means}
         else:
-            complete = [one for one in study.arms if all((one, task, rate) in means for rate in rates)]
-            rated = {rate: sum(means[one, task, rate] for one in complete) for rate in rates} if complete else {}
+            complete = [name for name in study.arms if all((name, task, rate) in means for rate in rates)]
+            rated = {rate: sum(means[name, task, rate] for name in complete) for rate in rates} if complete else {}
         return max(rated, key=lambda rate: rated[rate]) if rated else None
 
-    rows = []
+    records: list[TuningRecord] = []
     for task in study.tasks:
         for arm in study.arms:
             chosen = best(arm, task)
             for rate in rates:
-                names = {"objective": arm, "task": task, "learning_rate": rate}
-                own = {"value": means.get((arm, task, rate)), "values": values[arm, task, rate]}
-                rows.append({**names, **own, "chosen": rate == chosen})
-    return rows
+                records.append(
+                    {
+                        "objective": arm,
+                        "task": task,
+                        "learning_rate": rate,
+                        "value": means.get((arm, task, rate)),
+                        "values": values[arm, task, rate],
+                        "chosen": rate == chosen,
+                    }
+                )
+    return records

@@ -1,4 +1,4 @@
-"""Where a study may begin or go on: in an empty directory, or in one whose runs have the recipes that it asks for."""
+"""Checks of a study's directory: it must be empty, or its runs must have the recipes of the study."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lambda_grpo.comparison.plan import Planned, possible, run_folders
+from lambda_grpo.comparison.plan import PlannedRun, possible_runs, run_folders
 from lambda_grpo.comparison.study import Study
 from lambda_grpo.errors import UserError
 from lambda_grpo.runs.directory import Run
 from lambda_grpo.training.recipe import Recipe
 
-SHOWN = 3  # differing keys that a message names
+MAX_KEYS = 3  # differing keys that a message names
 
 
 @contextmanager
-def alone(directory: Path) -> Iterator[None]:
-    """Keep other studies out while this process lives: the lock goes when it does, by a kill too."""
+def exclusive_lock(directory: Path) -> Iterator[None]:
+    """Lock the directory against other processes; the lock is released when this one ends, also by a kill."""
     lock = FileLock(directory / "study.lock")
     try:
         held = lock.acquire(blocking=False)
@@ -34,38 +34,37 @@ def alone(directory: Path) -> Iterator[None]:
 
 
 def check_directory(study: Study, directory: Path, digests: Mapping[str, str]) -> dict[str, Any] | None:
-    """The study that the directory holds, as its study.json has it; None where there is none yet.
+    """The study in the directory, from its study.json; None if there is none yet.
 
     Args:
-        digests: of each task's problems.
+        digests: the digest of each task's problems.
 
     Raises:
-        UserError: it holds something else, or a run of this study that was made with another recipe or on other
-            problems.
+        UserError: the directory holds other files, or a run of this study with another recipe or other problems.
     """
     file = directory / "study.json"
     if not file.exists():
-        _check_free(directory)
+        _check_empty(directory)
         return None
     try:
-        there: dict[str, Any] = json.loads(file.read_text())
+        before: dict[str, Any] = json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"{file} can't be read ({error}): choose another --output_dir") from error
-    if run_folders(directory) and there.get("endpoint") != study.endpoint:
+    if run_folders(directory) and before.get("endpoint") != study.endpoint:
         raise UserError(
-            f"{directory} holds another study: its endpoint, named before its runs, is {there.get('endpoint')}, not "
+            f"{directory} holds another study: its endpoint, chosen before its runs, is {before.get('endpoint')}, not "
             f"{study.endpoint}. Set it back, or choose another --output_dir"
         )
-    for one in possible(study, directory):
+    for one in possible_runs(study, directory):
         _check_run(study, one, directory, digests[one.task])
-    return there
+    return before
 
 
-def changes(there: Mapping[str, Any], study: Study) -> list[str]:
-    """What a study asks for that the one in its directory didn't, and the other way round: a piece of text each."""
+def changes(previous: Mapping[str, Any], study: Study) -> list[str]:
+    """The differences between a study and the previous one in its directory, one text for each."""
     found = []
     for name, now in json.loads(json.dumps(study.to_dict(), default=str)).items():
-        before = there.get(name, type(now)())
+        before = previous.get(name, type(now)())
         if name == "arms":
             found += _names_changed("objectives", before, now)
             found += [text for arm in now if arm in before for text in _keys_changed(f"{arm}: ", before[arm], now[arm])]
@@ -79,58 +78,58 @@ def changes(there: Mapping[str, Any], study: Study) -> list[str]:
 
 
 def _names_changed(what: str, before: Iterable[Any], now: Iterable[Any]) -> list[str]:
-    added = [f"+ {one}" for one in now if one not in before]
-    removed = [f"- {one}" for one in before if one not in now]
+    added = [f"+ {name}" for name in now if name not in before]
+    removed = [f"- {name}" for name in before if name not in now]
     return [f"{what} {', '.join(added + removed)}"] if added or removed else []
 
 
-def _keys_changed(of: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    return [f"{of}{key} {before.get(key)!r} → {now.get(key)!r}" for key in _differing(before, now)]
+def _keys_changed(prefix: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [f"{prefix}{key} {before.get(key)!r} → {now.get(key)!r}" for key in _differing(before, now)]
 
 
-def _check_free(directory: Path) -> None:
+def _check_empty(directory: Path) -> None:
     if directory.exists() and (
-        not directory.is_dir() or any(not _may_be_there(path.name) for path in directory.iterdir())
+        not directory.is_dir() or any(not _is_ignored(path.name) for path in directory.iterdir())
     ):
-        raise UserError(f"{directory} is not empty, and holds no study to go on with: choose another --output_dir")
+        raise UserError(f"{directory} is not empty, and holds no study to resume: choose another --output_dir")
 
 
-def _may_be_there(name: str) -> bool:
-    """Where a study is to begin: its file, and what one that was killed at once left."""
+def _is_ignored(name: str) -> bool:
+    """Whether a file may exist where a study starts: the study file, and leftovers of one that was killed at once."""
     return name in ("study.yaml", "study.lock") or name.endswith(".partial")
 
 
-def _check_run(study: Study, one: Planned, directory: Path, digest: str) -> None:
-    """Raise UserError if a run that is there isn't the one that the study asks for."""
+def _check_run(study: Study, one: PlannedRun, directory: Path, digest: str) -> None:
+    """Raise UserError if an existing run has another recipe or other problems than the study's."""
     try:
         config = Run(one.path).config()
     except (OSError, ValueError):
-        return  # it hasn't begun; one that is damaged fails by itself, and is named then
-    made, asked = config["recipe"], study.recipe_keys(one.arm, one.task, one.learning_rate, one.seed)
-    if differing := _recipe_differences(made, asked):
-        named = ", ".join(f"{key} {before!r}, not {now!r}" for key, (before, now) in list(differing.items())[:SHOWN])
-        more = f" and {len(differing) - SHOWN} keys more" if len(differing) > SHOWN else ""
+        return  # it hasn't started, or is damaged: then it fails, and is reported
+    made, wanted = config["recipe"], study.recipe_keys(one.arm, one.task, one.learning_rate, one.seed)
+    if differing := _recipe_differences(made, wanted):
+        named = ", ".join(f"{key} {before!r}, not {now!r}" for key, (before, now) in list(differing.items())[:MAX_KEYS])
+        more = f" and {len(differing) - MAX_KEYS} keys more" if len(differing) > MAX_KEYS else ""
         renamed = " give the objective another name," if differing.keys() <= study.arms[one.arm].keys() else ""
         raise UserError(
-            f"{directory} holds another study's runs: {one} was made with {named}{more}. Set it back,{renamed} or "
+            f"{directory} holds another study's runs: {one} was run with {named}{more}. Set it back,{renamed} or "
             "choose another --output_dir"
         )
     if config.get("data", {}).get("digest") != digest:
         raise UserError(
-            f"{directory} holds runs on other problems: those of {one.task} have changed since {one} was made. Choose "
+            f"{directory} holds runs on other problems: those of {one.task} have changed since {one}. Choose "
             "another --output_dir"
         )
 
 
-def _recipe_differences(made: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings by key that two recipes resolve to differently, where their runs lie aside."""
-    made, asked = ({**keys, "output_dir": "unused"} for keys in (made, json.loads(json.dumps(asked, default=str))))
-    written = _differing(made, asked)
-    if not written:
+def _recipe_differences(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings, by key, in which two recipes differ once resolved, apart from output_dir."""
+    made, wanted = ({**keys, "output_dir": "unused"} for keys in (made, json.loads(json.dumps(wanted, default=str))))
+    differing = _differing(made, wanted)
+    if not differing:
         return {}
-    if "env" in written:
-        return {"env": (made.get("env"), asked.get("env"))}
-    before, now = (Recipe.parse(keys).settings() for keys in (made, asked))
+    if "env" in differing:
+        return {"env": (made.get("env"), wanted.get("env"))}
+    before, now = (Recipe.parse(keys).settings() for keys in (made, wanted))
     return {key: (before[key], now[key]) for key in _differing(before, now)}
 
 

@@ -1,39 +1,31 @@
-"""What one finished run contributes to a study, from its directory alone."""
+"""The figures of one finished run in a study, from its directory."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lambda_grpo.objective import get_objective
 from lambda_grpo.runs.directory import Run, sampled_accuracy
+from lambda_grpo.runs.record import RunRecord
+from lambda_grpo.runs.study_record import Curve, RunFigures
 
-WINDOW = 5  # generations that an accuracy in training, logged steps that a figure "at the end" is the mean of
+WINDOW = 5  # generations, or logged steps, over which figures are averaged
 
 
-def measure(run: Run, target_accuracy: float) -> dict[str, Any]:
-    """Its figures and curves, as `results.json` has them.
-
-    entropy: mean of the last steps, in nats per token.
-    num_tokens: of all prompts and completions that were sampled for training, as TRL counts them.
-    tokens_to_target: of them, when the samples' accuracy over WINDOW generations first was `target_accuracy`; None if
-        never.
-    clip_fraction: share of tokens whose ratio was clipped, mean over steps; grad_clip_fraction: share of steps whose
-        gradient norm was.
-    limits: the least and the greatest value that a figure of this run can have. Those of `reward` are what was seen.
-    informative_groups: share of the groups that had differing rewards, mean over steps.
-    """
+def measure(run: Run, target_accuracy: float) -> RunFigures:
+    """The figures and curves of a run. `target_accuracy`: for `tokens_to_target`."""
     metrics, before, after = run.metrics(), run.evaluation("before"), run.evaluation("after")
     if before is None or after is None:
         raise ValueError(f"{run.path} has no evaluation")
     samples, config = run.completions(), run.config()
     length, weight, advantage = (samples[name].to_numpy() for name in ("length", "weight", "advantage"))
     is_right = np.array([reward == 1.0 for reward in samples["reward"].to_pylist()])
-    curve = {
-        "step": [row["step"] for row in metrics],
+    curve: Curve = {
+        "step": [record["step"] for record in metrics],
         "tokens": _column(metrics, "num_tokens"),
         "reward": _column(metrics, "reward"),
         "length": _column(metrics, "completion_length_mean"),
@@ -65,7 +57,7 @@ def measure(run: Run, target_accuracy: float) -> dict[str, Any]:
     }
 
 
-def _limits(config: dict[str, Any], rewards: Sequence[float | None]) -> dict[str, list[float]]:
+def _limits(config: RunRecord, rewards: Sequence[float | None]) -> dict[str, list[float]]:
     seen = [reward for reward in rewards if reward is not None]
     limits = {
         "completion_length_mean": [0.0, float(config["resolved"]["training"]["max_completion_length"])],
@@ -80,9 +72,9 @@ def _lambda_bounds(settings: dict[str, Any]) -> list[float]:
 
 
 def share_by_length_quartile(lengths: Any, mass: Any) -> list[float] | None:
-    """Shares of the mass in the shortest quarter of lengths, the next, …: four that sum to 1; None without any mass.
+    """The share of the mass in each quartile of the lengths, shortest first; None if there is no mass.
 
-    Equal lengths stay together, so quarters hold a quarter of the samples only nearly.
+    Equal lengths are in the same quartile, so the quartiles may differ in size.
     """
     if mass.sum() == 0:
         return None
@@ -90,18 +82,21 @@ def share_by_length_quartile(lengths: Any, mass: Any) -> list[float] | None:
     return [float(mass[quarter == i].sum() / mass.sum()) for i in range(4)]
 
 
-def _tokens_to(target: float, accuracy: Sequence[tuple[int, float]], curve: dict[str, list[Any]]) -> float | None:
-    """accuracy: (step, share) of each generation; one may serve several steps, and not each step may be logged."""
+def _tokens_to(target: float, accuracy: Sequence[tuple[int, float]], curve: Curve) -> float | None:
+    """The tokens sampled when the mean accuracy of WINDOW generations first was the target; None if never.
+
+    accuracy: (step, share) of each generation. A generation may serve several steps, and not every step may be logged.
+    """
     for end in range(WINDOW, len(accuracy) + 1):
         if float(np.mean([share for _, share in accuracy[end - WINDOW : end]])) >= target:
-            reached = accuracy[end - 1][0]
+            step_reached = accuracy[end - 1][0]
             logged = zip(curve["step"], curve["tokens"], strict=True)
-            return next((tokens for step, tokens in logged if step >= reached), None)
+            return next((tokens for step, tokens in logged if step >= step_reached), None)
     return None
 
 
-def _column(metrics: list[dict[str, Any]], name: str) -> list[Any]:
-    return [row.get(name) for row in metrics]
+def _column(metrics: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    return [record.get(name) for record in metrics]
 
 
 def _last(values: Sequence[float | None]) -> float | None:

@@ -1,4 +1,4 @@
-"""What n paired runs can say: differences with intervals, corrected for how many are looked at."""
+"""Statistics of paired runs: differences with intervals, tests corrected for their number, detectable differences."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from scipy.stats import bootstrap, chi2, norm, ttest_1samp
 from scipy.stats import t as student
 from statsmodels.stats.multitest import multipletests
 
+from lambda_grpo.runs.study_record import MeanRecord
+
 LEVEL = 0.95
-POWER = 0.8  # with which `detectable_difference` would have been found
+POWER = 0.8  # of `detectable_difference`
 NO_DIFFERENCE, NO_INTERVAL = "no detectable difference", "no interval"
 Limits = tuple[float, float]
 ANYTHING: Limits = (-math.inf, math.inf)
-NO_SPREAD = 1e-9  # differences of accuracies are multiples of 1/n: less than this is rounding
+NO_SPREAD = 1e-9  # a smaller standard deviation is rounding: differences of accuracies are multiples of 1/n
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Ours minus theirs, over the seeds that both have.
+    """The mean difference between two arms over the seeds that both have.
 
-    ci95: paired t interval; None where n < 2, or where all seeds differ by the same amount, 0 among them.
-    bootstrap_ci95: percentile bootstrap of the mean, for comparison: too narrow at small n.
-    p: of the paired t test, two-sided.
-    sd: of the differences; None where there is no interval.
+    ci95: paired t interval; None if n < 2, or if all seeds differ by the same amount (also by 0).
+    bootstrap_ci95: percentile bootstrap of the mean, for comparison: too narrow for small n.
+    p: two-sided p value of the paired t test.
+    sd: standard deviation of the differences; None if there is no interval.
     """
 
     difference: float
@@ -40,11 +42,11 @@ class Difference:
     sd: float | None = None
 
 
-def mean_ci95(values: Sequence[float | None], limits: Limits = ANYTHING) -> dict[str, Any] | None:
-    """Mean of the values that are finite numbers, with its t interval over seeds; None without any.
+def mean_ci95(values: Sequence[float | None], limits: Limits = ANYTHING) -> MeanRecord | None:
+    """The mean of the finite values over seeds, with its t interval; None if there are none.
 
     Args:
-        limits: what the figure can be. An interval ends there.
+        limits: the range of the figure, to which the interval is cut.
     """
     known = np.array([value for value in values if value is not None and math.isfinite(value)], dtype=float)
     if len(known) == 0:
@@ -56,20 +58,22 @@ def mean_ci95(values: Sequence[float | None], limits: Limits = ANYTHING) -> dict
     return {"mean": mean, "ci95": list(_within(limits, mean - half, mean + half)), "n": n}
 
 
-def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float], limits: Limits = ANYTHING) -> Difference:
-    """The mean difference over the seeds that both have a value for, at least one.
+def paired_difference(
+    values: Mapping[int, float], reference: Mapping[int, float], limits: Limits = ANYTHING
+) -> Difference:
+    """The mean of value minus reference over the seeds that both have, at least one.
 
     Args:
-        ours, theirs: value by seed.
-        limits: what a value can be. An interval ends where the difference of two values does.
+        values, reference: by seed.
+        limits: the range of a value. The interval is cut to the range of a difference.
     """
-    seeds = sorted(ours.keys() & theirs.keys())
-    differences = np.array([ours[seed] - theirs[seed] for seed in seeds])
+    seeds = sorted(values.keys() & reference.keys())
+    differences = np.array([values[seed] - reference[seed] for seed in seeds])
     mean, n = float(differences.mean()), len(seeds)
     if n < 2:
         return Difference(mean, n)
     sd = float(differences.std(ddof=1))
-    if sd < NO_SPREAD:  # the t statistic is 0/0, or infinite: chance can't be told from what is always so
+    if sd < NO_SPREAD:  # the t statistic is 0/0 or infinite
         return Difference(0.0 if abs(mean) < NO_SPREAD else mean, n)
     test = ttest_1samp(differences, 0.0)
     interval: Any = test.confidence_interval(LEVEL)
@@ -88,24 +92,24 @@ def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float], li
 
 
 def _within(limits: Limits, low: float, high: float) -> tuple[float, float]:
-    """The part of an interval that is possible. It covers the true value as often as the whole."""
+    """An interval cut to the limits. It covers the true value as often as the whole interval."""
     return max(low, limits[0]), min(high, limits[1])
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down correction over those that there are (Scandinavian J. of Statistics 6, 1979)."""
+    """Holm's step-down correction of the p values that aren't None (Scandinavian J. of Statistics 6, 1979)."""
     known = [p for p in p_values if p is not None]
     corrected = iter(multipletests(known, method="holm")[1].tolist() if known else [])
     return [None if p is None else next(corrected) for p in p_values]
 
 
 def detectable_difference(sd: float | None, n: int, comparisons: int, limits: Limits = ANYTHING) -> float | None:
-    """The true difference that a paired t test of n seeds finds with a probability of POWER.
+    """The true difference that a paired t test of n seeds detects with a probability of POWER.
 
-    At a level of 5 % divided by the number of comparisons: what Holm asks of the first of them. None where two values
-    within `limits` can't differ so much.
+    The level is 5 % divided by the number of comparisons, Holm's level for the first of them. None if two values within
+    `limits` can't differ by so much.
     """
-    if not sd or n < 2:  # without spread there is nothing to go by
+    if not sd or n < 2:  # without spread there is no estimate
         return None
     level = (1 - LEVEL) / comparisons
     found = sd * float(brentq(lambda effect: power(effect, n, level) - POWER, 0.0, 1e6))
@@ -129,11 +133,11 @@ def _spreads(n: int) -> Any:
     return np.sqrt(chi2.ppf((np.arange(2000) + 0.5) / 2000, n - 1) / (n - 1))
 
 
-def verdict(difference: float, p_holm: float | None, is_better_when_higher: bool) -> str:
-    """In a word; "better" and "worse" only where the endpoint has a better side."""
+def verdict(difference: float, p_holm: float | None, higher_is_better: bool) -> str:
+    """A comparison in one word: "better" or "worse", or without a better direction "higher" or "lower"."""
     if p_holm is None:
         return NO_INTERVAL
     if p_holm >= 1 - LEVEL:
         return NO_DIFFERENCE
-    up, down = ("better", "worse") if is_better_when_higher else ("higher", "lower")
+    up, down = ("better", "worse") if higher_is_better else ("higher", "lower")
     return up if difference > 0 else down

@@ -1,4 +1,4 @@
-"""What a study compares, and how: read from a file and a command line, and checked."""
+"""The settings of a study, read from a file and a command line."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from lambda_grpo.suggestions import did_you_mean
 from lambda_grpo.training.recipe import Recipe, read_recipe
 from lambda_grpo.trl import LambdaGRPOConfig
 
-# Primary endpoints: their unit for readers, how many of it make 1, and whether more is better
+# Primary endpoints: the unit for readers, its factor, and whether higher is better
 ENDPOINTS = {
     "accuracy": ("points", 100.0, True),
     "completion_length_mean": ("tokens", 1.0, False),
     "entropy": ("nats", 1.0, False),
 }
 FIRST_TUNING_SEED = 1001
-SWEEP = 3  # learning rates at least
+MIN_LEARNING_RATES = 3
 MIN_RATE, MAX_RATE = 1e-12, 1e3
-RATE_FACTORS = (1 / 3, 1.0, 3.0)  # of the recipe's own, where a study names none
+RATE_FACTORS = (1 / 3, 1.0, 3.0)  # times the recipe's learning rate: a study's default
 DEFAULTS: dict[str, Any] = {
     "objectives": ["grpo", "dapo", "dr_grpo", "lambda_grpo"],
-    "against": None,  # the first
-    "tasks": None,  # the recipe's
+    "against": None,  # the first objective
+    "tasks": None,  # the recipe's task
     "seeds": 5,
     "tuning_seeds": 2,
     "learning_rates": None,
@@ -37,24 +37,24 @@ DEFAULTS: dict[str, Any] = {
     "target_accuracy": 0.9,
     "keep_checkpoints": False,
 }
-# What an arm may set of TRL's keys, beside all that this package adds: all else is alike for all arms
-OF_THE_LOSS = {
+# The keys of TRL that an arm may set, besides the keys that this package adds; all others are the same for all arms
+LOSS_KEYS = {
     "beta", "delta", "entropy_coef", "epsilon", "epsilon_high", "importance_sampling_level", "loss_type",
     "mask_truncated_completions", "max_grad_norm", "num_iterations", "off_policy_mask_threshold", "reward_weights",
     "scale_rewards", "top_entropy_quantile", "use_bias_correction_kl",
 }  # fmt: skip
-NOT_OF_THE_LOSS = {"packing", "sampler"}
+SPEED_KEYS = {"packing", "sampler"}
 
 
 @dataclass(frozen=True)
 class Study:
     """Arms, tasks and seeds, and the settings that all runs share.
 
-    arms: name -> its own recipe keys, `objective` among them.
+    arms: each arm's name and its own recipe keys, including `objective`.
     against: the arm that the others are compared with.
-    keys: the recipe of every run, but for what an arm or the study sets.
-    endpoint: the primary one, named before any run.
-    target_accuracy: of the samples trained on: how many tokens it takes to get there is reported.
+    keys: the recipe keys that all runs share.
+    endpoint: the primary endpoint, chosen before any run.
+    target_accuracy: accuracy of the training samples; the number of tokens to reach it is reported.
     """
 
     arms: Mapping[str, Mapping[str, Any]]
@@ -69,17 +69,17 @@ class Study:
     keep_checkpoints: bool
 
     @property
-    def has_better_side(self) -> bool:
-        """Whether more of the primary endpoint is better."""
+    def higher_is_better(self) -> bool:
+        """Whether a higher value of the primary endpoint is better."""
         return ENDPOINTS[self.endpoint][2]
 
     def recipe_keys(self, arm: str, task: str, learning_rate: float, seed: int) -> dict[str, Any]:
-        """The recipe of one run."""
+        """The recipe keys of one run."""
         own = {"task": task, "learning_rate": learning_rate, "seed": seed}
         return {**self.keys, **self.arms[arm], **own}
 
     def describe(self) -> str:
-        """A line on what will run."""
+        """The planned runs in one line."""
         pairs = len(self.arms) * len(self.tasks)
         seeds = "one seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
         return (
@@ -94,33 +94,33 @@ class Study:
 
 
 def read_study(path: str | None, options: Mapping[str, Any], overrides: Sequence[str] = ()) -> Study:
-    """A study from a file, a recipe with the study's few keys beside the recipe's own, and a command line.
+    """A study from a file, which is a recipe with a few more keys, and a command line.
 
     Args:
-        path: of the file; None for the demonstration's recipe.
-        options: the study's keys as the command line gives them; they go before the file's.
+        path: the file; None for the demonstration's recipe.
+        options: study keys of the command line, which override the file's.
         overrides: `--key value` pairs of the recipe.
 
     Raises:
-        UserError: it names something that there isn't, or that doesn't go together.
+        UserError: a setting is unknown, or settings contradict each other.
     """
     keys = read_recipe(path)
     if "output_dir" in keys:
         raise UserError("a study file has no output_dir: give --output_dir on the command line")
     given = {**{key: keys.pop(key) for key in DEFAULTS if key in keys}, **options}
     settings = {**DEFAULTS, **given}
-    beside = (*DEFAULTS, "task", "processes", "output_dir")
-    recipe = Recipe.parse({**keys, "output_dir": "unused"}, overrides, beside=beside)
+    other_options = (*DEFAULTS, "task", "processes", "output_dir")
+    recipe = Recipe.parse({**keys, "output_dir": "unused"}, overrides, other_options=other_options)
     shared = {key: value for key, value in recipe.keys.items() if key != "output_dir"}
     if recipe.task.eval_size < 1:
         raise UserError("a study compares held-out accuracy: set eval_size above 0")
     arms = _arms(settings["objectives"])
     against = next(iter(arms)) if settings["against"] is None else settings["against"]
-    if isinstance(against, str) and against not in arms:  # the import path of an arm that has a readable name
+    if isinstance(against, str) and against not in arms:  # the import path of an arm with a shorter name
         against = next((arm for arm, own in arms.items() if own["objective"] == against), against)
     if not isinstance(against, str) or against not in arms:
         raise UserError(
-            f"against names {against!r}, which is none of the study's objectives{did_you_mean(str(against), arms)}: "
+            f"against names {against!r}, which isn't one of the study's objectives{did_you_mean(str(against), arms)}: "
             f"{', '.join(arms)}"
         )
     endpoint = settings["endpoint"]
@@ -132,7 +132,7 @@ def read_study(path: str | None, options: Mapping[str, Any], overrides: Sequence
     seeds = _seeds("seeds", settings["seeds"], 1)
     tuning_seeds = _seeds("tuning_seeds", settings["tuning_seeds"], FIRST_TUNING_SEED)
     if both := sorted(set(seeds) & set(tuning_seeds)):
-        raise UserError(f"seed {both[0]} is in seeds and in tuning_seeds: a learning rate is chosen on other seeds")
+        raise UserError(f"seed {both[0]} is in seeds and in tuning_seeds: learning rates must be chosen on other seeds")
     tasks = settings["tasks"] or [recipe.task.task]
     if tasks == [None]:
         raise UserError("a study needs tasks: name some (--task)")
@@ -153,7 +153,7 @@ def read_study(path: str | None, options: Mapping[str, Any], overrides: Sequence
 
 
 def _arms(objectives: Any) -> dict[str, dict[str, Any]]:
-    """Names of objectives, or a mapping of arms' names to their keys."""
+    """The arms, from a list of objectives or from a mapping of names to recipe keys."""
     if isinstance(objectives, Mapping):
         for name, keys in objectives.items():
             if not isinstance(keys, Mapping | None):
@@ -165,19 +165,19 @@ def _arms(objectives: Any) -> dict[str, dict[str, Any]]:
     if len(arms) < 2:
         raise UserError("a study compares two objectives or more")
     _check_file_names("objectives", arms)
-    ours = {field.name for field in fields(LambdaGRPOConfig)} - {field.name for field in fields(GRPOConfig)}
-    allowed = (ours | OF_THE_LOSS) - NOT_OF_THE_LOSS
+    added = {field.name for field in fields(LambdaGRPOConfig)} - {field.name for field in fields(GRPOConfig)}
+    allowed = (added | LOSS_KEYS) - SPEED_KEYS
     for name, keys in arms.items():
         for key in keys:
-            if key not in Recipe.keys_known():
+            if key not in Recipe.known_keys():
                 raise UserError(f"objective {name!r} has an unknown key {key!r}{did_you_mean(str(key), allowed)}")
             if key not in allowed:
-                raise UserError(f"objective {name!r} sets {key}, which is alike for all objectives of a study")
+                raise UserError(f"objective {name!r} sets {key}, which must be the same for all objectives of a study")
     return arms
 
 
 def _with_readable_names(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The arms, those that are called by an import path under their objective's own name where that is unambiguous."""
+    """The arms, with an import path as name replaced by its objective's own name if that is unambiguous."""
     found = {arm: get_objective(arm) for arm, keys in arms.items() if ":" in arm and keys["objective"] == arm}
     taken = [*(arm for arm in arms if arm not in found), *(objective.name for objective in found.values())]
     names = {}
@@ -188,18 +188,18 @@ def _with_readable_names(arms: dict[str, dict[str, Any]]) -> dict[str, dict[str,
 
 
 def file_name(name: str) -> str:
-    """Of an arm or a task, as its runs' folder has it."""
+    """The folder name of an arm or a task."""
     return re.sub(r"[^\w.+-]", "_", name)
 
 
 def _check_file_names(key: str, names: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
-        plain = file_name(name).casefold()  # some file systems don't tell A from a
+        plain = file_name(name).casefold()  # some file systems ignore case
         if not plain.strip("."):
-            raise UserError(f"{key}: {name!r} can't be the name of a folder, give it another one")
+            raise UserError(f"{key}: {name!r} can't be the name of a folder: rename it")
         if plain in seen:
-            raise UserError(f"{key}: {seen[plain]!r} and {name!r} would share a folder, give one another name")
+            raise UserError(f"{key}: {seen[plain]!r} and {name!r} would share a folder: rename one of them")
         seen[plain] = name
 
 
@@ -213,7 +213,7 @@ def _distinct(name: str, values: Any) -> tuple[str, ...]:
 
 
 def _seeds(name: str, value: Any, first: int) -> tuple[int, ...]:
-    """As given, or so many from `first` on."""
+    """A list of seeds, or a number of seeds that begin with `first`."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return tuple(range(first, first + value))
     is_list = isinstance(value, list) and value and all(isinstance(seed, int) for seed in value)
@@ -222,16 +222,16 @@ def _seeds(name: str, value: Any, first: int) -> tuple[int, ...]:
     raise UserError(f"{name} must be a number of at least 1, or a list of different seeds below 2^32, got {value!r}")
 
 
-def _rates(value: Any, own: float) -> tuple[float, ...]:
-    # three digits: a third of 3e-4 is 1e-4 in a folder's name, too
-    given = [float(f"{own * factor:.3g}") for factor in RATE_FACTORS] if value is None else value
+def _rates(value: Any, default: float) -> tuple[float, ...]:
+    # three digits, so that a third of 3e-4 is 1e-4, also in folder names
+    given = [float(f"{default * factor:.3g}") for factor in RATE_FACTORS] if value is None else value
     if not isinstance(given, list):
         raise UserError(f"learning_rates must be a list, got {given!r}")
     rates = [_number("learning_rates", rate, MIN_RATE, MAX_RATE) for rate in given]
-    if len({f"{rate:g}" for rate in rates}) < max(len(rates), SWEEP):
+    if len({f"{rate:g}" for rate in rates}) < max(len(rates), MIN_LEARNING_RATES):
         raise UserError(
-            f"learning_rates must be {SWEEP} different ones or more, each objective is given the best of them, got "
-            f"{', '.join(f'{rate:g}' for rate in rates)}"
+            f"learning_rates must be at least {MIN_LEARNING_RATES} different ones, since each objective gets the best "
+            f"of them, got {', '.join(f'{rate:g}' for rate in rates)}"
         )
     return tuple(rates)
 

@@ -1,31 +1,31 @@
-"""What a study found on a task, as the terminal shows it."""
+"""The results of a study on a task, as a table for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from lambda_grpo.comparison.study import ENDPOINTS
+from lambda_grpo.runs.study_record import ComparisonRecord, MeanRecord, StudyRecord
 
 NONE = "–"
-MEANS = {  # header and digits of an arm's own mean; those in the units of ENDPOINTS
+MEANS = {  # header and digits of an arm's mean, in the unit of ENDPOINTS
     "accuracy": ("accuracy\n(%)", 1),
     "completion_length_mean": ("length\n(tokens)", 1),
     "entropy": ("entropy\n(nats)", 3),
 }
 
 
-def arms_table(results: Mapping[str, Any], task: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Header and rows, one for each arm: its mean accuracy, endpoint and λ, then how it differs from the one.
+def arms_table(results: StudyRecord, task: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows, one per arm: its mean accuracy, endpoint and λ, and the difference from `against`.
 
-    Means are over seeds, after training. The column of λ is left out where no arm has one.
+    Means are over seeds, after training. The column of λ is left out if no arm has one.
     """
     study = results["study"]
     unit, factor, _ = ENDPOINTS[study["endpoint"]]
-    own = {row["objective"]: row for row in results["objectives"] if row["task"] == task}
-    compared = {row["objective"]: row for row in results["comparisons"] if row["task"] == task}
+    own: dict[str, Any] = {record["objective"]: record for record in results["objectives"] if record["task"] == task}
+    compared = {record["objective"]: record for record in results["comparisons"] if record["task"] == task}
     means = list(dict.fromkeys(["accuracy", study["endpoint"]]))
-    has_lambda = any(row["lambda"] for row in own.values())
+    has_lambda = any(record["lambda"] for record in own.values())
     header = (
         "",
         *(MEANS[name][0] for name in means),
@@ -46,17 +46,17 @@ def arms_table(results: Mapping[str, Any], task: str) -> tuple[tuple[str, ...], 
     return header, rows
 
 
-def _mean(figure: Mapping[str, Any] | None, factor: float, form: str) -> str:
+def _mean(figure: MeanRecord | None, factor: float, form: str) -> str:
     return NONE if figure is None else f"{factor * figure['mean']:{form}}"
 
 
-def _difference(row: Mapping[str, Any] | None, factor: float, seeds: int) -> tuple[str, ...]:
-    """Difference, interval, p and n; of the arm that the others are compared with, its number of seeds."""
-    if row is None:
+def _difference(record: ComparisonRecord | None, factor: float, seeds: int) -> tuple[str, ...]:
+    """Difference, interval, p and n; for `against` only its number of seeds."""
+    if record is None:
         return NONE, NONE, NONE, str(seeds)
     return (
-        f"{factor * row['difference']:+.2f}",
-        NONE if row["ci95"] is None else " to ".join(f"{factor * end:+.2f}" for end in row["ci95"]),
-        NONE if row["p_holm"] is None else f"{row['p_holm']:.3f}",
-        str(row["n"]),
+        f"{factor * record['difference']:+.2f}",
+        NONE if record["ci95"] is None else " to ".join(f"{factor * end:+.2f}" for end in record["ci95"]),
+        NONE if record["p_holm"] is None else f"{record['p_holm']:.3f}",
+        str(record["n"]),
     )

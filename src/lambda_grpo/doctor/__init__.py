@@ -1,1 +1,1 @@
-"""`lambda-grpo doctor`: what is installed here, whether it works, and what to do where it doesn't."""
+"""`lambda-grpo doctor`: checks of the installation, with fixes."""

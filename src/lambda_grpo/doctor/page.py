@@ -1,4 +1,4 @@
-"""The facts for a person, on one screen."""
+"""The facts as text, on one screen."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import textwrap
 from collections import Counter
 
-from lambda_grpo.doctor.advice import shortfall
+from lambda_grpo.doctor.advice import describe_unmet
 from lambda_grpo.doctor.parts import ENGINES, PARTS, Facts
 from lambda_grpo.verl.versions import TRAINER
 
@@ -14,7 +14,7 @@ WIDTH = 90
 
 
 def describe(facts: Facts) -> str:
-    """The facts for a person, on one screen."""
+    """The facts as text, on one screen."""
     engines, plugin = facts["engines"], facts["plugin"]
     versions = f"torch {facts['torch']['installed']}, Python {facts['python']}, {facts['platform']}"
     to_do = [
@@ -26,7 +26,7 @@ def describe(facts: Facts) -> str:
         "Plug-in": [_row("verl", plugin["state"], plugin["why"] or f"trainer {TRAINER}")],
         "Parts": [_part_row(name, part) for name, part in facts["parts"].items()],
         "Devices": _device_rows(facts["devices"]),
-        "To do": to_do or ["  nothing: what is installed works"],
+        "To do": to_do or ["  nothing: everything that is installed works"],
     }
     body = ["\n".join([title, *rows]) for title, rows in sections.items()]
     return "\n\n".join([f"lambda-grpo {facts['lambda_grpo']}, {versions}", *body])
@@ -46,7 +46,7 @@ def _part_row(name: str, part: Facts) -> str:
     if not part["installed"]:
         text = f"{PARTS[name].purpose}: {part['install']}"
     elif part["unmet"]:
-        text = f"{shortfall(part['unmet'])}: {part['install']}"
+        text = f"{describe_unmet(part['unmet'])}: {part['install']}"
     return _row(name, part["state"], text)
 
 
@@ -65,7 +65,7 @@ def _device_rows(devices: Facts) -> list[str]:
         text += "" if visible is None else f" with CUDA_VISIBLE_DEVICES={visible!r}"
         text += f": {devices['warning']}" if devices["warning"] else ""
     error = devices["compiled_error"]
-    compiled = f"PyTorch in their place, which is slower: {error}" if error else f"by {devices['compiler']}"
+    compiled = f"PyTorch is used instead, which is slower: {error}" if error else f"by {devices['compiler']}"
     state = str(kinds.total() or ("1" if devices["mps"] else "none"))
     return [_row("GPU", state, text), cpu, _row("C for CPUs", "not compiled" if error else "compiled", compiled)]
 

@@ -1,4 +1,4 @@
-"""What the doctor looks at: the engines, and what goes with them."""
+"""What the doctor checks: the engines, and optional packages."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ Facts = dict[str, Any]
 
 
 class Engine(NamedTuple):
-    """What trains: its name, what it is for, and the packages whose versions are worth a look."""
+    """A training engine: its name, its purpose, and the packages whose versions are shown."""
 
     name: str
     purpose: str
     versions: tuple[str, ...]
-    missing_is_fatal: bool  # verl's list has tools that few runs need: there the import decides
+    missing_is_fatal: bool  # not for verl, whose requirements include tools that few runs need
 
 
 class Part(NamedTuple):
-    """What isn't an engine: its main package, the module of it, what it is for, and what pip is to install for it."""
+    """An optional part: its package, its module, its purpose, and what to install for it."""
 
     package: str
     module: str
     purpose: str
-    sources: tuple[str, ...]  # the first whose engine is installed; without one, the part isn't shown
+    sources: tuple[str, ...]  # the first one whose engine is installed counts; without any, the part isn't shown
 
 
 ENGINES = {

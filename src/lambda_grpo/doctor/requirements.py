@@ -1,4 +1,4 @@
-"""Which versions are installed, and which of a package's requirements they don't meet."""
+"""Installed versions, and unmet requirements of a package."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ UNKNOWN = "(version unknown)"
 
 
 def version_of(package: str) -> str | None:
-    """None where it isn't installed, UNKNOWN where it is there in a way that names no version."""
+    """The version of a package; None if it isn't installed, UNKNOWN if the installation has no version."""
     try:
         return metadata.version(package) or UNKNOWN
     except metadata.PackageNotFoundError:
         if package not in ENGINES:
             return None
-        found = find_spec(package)  # an engine may be a checkout on PYTHONPATH; a mere folder has no origin
+        found = find_spec(package)  # an engine may be a checkout on PYTHONPATH; a plain folder has no origin
         return None if found is None or found.origin is None else UNKNOWN
 
 
 def can_check() -> bool:
-    """Whether requirements can be read: `packaging` comes with each engine, metadata with each installation."""
+    """Whether requirements can be checked, which needs `packaging` and this package's metadata."""
     return find_spec("packaging") is not None and version_of("lambda-grpo") is not None
 
 
 def unmet_of(package: str, extra: str, deeper: bool = True) -> list[Facts]:
-    """The requirements of package[extra] that aren't met here; also those of packages that it names with an extra."""
+    """The unmet requirements of package[extra], including those of packages that it requires with an extra."""
     if not can_check() or version_of(package) in (None, UNKNOWN):
         return []
     from packaging.requirements import Requirement
@@ -37,18 +37,18 @@ def unmet_of(package: str, extra: str, deeper: bool = True) -> list[Facts]:
     for requirement in map(Requirement, metadata.requires(package) or []):
         if requirement.marker is None:
             if package == "lambda-grpo" and extra:
-                continue  # the base's, looked at by itself
+                continue  # a base requirement, which is checked separately
         elif not requirement.marker.evaluate({"extra": extra}):
             continue
         installed, needs = version_of(requirement.name), requirement.specifier
-        rows = []
+        found = []
         if not _meets(installed, needs):
             source = f"{package}[{extra}]" if extra else package
-            rows = [{"package": requirement.name, "installed": installed, "needs": str(needs), "named_by": source}]
+            found = [{"package": requirement.name, "installed": installed, "needs": str(needs), "named_by": source}]
         elif deeper:
-            rows = [row for inner in sorted(requirement.extras) for row in unmet_of(requirement.name, inner, False)]
-        for row in rows:
-            unmet.setdefault(str(row["package"]), row)
+            found = [one for inner in sorted(requirement.extras) for one in unmet_of(requirement.name, inner, False)]
+        for one in found:
+            unmet.setdefault(str(one["package"]), one)
     return list(unmet.values())
 
 

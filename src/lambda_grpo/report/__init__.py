@@ -1,4 +1,4 @@
-"""Pages and tables of what runs, studies and evaluations found."""
+"""Pages and tables of the results of runs, studies and evaluations."""
 
 from lambda_grpo.report.results_table import results_table
 from lambda_grpo.report.run_page import write_report

@@ -1,4 +1,4 @@
-"""What every page shares: the templates, and that text in them is escaped."""
+"""Rendering of the page templates, with escaped text."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from jinja2 import Environment, PackageLoader
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from its template. base.html.j2 takes `verdict`, and `made_with` with the versions and the commit."""
-    # autoescape: prompts and completions are whatever the model wrote, and names are whatever the user chose
+    """Render a page. base.html.j2 needs `verdict`, and `made_with` with the versions and the commit."""
+    # autoescape: prompts, completions and names are arbitrary text
     environment = Environment(
         loader=PackageLoader("lambda_grpo.report", "templates"), autoescape=True, trim_blocks=True
     )

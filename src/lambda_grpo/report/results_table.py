@@ -1,4 +1,4 @@
-"""One table of evaluations: a row for each model, a column for each task, as Markdown, LaTeX or HTML."""
+"""A table of evaluations, models by tasks, as Markdown, LaTeX or HTML."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ FORMATS = {"markdown": "github", "latex": "latex_booktabs", "html": "html"}
 def results_table(paths: Sequence[str], metric: str = "accuracy", format: str = "markdown") -> str:
     """The table of all finished results at `paths`.
 
-    A row is a model, the objective that it was trained with, a template (with the number of worked examples), and how
-    was sampled; a cell is the metric in per cent with its 95 % interval, or "–" where a result lacks it. The last
-    column is the mean over the tasks where all rows have all of them. What isn't finished is left out, with a line on
-    stderr.
+    A row is a model, its training objective, the prompt template (with the number of worked examples) and the sampling;
+    a cell is the metric in percent with its 95 % interval, or "–" if the result lacks it. If every row has every task,
+    the last column is the mean over tasks. Unfinished results are left out, with a line on stderr.
 
     Args:
-        paths: result files of `lambda-grpo eval`, directories that hold some, or run directories.
-        metric: "accuracy", "avg@k", "pass@k" or "maj@k", as the results have it.
+        paths: result files of `lambda-grpo eval`, directories of them, or run directories.
+        metric: "accuracy", "avg@k", "pass@k" or "maj@k", if the results have it.
 
     Raises:
-        UserError: there is no such path, no result is finished or has the metric, or two are of the same row and task.
+        UserError: a path doesn't exist, no result is finished or has the metric, or two have the same row and task.
     """
     found = {path: _read(Path(path)) for path in paths}
     by_file = {result["file"]: result for read in found.values() for result in read}  # each file once
@@ -44,7 +43,7 @@ def results_table(paths: Sequence[str], metric: str = "accuracy", format: str = 
             print(f"left out: {path} holds no result of lambda-grpo eval", file=sys.stderr)
     for result in by_file.values():
         if not result["finished"]:
-            print(f"left out: {result['file']} isn't finished: the command that began it goes on", file=sys.stderr)
+            print(f"left out: {result['file']} isn't finished: run its command again to resume it", file=sys.stderr)
     known = list(dict.fromkeys(name for result in results for name in result["metrics"]))
     if metric not in known:
         raise UserError(f"{results[0]['file']} has no {metric}: it has {', '.join(known)}{did_you_mean(metric, known)}")
@@ -52,11 +51,11 @@ def results_table(paths: Sequence[str], metric: str = "accuracy", format: str = 
     rows: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
     for result in results:
         trained = result["trained"]
-        label: tuple[str, ...] = (result["model"], trained["objective"] if trained else "–", *_way(result))
+        label: tuple[str, ...] = (result["model"], trained["objective"] if trained else "–", *_setup(result))
         row = rows.setdefault(label, {})
         if result["task"] in row:
             raise UserError(
-                f"{row[result['task']]['file']} and {result['file']} are of the same model and task: leave one out"
+                f"{row[result['task']]['file']} and {result['file']} have the same model and task: leave one out"
             )
         row[result["task"]] = result
     estimates = {label: [_estimate(row.get(task), metric) for task in tasks] for label, row in rows.items()}
@@ -92,7 +91,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def _title(task: str, rows: Any) -> str:
-    """The task's name, with the number of problems; a benchmark of which only a part was evaluated says so."""
+    """The task's name with the number of problems, and a note if only a part of a benchmark was evaluated."""
     found = [row[task] for row in rows if task in row]
     sizes = sorted({result["n"] for result in found})
     part = " part of it," if any(result["data"].get("whole") is False for result in found) else ""
@@ -110,18 +109,18 @@ def _cell(estimate: Mapping[str, Any] | None) -> str:
     return f"{100 * estimate['value']:.1f} ({100 * low:.1f} – {100 * high:.1f})"
 
 
-def _way(result: Mapping[str, Any]) -> tuple[str, str]:
-    """How the problems were put, and how was sampled."""
+def _setup(result: Mapping[str, Any]) -> tuple[str, str]:
+    """The prompt template and the sampling, in words."""
     shots, temperature = result["shots"], result["sampling"]["temperature"]
     template = result["template"]["name"] + (f", {shots['count']} shots" if shots else "")
     return template, "greedy" if temperature == 0 else f"T = {temperature:g}, {result['samples']} each"
 
 
 def _mean(estimates: Sequence[Mapping[str, Any]]) -> str:
-    """Over tasks, which are independent.
+    """The mean over tasks, which are independent.
 
-    The interval is made of theirs (MOVER: G. Y. Zou and A. Donner, Statistics in Medicine 27, 2008), so that it isn't
-    empty where all are right.
+    Its interval is derived from theirs (MOVER: G. Y. Zou and A. Donner, Statistics in Medicine 27, 2008), so that it
+    isn't empty when all answers are right.
     """
     value = math.fsum(estimate["value"] for estimate in estimates) / len(estimates)
     below, above = (

@@ -1,8 +1,9 @@
-"""A run's curves as inline SVG, and the style of every chart."""
+"""The curves of a run as inline SVG, and the style of all charts."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -14,9 +15,9 @@ from matplotlib.ticker import MaxNLocator
 from lambda_grpo.runs.directory import Run, sampled_accuracy
 
 COLOUR, HELD_OUT = "#1f5fa8", "#c2410c"
-STYLE: Any = {  # Matplotlib types its keys one by one
-    "svg.fonttype": "none",  # text stays text: small files, and a reader can search it
-    "svg.hashsalt": "lambda-grpo",  # the same numbers give the same file
+STYLE: Any = {  # Any: Matplotlib's type lists all keys
+    "svg.fonttype": "none",  # text stays text: the files are small and searchable
+    "svg.hashsalt": "lambda-grpo",  # equal numbers give equal files
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -26,14 +27,14 @@ STYLE: Any = {  # Matplotlib types its keys one by one
 
 
 def run_charts(run: Run) -> list[tuple[str, Markup]]:
-    """(title, SVG) of reward, accuracy, length, entropy and λ over steps; those without data are left out."""
+    """(title, SVG) of reward, accuracy, length, entropy and λ over steps, without empty ones."""
     metrics = run.metrics()
     samples = run.completions()
     accuracy = [] if samples is None else sampled_accuracy(samples)
     points = {name: evaluation for name in ("before", "after") if (evaluation := run.evaluation(name)) is not None}
     last_step = metrics[-1]["step"] if metrics else 0
     charts = [
-        ("Reward (mean over what the policy sampled)", _curve(metrics, "reward"), {}),
+        ("Reward (mean over samples)", _curve(metrics, "reward"), {}),
         ("Accuracy (line: samples trained on; dots: held-out, with 95 % interval)", accuracy, points),
         ("Completion length (tokens, mean)", _curve(metrics, "completion_length_mean"), {}),
         ("Entropy (nats per token, mean)", _curve(metrics, "entropy"), {}),
@@ -46,8 +47,8 @@ def run_charts(run: Run) -> list[tuple[str, Markup]]:
     ]
 
 
-def _curve(metrics: list[dict[str, Any]], key: str) -> list[tuple[int, float]]:
-    return [(row["step"], row[key]) for row in metrics if row.get(key) is not None]
+def _curve(metrics: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    return [(record["step"], record[key]) for record in metrics if record.get(key) is not None]
 
 
 def _draw(title: str, curve: list[tuple[int, float]], evaluations: dict[str, dict[str, Any]], last_step: int) -> Markup:
@@ -73,19 +74,19 @@ def _draw(title: str, curve: list[tuple[int, float]], evaluations: dict[str, dic
 
 
 def label_steps(axes: Axes) -> None:
-    """Make the x axis one of steps."""
+    """Label the x axis with steps."""
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
 def svg(figure: Figure, title: str) -> str:
-    """A figure as an SVG file; the style at the time of the call holds."""
+    """A figure as an SVG file, in the current style."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None, "Title": title})
     return file.getvalue()
 
 
 def inline(svg_file: str) -> Markup:
-    """An SVG file as a part of a page."""
-    # safe: Matplotlib made it, and escapes the text in it
+    """An SVG file as markup for a page."""
+    # safe: Matplotlib escapes the text in it
     return Markup(svg_file[svg_file.index("<svg") :])

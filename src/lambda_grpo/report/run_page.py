@@ -1,4 +1,4 @@
-"""report.html of a run: one self-contained page that opens offline."""
+"""report.html of a run: a self-contained page that opens offline."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from lambda_grpo.report.rendering import render
 from lambda_grpo.report.run_charts import run_charts
 from lambda_grpo.report.summary import summarise
 from lambda_grpo.runs.directory import Run
+from lambda_grpo.runs.record import RunRecord
 
-SAMPLE_GROUPS = 2  # groups shown from the first and from the last generation
+SAMPLE_GROUPS = 2  # shown of the first and of the last generation
 
 
 def write_report(run: Run) -> Path:
-    """Write RUN/report.html from what the run directory holds, and return its path."""
+    """Write RUN/report.html from the files of the run directory, and return its path."""
     summary, config = summarise(run), run.config()
     page = render(
         "run.html.j2",
@@ -29,28 +30,28 @@ def write_report(run: Run) -> Path:
     return run.write_text("report.html", page)
 
 
-def _data(config: dict[str, Any]) -> str | None:
-    """What the run was trained on, as its settings call it; None if nothing has a name."""
+def _data(config: RunRecord) -> str | None:
+    """The name of the training data in the settings; None if it has none."""
     task, data = config["resolved"].get("task", {}), config["resolved"].get("data", {})
     mixture = " + ".join(part["path"] for part in data.get("datasets") or [])
     return task.get("task") or data.get("dataset_name") or mixture or config.get("data", {}).get("name")
 
 
 def _samples(run: Run) -> list[dict[str, Any]]:
-    """Whole groups from the first and the last generation, so that a reader can compare weights within a group."""
+    """Whole groups of the first and the last generation, so that weights can be compared within a group."""
     table = run.completions()
     if table is None:
         return []
     by_step: dict[int, dict[int, list[dict[str, Any]]]] = {}
-    for row in table.to_pylist():
-        by_step.setdefault(row["step"], {}).setdefault(row["group"], []).append(row)
+    for sample in table.to_pylist():
+        by_step.setdefault(sample["step"], {}).setdefault(sample["group"], []).append(sample)
     shown = []
     for step in dict.fromkeys((min(by_step), max(by_step))):
         groups = sorted(by_step[step].values(), key=_variety, reverse=True)
-        shown += [row for group in groups[:SAMPLE_GROUPS] for row in group]
+        shown += [sample for group in groups[:SAMPLE_GROUPS] for sample in group]
     return shown
 
 
 def _variety(group: list[dict[str, Any]]) -> tuple[int, int]:
-    """How much a group has to show: several rewards before several lengths."""
-    return len({row["reward"] for row in group}), len({row["length"] for row in group})
+    """Sort key: the number of different rewards, then of different lengths."""
+    return len({sample["reward"] for sample in group}), len({sample["length"] for sample in group})

@@ -1,4 +1,4 @@
-"""How a study's figures look, and how they are saved."""
+"""The style of a study's figures, and saving them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from matplotlib.figure import Figure
 
 from lambda_grpo.report.run_charts import inline, label_steps, svg
 
-# Okabe and Ito's, for every kind of colour vision; light ones last
+# by Okabe and Ito, for all kinds of colour vision; light ones last
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 Line = Literal["solid", "dashed", "dotted", "dashdot"]
-LINES: tuple[Line, ...] = ("solid", "dashed", "dotted", "dashdot")  # with HATCHES: once the colours run out
+LINES: tuple[Line, ...] = ("solid", "dashed", "dotted", "dashdot")  # like HATCHES, for more objectives than colours
 HATCHES = ("", "///", "...", "xxx")
 
 
 @dataclass(frozen=True)
-class Look:
+class LineStyle:
     """How an objective is drawn, the same in every chart."""
 
     colour: str
@@ -30,7 +30,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure as its two files, and as a part of the page."""
+    """A figure as SVG and PNG files, and as markup for the page."""
 
     caption: str
     svg: str
@@ -41,16 +41,16 @@ class Chart:
         return inline(self.svg)
 
 
-def looks(objectives: list[str]) -> dict[str, Look]:
-    """A look for each objective, by its place in the study."""
-    rounds = [(divmod(place, len(PALETTE)), name) for place, name in enumerate(objectives)]
-    return {name: Look(PALETTE[i], LINES[turn % 4], HATCHES[turn % 4]) for (turn, i), name in rounds}
+def line_styles(objectives: list[str]) -> dict[str, LineStyle]:
+    """A style for each objective, by its position in the study."""
+    rounds = [(divmod(index, len(PALETTE)), name) for index, name in enumerate(objectives)]
+    return {name: LineStyle(PALETTE[i], LINES[turn % 4], HATCHES[turn % 4]) for (turn, i), name in rounds}
 
 
 def chart(figure: Figure, caption: str) -> Chart:
-    """Save a figure; the style at the time of the call holds."""
+    """Save a figure, in the current style."""
     png = io.BytesIO()
-    # no software's name and no date: the same numbers give the same file
+    # no software name and date: equal numbers give equal files
     figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
     return Chart(caption, svg(figure, caption), png.getvalue())
 
@@ -65,7 +65,7 @@ def curves(label: str) -> tuple[Figure, Axes]:
 
 
 def legend(figure: Figure, handles: list[Any]) -> None:
-    """Below the chart, in as many columns as fit, and the figure the taller for it."""
+    """Add a legend below the chart, in as many columns as fit, and enlarge the figure for it."""
     labels = [handle.get_label() for handle in handles]
     columns = max(1, min(len(labels), 80 // (max(map(len, labels)) + 8)))
     width, height = figure.get_size_inches()

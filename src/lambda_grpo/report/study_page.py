@@ -1,9 +1,8 @@
-"""report.html of a study: one self-contained page that opens offline, and its figures as files for a paper."""
+"""report.html of a study: a self-contained page that opens offline, and its figures as files for a paper."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,21 @@ from lambda_grpo.report.study_tables import (
     objective_table,
     sweep_table,
 )
+from lambda_grpo.runs.study_record import Budget, StudyRecord
 
-BUDGETS = {"max_steps": "steps"}
 
-
-def write_study_report(results: Mapping[str, Any], directory: Path) -> Path:
-    """Write DIRECTORY/report.html and DIRECTORY/figures/ from what results.json holds, and return the page's path."""
+def write_study_report(results: StudyRecord, directory: Path) -> Path:
+    """Write DIRECTORY/report.html and DIRECTORY/figures/ from the record of a study, and return the page's path."""
     study = results["study"]
     tasks = [_task(results, task) for task in study["tasks"]]
     figures = directory / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     written = set()
-    for task, plain in zip(tasks, _file_names(study["tasks"]), strict=True):
+    for task, name in zip(tasks, _file_names(study["tasks"]), strict=True):
         for kind, chart in task["charts"].items():
-            written.add(write_text(figures / f"{plain}-{kind}.svg", chart.svg))
-            written.add(write_bytes(figures / f"{plain}-{kind}.png", chart.png))
-    for kind in KINDS:  # of tasks that the study had before
+            written.add(write_text(figures / f"{name}-{kind}.svg", chart.svg))
+            written.add(write_bytes(figures / f"{name}-{kind}.png", chart.png))
+    for kind in KINDS:  # figures of tasks that the study had earlier
         for path in {*figures.glob(f"*-{kind}.svg"), *figures.glob(f"*-{kind}.png")} - written:
             path.unlink()
     page = render(
@@ -53,34 +51,34 @@ def write_study_report(results: Mapping[str, Any], directory: Path) -> Path:
     return write_text(directory / "report.html", page)
 
 
-def _task(results: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """What the page shows of one task."""
+def _task(results: StudyRecord, task: str) -> dict[str, Any]:
+    """The part of the page on one task."""
     study = results["study"]
-    runs, entries, comparisons, tuning = (
-        [row for row in results[part] if row["task"] == task]
-        for part in ("runs", "objectives", "comparisons", "tuning")
-    )
+    runs = [run for run in results["runs"] if run["task"] == task]
+    objectives = [figures for figures in results["objectives"] if figures["task"] == task]
+    comparisons = [comparison for comparison in results["comparisons"] if comparison["task"] == task]
+    tuning = [record for record in results["tuning"] if record["task"] == task]
     return {
         "name": task,
         "comparisons": comparison_table(comparisons, study) if comparisons else None,
         "sentences": [row["sentence"] for row in comparisons],
-        "objectives": objective_table(entries, runs, study) if runs else None,
+        "objectives": objective_table(objectives, runs, study) if runs else None,
         "sweep": sweep_table(tuning, study) if tuning else None,
-        "charts": task_charts(study, runs, entries, comparisons),
+        "charts": task_charts(study, runs, objectives, comparisons),
     }
 
 
-def _budget(budget: Mapping[str, int | None]) -> str:
-    return ", ".join(f"{amount:,} {BUDGETS[key]}" for key, amount in budget.items() if amount) or "the recipe's epochs"
+def _budget(budget: Budget) -> str:
+    return f"{budget['max_steps']:,} steps" if budget["max_steps"] else "the recipe's epochs"
 
 
 def _by_kind(tasks: list[dict[str, Any]]) -> dict[str, list[tuple[str, Chart]]]:
-    """All tasks' charts of a kind beside each other."""
+    """The charts by kind, one per task."""
     return {kind: [(task["name"], task["charts"][kind]) for task in tasks if kind in task["charts"]] for kind in KINDS}
 
 
 def _file_names(tasks: list[str]) -> list[str]:
-    """A name for each task's files. A task can be an import path, and no two have the same name."""
+    """A distinct file name for each task, which may be an import path."""
     names: list[str] = []
     for task in tasks:
         name = re.sub(r"[^A-Za-z0-9_]+", "-", task)

@@ -1,16 +1,27 @@
-"""A study's numbers as tables: what is shown, in which unit, and why a cell is empty."""
+"""The tables of a study's page, with notes on empty cells."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-NONE = "–"  # where a number doesn't exist
+from lambda_grpo.runs.study_record import (
+    ComparisonRecord,
+    FailureRecord,
+    MeanRecord,
+    ObjectiveFigures,
+    RunResult,
+    StudySettings,
+    TuningRecord,
+)
+
+NONE = "–"  # a missing number
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """How a figure is named and written."""
+    """The label, unit and number format of a figure."""
 
     label: str
     unit: str
@@ -24,7 +35,7 @@ class Quantity:
         return NONE if ci95 is None else " – ".join(map(self.number, ci95))
 
     def difference(self, value: float | None, sign: str = "+") -> str:
-        """With a digit more than the figures have: it is smaller than they are."""
+        """A difference, with one more digit than the figures."""
         return NONE if value is None else f"{self.scale * value:{sign}z,.{self.digits + 1}f}"
 
     def difference_interval(self, ci95: list[float] | None) -> str:
@@ -44,14 +55,14 @@ QUANTITIES = {
     "clip_fraction": Quantity("ratios clipped", "% of tokens", 2, scale=100),
     "grad_clip_fraction": Quantity("gradient clipped", "% of steps", 1, scale=100),
 }
-TOO_FEW = "fewer than two seeds have this figure, so their spread is unknown"
-NO_SPREAD = "all seeds differ by the same amount, and without spread nothing tells chance from what is always so"
+TOO_FEW = "fewer than two seeds have this figure, so its spread is unknown"
+NO_SPREAD = "all seeds differ by the same amount, and without spread there is no test"
 TO_TARGET = Quantity("to the target", "tokens", 0)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: its text, smaller text below it, and CSS classes."""
+    """A cell: its text, smaller text below it, and its CSS classes."""
 
     text: str
     below: str | None = None
@@ -60,15 +71,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns (the first one names the row), rows, and what has to be said about them."""
+    """Header (the first column names the row), rows, and notes below the table."""
 
     header: list[str]
     rows: list[list[Cell]]
     notes: list[str] = field(default_factory=list)
 
 
-def comparison_table(comparisons: list[dict[str, Any]], study: dict[str, Any]) -> Table:
-    """Each objective against the one that all are compared with. Without any interval its columns are left out."""
+def comparison_table(comparisons: list[ComparisonRecord], study: StudySettings) -> Table:
+    """Each objective against `study.against`. Without any interval the columns of the tests are left out."""
     quantity = QUANTITIES[study["endpoint"]]
     unit = quantity.difference_unit
     tested = any(row["ci95"] is not None for row in comparisons)
@@ -97,54 +108,54 @@ def comparison_table(comparisons: list[dict[str, Any]], study: dict[str, Any]) -
             cells += [Cell(quantity.difference(row["detectable_difference"], sign="-"))]
         kind = {"better": "right", "worse": "wrong"}.get(row["verdict"], "")
         rows.append([*cells, Cell(row["verdict"], kind=kind)])
-    whys = {TOO_FEW if row["n"] < 2 else NO_SPREAD for row in comparisons if row["ci95"] is None}
-    notes = [_missing(study, " or ".join(sorted(whys)))] if whys else []
+    reasons = {TOO_FEW if row["n"] < 2 else NO_SPREAD for row in comparisons if row["ci95"] is None}
+    notes = [_no_interval(study, " or ".join(sorted(reasons)))] if reasons else []
     compared = {study["against"], *(row["objective"] for row in comparisons)}
     if left_out := [name for name in study["objectives"] if name not in compared]:
         notes.append(f"Not compared, since no seed was finished by both: {', '.join(left_out)}.")
     if tested:
         notes.append(
-            "Detectable: the true difference that this many seeds would have found with a probability of 80 %, at the "
-            "level that Holm asks of the first comparison."
+            "Detectable: the true difference that this number of seeds detects with a probability of 80 %, at Holm's "
+            "level for the first comparison."
         )
     return Table([*header, "verdict"], rows, notes)
 
 
-def objective_table(entries: list[dict[str, Any]], runs: list[dict[str, Any]], study: dict[str, Any]) -> Table:
-    """What each objective reached on a task, with 95 % intervals over seeds."""
-    by_name = {entry["objective"]: entry for entry in entries}
-    shown = {key: quantity for key, quantity in QUANTITIES.items() if any(entry.get(key) for entry in entries)}
+def objective_table(objectives: list[ObjectiveFigures], runs: list[RunResult], study: StudySettings) -> Table:
+    """The figures of each objective on a task, with 95 % intervals over seeds."""
+    by_name: dict[str, Mapping[str, Any]] = {own["objective"]: own for own in objectives}
+    shown = {key: quantity for key, quantity in QUANTITIES.items() if any(own.get(key) for own in by_name.values())}
     target = f"{TO_TARGET.label} of {QUANTITIES['accuracy'].number(study['target_accuracy'])}\u00a0%"
     header = ["objective", "seeds", *(_titled(quantity) for quantity in shown.values())]
     rows, figures, partly = [], [], False
     for name in study["objectives"]:
         finished = sum(run["objective"] == name for run in runs)
-        entry = by_name.get(name, {})
-        rate, reached = entry.get("learning_rate"), entry.get("reached_target", 0)
-        to_target = _cell(entry.get("tokens_to_target"), TO_TARGET)
+        own = by_name.get(name, {})
+        rate, reached = own.get("learning_rate"), own.get("reached_target", 0)
+        to_target = _cell(own.get("tokens_to_target"), TO_TARGET)
         rows.append(
             [
                 Cell(name, kind=""),
                 Cell(f"{finished} of {len(study['seeds'])}"),
-                *(_cell(entry.get(key), quantity) for key, quantity in shown.items()),
+                *(_cell(own.get(key), quantity) for key, quantity in shown.items()),
                 Cell(f"{to_target.text} ({reached} of {finished})", to_target.below),
                 Cell(NONE if rate is None else f"{rate:g}"),
             ]
         )
-        figures += [entry.get(key) for key in (*shown, "tokens_to_target")]
+        figures += [own.get(key) for key in (*shown, "tokens_to_target")]
         partly |= 0 < reached < finished
     notes = [
         f"{name}: no run finished." for name in study["objectives"] if all(run["objective"] != name for run in runs)
     ]
     if any(figure and figure["ci95"] is None for figure in figures):
-        notes.append(_missing(study))
+        notes.append(_no_interval(study))
     if partly:
-        notes.append("Tokens to reach the target are the mean over those runs that reached it.")
+        notes.append("Tokens to reach the target are the mean over the runs that reached it.")
     return Table([*header, f"{target} (tokens; runs that reached it)", "learning rate"], rows, notes)
 
 
-def sweep_table(tuning: list[dict[str, Any]], study: dict[str, Any]) -> Table:
-    """Mean accuracy of each objective at each learning rate, with the single seeds' below it."""
+def sweep_table(tuning: list[TuningRecord], study: StudySettings) -> Table:
+    """The mean accuracy of each objective at each learning rate, with that of each seed below it."""
     quantity = QUANTITIES["accuracy"]
     rates = sorted({row["learning_rate"] for row in tuning})
     found = {(row["objective"], row["learning_rate"]): row for row in tuning}
@@ -152,17 +163,20 @@ def sweep_table(tuning: list[dict[str, Any]], study: dict[str, Any]) -> Table:
     for name in study["objectives"]:
         cells = [Cell(name, kind="")]
         for rate in rates:
-            row = found.get((name, rate), {"value": None, "values": [], "chosen": False})
-            seeds = ", ".join(map(quantity.number, row["values"] or []))
+            if (name, rate) not in found:
+                cells.append(Cell(NONE, ""))
+                continue
+            row = found[name, rate]
+            seeds = ", ".join(map(quantity.number, row["values"]))
             mark, kind = (" ✓", "number chosen") if row["chosen"] else ("", "number")
             cells.append(Cell(quantity.number(row["value"]) + mark, seeds, kind))
         rows.append(cells)
-    notes = [f"✓: chosen. {NONE}: a run failed, or there was none."]
+    notes = [f"✓: chosen. {NONE}: a run failed or is missing."]
     return Table(["objective", *(f"{rate:g}" for rate in rates)], rows, notes)
 
 
-def failure_table(failures: list[dict[str, Any]], study: dict[str, Any]) -> Table:
-    """The runs that didn't finish, and why."""
+def failure_table(failures: list[FailureRecord], study: StudySettings) -> Table:
+    """The runs that failed, with the error."""
     rows = [
         [
             Cell(row["objective"], kind=""),
@@ -180,7 +194,7 @@ def _titled(quantity: Quantity) -> str:
     return f"{quantity.label} ({quantity.unit})" if quantity.unit else quantity.label
 
 
-def _cell(figure: dict[str, Any] | None, quantity: Quantity) -> Cell:
+def _cell(figure: MeanRecord | None, quantity: Quantity) -> Cell:
     if figure is None:
         return Cell(NONE)
     return Cell(quantity.number(figure["mean"]), quantity.interval(figure["ci95"]))
@@ -192,7 +206,7 @@ def _p(p: float | None) -> str:
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
-def _missing(study: dict[str, Any], why: str = TOO_FEW) -> str:
+def _no_interval(study: StudySettings, why: str = TOO_FEW) -> str:
     if len(study["seeds"]) == 1:
-        return "There are no intervals and no tests: one seed doesn't show how far runs differ by chance."
+        return "There are no intervals and no tests: one seed doesn't show how much runs differ by chance."
     return f"{NONE} in place of an interval: {why}."

@@ -1,7 +1,8 @@
-"""What a run found, in numbers and in sentences: the terminal's table and the page say the same."""
+"""The results of a run in numbers and sentences, for the terminal and the page."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,24 +10,23 @@ from lambda_grpo.formatting import percent, percent_range
 from lambda_grpo.runs.directory import Run
 from lambda_grpo.runs.signal import missing_signal
 
-NEARLY_ONE = 0.1  # weights within 1 ± this hardly differ from DAPO's
+NEARLY_ONE = 0.1  # weights within 1 ± 0.1 hardly differ from DAPO's
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A finished (or running) run in brief."""
+    """A finished or running run in brief."""
 
     objective: str
     steps: int
-    rows: list[tuple[str, str, str]]  # what, before, after
+    rows: list[tuple[str, str, str]]  # name, before, after
     verdict: list[str]
 
 
 def summarise(run: Run) -> Summary:
-    """Read a run directory. Works on a run that still goes on, with what is there."""
+    """Summarise a run directory, also while the run is in progress."""
     config, metrics = run.config(), run.metrics()
     before, after = run.evaluation("before"), run.evaluation("after")
-    last = metrics[-1] if metrics else {}
     rows = []
     if before is not None:
         rows += [
@@ -42,15 +42,15 @@ def summarise(run: Run) -> Summary:
     learnable = config["objective"]["learnable"]
     if metrics:
         if learnable:
-            rows.append(("λ (first and last step)", f"{metrics[0]['lambda']:+.4f}", f"{last['lambda']:+.4f}"))
-        rows.append(("range of f (the same)", _weights(metrics[0]), _weights(last)))
+            rows.append(("λ (first and last step)", f"{metrics[0]['lambda']:+.4f}", f"{metrics[-1]['lambda']:+.4f}"))
+        rows.append(("range of f (first and last step)", _weights(metrics[0]), _weights(metrics[-1])))
     verdict = [_accuracy_verdict(before, after), *missing_signal(metrics)]
     if metrics and learnable:
         verdict.append(_lambda_verdict(metrics, favours_length=config["objective"]["lambda_favours_length"]))
     verdict.append(
         "One run with one seed shows whether the policy learned, not whether another objective would do better."
     )
-    return Summary(config["objective"]["name"], last.get("step", 0), rows, verdict)
+    return Summary(config["objective"]["name"], metrics[-1]["step"] if metrics else 0, rows, verdict)
 
 
 def _accuracy_verdict(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
@@ -68,7 +68,7 @@ def _accuracy_verdict(before: dict[str, Any] | None, after: dict[str, Any] | Non
     return f"No clear change in accuracy ({what}: {figures}, {change:+.1f} points); the two 95 % intervals overlap."
 
 
-def _lambda_verdict(metrics: list[dict[str, Any]], *, favours_length: bool) -> str:
+def _lambda_verdict(metrics: Sequence[Mapping[str, Any]], *, favours_length: bool) -> str:
     first, last = metrics[0]["lambda"], metrics[-1]["lambda"]
     weighed = [row for row in metrics if row["weight_min"] is not None]
     if not weighed:
@@ -86,11 +86,11 @@ def _lambda_verdict(metrics: list[dict[str, Any]], *, favours_length: bool) -> s
     return f"{moved}. At the end, tokens of {favoured} responses counted more."
 
 
-def _number(evaluation: dict[str, Any] | None, key: str) -> str:
+def _number(evaluation: Mapping[str, Any] | None, key: str) -> str:
     return "–" if evaluation is None else f"{evaluation[key]:.1f}"
 
 
-def _weights(row: dict[str, Any]) -> str:
+def _weights(row: Mapping[str, Any]) -> str:
     if row["weight_min"] is None:
         return "all samples filtered out"
     return f"{row['weight_min']:.3f} – {row['weight_max']:.3f}"

@@ -1,20 +1,20 @@
-"""The run directory: what a run leaves behind, and how to read it again.
+"""The run directory: the files of a run, written and read.
 
 run.json          resolved settings, versions, git commit
-metrics.jsonl     a line for each logged step
+metrics.jsonl     one line per logged step
 completions/      step-00000001.parquet …: the samples of each generation
-eval/             before.json, after.json, and what `lambda-grpo eval` adds
-config.json, model.safetensors, tokenizer.json, …: the final model, as `from_pretrained` takes it
+eval/             before.json, after.json, and the results of `lambda-grpo eval`
+config.json, model.safetensors, tokenizer.json, …: the final model, for `from_pretrained`
 lambda_state.json λ of the final model
-README.md         its model card
-checkpoint-*/     written by the Trainer, each with λ and a card
-overlap.json      training problems that are in test sets, where they were looked for
+README.md         the model card
+checkpoint-*/     the Trainer's checkpoints, each with λ and a model card
+overlap.json      training problems found in test sets, with check_overlap
 earlier-1/ …      records of an earlier training in the same directory
-hub/              what was pushed to the hub
+hub/              the files pushed to the hub
 report.html
 
 `LambdaGRPOTrainer` writes run.json, metrics.jsonl, completions/ and checkpoints into its `output_dir`, and the final
-model where `save_model()` is called. `lambda-grpo train` calls it, and adds the rest.
+model when `save_model()` is called. `lambda-grpo train` calls it, and writes the other files.
 """
 
 from __future__ import annotations
@@ -32,29 +32,30 @@ from typing import Any
 from lambda_grpo.errors import UserError
 from lambda_grpo.files import write_json, write_text
 from lambda_grpo.runs.checkpoints import is_complete
+from lambda_grpo.runs.record import MetricsRecord, RunRecord
 
 RUN_FILE = "run.json"
-# What a training records; the model and the checkpoints are the Trainer's
+# The records of a training, without the model and the checkpoints
 RECORDS = (RUN_FILE, "metrics.jsonl", "completions/step-*.parquet", "eval/*", "overlap.json", "report.html")
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
-    """Whether a directory is a run's."""
+    """Whether a directory is a run directory."""
     return Path(path, RUN_FILE).is_file()
 
 
 class Run:
-    """A run directory, new or old."""
+    """A run directory, which need not exist yet."""
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:
-        """An existing run. Raises UserError if there is none."""
+        """An existing run. Raises UserError if the directory isn't one."""
         run = cls(path)
         if not run.path.is_dir():
-            raise UserError(f"{run.path} is not a run directory: there is no such directory, name a run's output_dir")
+            raise UserError(f"{run.path} is not a run directory: it doesn't exist; give the output_dir of a run")
         if not is_run(run.path):
             raise UserError(
                 f"{run.path} is not a run directory: it has no {RUN_FILE}, which lambda-grpo train and "
@@ -62,20 +63,22 @@ class Run:
             )
         return run
 
-    def check_free(self) -> None:
-        """Raise UserError if a new run can't be made here."""
+    def check_empty(self) -> None:
+        """Raise UserError unless a new run can start here."""
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise UserError(f"{self.path} is not empty: add --resume to go on there, or choose another --output_dir")
+            raise UserError(
+                f"{self.path} is not empty: add --resume to continue this run, or choose another --output_dir"
+            )
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def log_metrics(self, row: Mapping[str, Any]) -> None:
+    def log_metrics(self, record: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl. NaN and infinity, which JSON lacks, become null."""
         with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(metrics_line(row) + "\n")
+            file.write(metrics_line(record) + "\n")
 
     def log_completions(self, step: int, columns: Mapping[str, list[Any]]) -> None:
-        """Write the samples that were generated for `step`, after those of an earlier generation for the same step."""
+        """Write the samples generated for `step`, appended to those of an earlier generation for the same step."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -83,25 +86,25 @@ class Run:
         path = self.path / "completions" / f"step-{step:08d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         table = pa.table({**columns, "step": [step] * count})
-        if path.exists():  # TRL can generate several times for one optimiser step
+        if path.exists():  # TRL may generate several batches for one optimizer step
             table = pa.concat_tables([pq.read_table(path), table], promote_options="permissive")
         pq.write_table(table, path.with_suffix(".partial"))
-        path.with_suffix(".partial").replace(path)  # a reader never sees half a file
+        path.with_suffix(".partial").replace(path)  # so that a reader never sees half a file
 
     def log_evaluation(self, name: str, evaluation: Mapping[str, Any]) -> None:
         """Write eval/NAME.json."""
         self._write_json(f"eval/{name}.json", evaluation)
 
     def rewind(self, step: int, metrics: Iterable[Mapping[str, Any]]) -> None:
-        """Forget what was recorded after `step`, before the run goes on from there with the `metrics` up to it."""
-        self.write_text("metrics.jsonl", "".join(metrics_line(row) + "\n" for row in metrics))
+        """Remove the records after `step`, from which the run resumes; `metrics` are the records up to it."""
+        self.write_text("metrics.jsonl", "".join(metrics_line(record) + "\n" for record in metrics))
         (self.path / "eval" / "after.json").unlink(missing_ok=True)
         for part in self.path.glob("completions/step-*.parquet"):
             if int(part.stem.removeprefix("step-")) > step:
                 part.unlink()
 
-    def set_aside(self) -> Path | None:
-        """Move the records into a folder of their own, a run directory too. Returns it; None if there are none."""
+    def archive_records(self) -> Path | None:
+        """Move the records into a subfolder, itself a run directory, and return it; None if there are none."""
         files = sorted(file for pattern in RECORDS for file in self.path.glob(pattern))
         if not files:
             return None
@@ -117,11 +120,11 @@ class Run:
         self._write_json(RUN_FILE, config)
 
     def log_model(self, step: int) -> None:
-        """Note that the directory itself holds the policy of that step."""
+        """Record in run.json that the directory itself holds the policy of that step."""
         self.write_config({**self.config(), "model_step": step})
 
     def write_text(self, name: str, content: str) -> Path:
-        """Write a file of the directory at once or not at all."""
+        """Write a file of the directory atomically."""
         return write_text(self.path / name, content)
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
@@ -129,17 +132,18 @@ class Run:
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> RunRecord:
+        """run.json."""
         return json.loads((self.path / RUN_FILE).read_text())
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The logged steps in order. A last line cut short by a kill is left out."""
+    def metrics(self) -> list[MetricsRecord]:
+        """The records of metrics.jsonl in order, without a last line that a kill cut short."""
         path = self.path / "metrics.jsonl"
         lines = path.read_text().split("\n") if path.exists() else [""]
-        return [json.loads(line) for line in lines[:-1]]  # what follows the last newline is incomplete or empty
+        return [json.loads(line) for line in lines[:-1]]  # the text after the last newline is incomplete or empty
 
     def completions(self) -> Any:
-        """All samples as one pyarrow Table, by step; None if there are none yet."""
+        """All samples as one pyarrow Table, in order of steps; None if there are none yet."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -147,26 +151,26 @@ class Run:
         return pa.concat_tables(parts, promote_options="permissive") if parts else None
 
     def evaluation(self, name: str) -> dict[str, Any] | None:
-        """eval/NAME.json, or None."""
+        """eval/NAME.json; None if it doesn't exist."""
         path = self.path / "eval" / f"{name}.json"
         return json.loads(path.read_text()) if path.exists() else None
 
     def checkpoints(self) -> list[Path]:
-        """Complete checkpoints, oldest first. One whose writing was cut short doesn't count."""
+        """Complete checkpoints, oldest first; those that a kill cut short are left out."""
         found = [path for path in self.path.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
         return sorted(filter(is_complete, found), key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
     def model(self) -> Path | None:
-        """Where the run's policy lies: in the directory itself, or in a checkpoint while there is no final model."""
+        """The folder with the run's policy: the directory itself, or a checkpoint while there is no final model."""
         has_weights = any(self.path.glob("*.safetensors")) or any(self.path.glob("pytorch_model*.bin"))
         return self.path if has_weights and "model_step" in self.config() else self.policy_checkpoint()
 
     def step_of(self, model: Path) -> int:
-        """The step of what `model` and `checkpoints` return."""
+        """The step of a folder that `model` or `checkpoints` returned."""
         return self.config()["model_step"] if model == self.path else int(model.name.removeprefix("checkpoint-"))
 
     def policy_checkpoint(self) -> Path | None:
-        """The checkpoint with the run's policy: the last one, or the best where `load_best_model_at_end` is set."""
+        """The checkpoint with the run's policy: the last one, or the best one with `load_best_model_at_end`."""
         checkpoints = self.checkpoints()
         if not checkpoints:
             return None
@@ -177,7 +181,7 @@ class Run:
 
 
 def sampled_accuracy(samples: Any) -> list[tuple[int, float]]:
-    """Share of training samples with a reward of 1 among those that have one, by step: of `Run.completions`."""
+    """By step, the share of samples with a reward of 1 among the scored ones. `samples`: `Run.completions`."""
     right: dict[int, int] = defaultdict(int)
     scored: dict[int, int] = defaultdict(int)
     for step, reward in zip(samples["step"].to_pylist(), samples["reward"].to_pylist(), strict=True):
@@ -187,11 +191,11 @@ def sampled_accuracy(samples: Any) -> list[tuple[int, float]]:
     return [(step, right[step] / scored[step]) for step in sorted(scored)]
 
 
-def metrics_line(row: Mapping[str, Any]) -> str:
-    """A line of metrics.jsonl."""
-    return json.dumps({key: _finite(value) for key, value in row.items()})
+def metrics_line(record: Mapping[str, Any]) -> str:
+    """A record as a line of metrics.jsonl."""
+    return json.dumps({key: _finite(value) for key, value in record.items()})
 
 
 def _finite(value: Any) -> Any:
-    value = value.item() if hasattr(value, "item") else value  # NumPy's numbers, as reward functions log them
+    value = value.item() if hasattr(value, "item") else value  # NumPy numbers, which reward functions log
     return None if isinstance(value, float) and not math.isfinite(value) else value

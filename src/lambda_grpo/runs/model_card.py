@@ -1,6 +1,6 @@
-"""The model card: what a model was trained with, λ on the way, and how it does.
+"""The model card: how a model was trained, the course of λ, and its evaluations.
 
-It is written whenever a model is saved. What is evaluated later is put into cards that are there already.
+A card is written whenever a model is saved. Later evaluations are inserted into the existing cards.
 """
 
 from __future__ import annotations
@@ -22,26 +22,34 @@ from lambda_grpo.runs.directory import Run
 from lambda_grpo.runs.provenance import provenance
 
 CARD_FILE = "README.md"
-SHOWN = 12  # rows of λ's table at most
+MAX_LAMBDA_STEPS = 12  # that λ's table lists
 NOT_EVALUATED = "Not evaluated."
-SHOWN_OF_EVALUATIONS = {"task", "n", "accuracy", "ci95", "completion_length_mean", "sampling", "samples"}
+REQUIRED_KEYS = {  # of an evaluation
+    "task",
+    "n",
+    "accuracy",
+    "ci95",
+    "completion_length_mean",
+    "sampling",
+    "samples",
+}
 
 _EVALUATION = re.compile(r"(?<=<!-- evaluation -->\n).*?(?=\n<!-- end of evaluation -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says.
+    """The contents of a card.
 
     Attributes:
-        name: of the model.
-        base_model: what it was trained from, for a reader. hub_model: its id on the hub, or None.
-        is_adapter: whether the saved model is an adapter that the base model is loaded with.
+        name: the model's name.
+        base_model: the base model's name for readers. hub_model: its id on the hub, or None.
+        is_adapter: whether the saved model is an adapter, loaded on top of the base model.
         objective, data, training: settings by name; those that are None are left out.
         metrics: the logged steps that have a λ; empty for an objective without one.
-        lambda_value: what λ is now, after the last step; one for each pass rate where an objective has several.
-        output_dir: the run's, whose `eval/` holds its evaluations.
-        trl_citation: TRL's, of the paper that its trainer is made from.
+        lambda_value: λ after the last step; a list with one value per pass rate if the objective has several.
+        output_dir: the run directory, whose `eval/` holds the evaluations.
+        trl_citation: the paper that TRL's trainer asks to cite.
     """
 
     name: str
@@ -61,8 +69,8 @@ class CardFacts:
 
 
 def write_card(path: Path, facts: CardFacts) -> None:
-    """Write a card, over one that is there."""
-    found = read_evaluations(facts.output_dir)
+    """Write a card, replacing an existing one."""
+    evaluations = read_evaluations(facts.output_dir)
     versions = provenance()
     data = ModelCardData(
         base_model=facts.hub_model,
@@ -72,7 +80,7 @@ def write_card(path: Path, facts: CardFacts) -> None:
         pipeline_tag="text-generation",
         model_name=facts.name,
         tags=["lambda-grpo", "grpo", "trl", "reinforcement-learning", *facts.tags],
-        eval_results=_eval_results(found, facts.step),
+        eval_results=_eval_results(evaluations, facts.step),
     )
     values = facts.lambda_value if isinstance(facts.lambda_value, list) else [facts.lambda_value]
     card = ModelCard.from_template(
@@ -88,7 +96,7 @@ def write_card(path: Path, facts: CardFacts) -> None:
         lambda_value=", ".join(f"{value:+.4f}" for value in values),
         data_table=_settings(facts.data),
         training_table=_settings(facts.training),
-        evaluation=_evaluation_table(found),
+        evaluation=_evaluation_table(evaluations),
         versions_table=_settings({**versions["versions"], "git commit": versions["git_commit"]}),
         version=versions["versions"]["lambda-grpo"],
         trl_citation=facts.trl_citation,
@@ -97,70 +105,73 @@ def write_card(path: Path, facts: CardFacts) -> None:
 
 
 def update_cards(run: Run) -> None:
-    """Put the evaluations of a run into its cards: its own, and those of its checkpoints."""
-    found, chosen = read_evaluations(run.path), run.model()
+    """Insert a run's evaluations into its cards: that of the final model, and those of the checkpoints."""
+    evaluations, final_model = read_evaluations(run.path), run.model()
     for folder in (run.path, *run.checkpoints()):
         path = folder / CARD_FILE
-        if chosen is None or not path.exists() or not _EVALUATION.search(path.read_text(errors="replace")):
-            continue  # one of the user's own
-        model = chosen if folder == run.path else folder
+        if final_model is None or not path.exists() or not _EVALUATION.search(path.read_text(errors="replace")):
+            continue  # the user's own file
+        model = final_model if folder == run.path else folder
         try:
             card = ModelCard.load(path)
         except (ValueError, YAMLError) as error:
-            warn_once(f"{path} can't be read, and stays as it is: {' '.join(str(error).split())}")
+            warn_once(f"{path} can't be read and is left unchanged: {' '.join(str(error).split())}")
             continue
-        card.text = _EVALUATION.sub(lambda _: _evaluation_table(found), card.text)
-        card.data.eval_results = _eval_results(found, run.step_of(model))
+        card.text = _EVALUATION.sub(lambda _: _evaluation_table(evaluations), card.text)
+        card.data.eval_results = _eval_results(evaluations, run.step_of(model))
         card.save(path)
 
 
 def read_evaluations(output_dir: Path) -> list[dict[str, Any]]:
-    """The finished evaluations of a run, with what each is `of` in words, and the `step` if the model is the run's."""
-    found = []
+    """The finished evaluations of a run, each with a `label` of its model, and its `step` if the run trained it."""
+    evaluations = []
     for path in sorted((output_dir / "eval").glob("*.json")):
         try:
             result = json.loads(path.read_text())
         except ValueError:
             result = None
-        if not isinstance(result, dict) or not set(result) >= SHOWN_OF_EVALUATIONS:
-            continue  # another program's, or one that isn't finished
+        if not isinstance(result, dict) or not set(result) >= REQUIRED_KEYS:
+            continue  # another program's file, or an unfinished evaluation
         if path.stem == "before":
-            found.append({**result, "of": "before training", "step": 0})
+            evaluations.append({**result, "label": "before training", "step": 0})
         elif path.stem == "after":
             step = result.get("step")
-            found.append({**result, "of": f"after training (step {step})", "step": step})
+            evaluations.append({**result, "label": f"after training (step {step})", "step": step})
         else:
             trained = result.get("trained")
             step = trained["step"] if trained and Path(trained["run"]).resolve() == output_dir.resolve() else None
-            found.append({**result, "of": result.get("model", "–") if step is None else f"step {step}", "step": step})
-    return sorted(found, key=lambda result: (result["task"], result["of"] != "before training"))
+            label = result.get("model", "–") if step is None else f"step {step}"
+            evaluations.append({**result, "label": label, "step": step})
+    return sorted(evaluations, key=lambda result: (result["task"], result["label"] != "before training"))
 
 
-def _evaluation_table(found: Sequence[Mapping[str, Any]]) -> str:
-    if not found:
+def _evaluation_table(evaluations: Sequence[Mapping[str, Any]]) -> str:
+    if not evaluations:
         return NOT_EVALUATED
     rows = []
-    for result in found:
+    for result in evaluations:
         sampling, samples = result["sampling"], result["samples"]
         temperature = sampling["temperature"]
-        drawn = "greedy" if temperature == 0 else f"T = {temperature:g}" + (f", {samples} each" if samples > 1 else "")
+        sampled = (
+            "greedy" if temperature == 0 else f"T = {temperature:g}" + (f", {samples} each" if samples > 1 else "")
+        )
         rows.append(
             (
                 result["task"],
-                result["of"],
+                result["label"],
                 str(result["n"]),
                 percent(result["accuracy"]),
                 percent_range(result["ci95"]),
                 f"{result['completion_length_mean']:.1f}",
-                f"{drawn}, at most {sampling['max_completion_length']} tokens",
+                f"{sampled}, at most {sampling['max_completion_length']} tokens",
             )
         )
     header = ("task", "model", "problems", "accuracy", "95 % interval", "mean length (tokens)", "sampling")
     return _table(header, rows)
 
 
-def _eval_results(found: Sequence[Mapping[str, Any]], step: int) -> list[EvalResult] | None:
-    """Those that the hub shows of the model at a step: of `lambda-grpo eval`, on data sets."""
+def _eval_results(evaluations: Sequence[Mapping[str, Any]], step: int) -> list[EvalResult] | None:
+    """For the hub: the evaluations of the model at a step by `lambda-grpo eval`, on data sets."""
     results = [
         EvalResult(
             task_type="text-generation",
@@ -171,22 +182,22 @@ def _eval_results(found: Sequence[Mapping[str, Any]], step: int) -> list[EvalRes
             metric_value=result["accuracy"],
             metric_name=f"accuracy, 95 % interval {result['ci95'][0]:.4f} to {result['ci95'][1]:.4f}",
         )
-        for result in found
+        for result in evaluations
         if result["step"] == step and "data" in result.get("data", {})
     ]
     return results or None
 
 
 def _lambda_table(metrics: Sequence[Mapping[str, Any]]) -> str | None:
-    """The first step, the last one, and some between."""
+    """λ at the first logged step, at the last one, and at some between."""
     if not metrics:
         return None
     last = len(metrics) - 1
-    places = sorted({round(i * last / (SHOWN - 1)) for i in range(SHOWN)})
+    indices = sorted({round(i * last / (MAX_LAMBDA_STEPS - 1)) for i in range(MAX_LAMBDA_STEPS)})
     rows = []
-    for row in (metrics[place] for place in places):
-        weights = "–" if row["weight_min"] is None else f"{row['weight_min']:.3f} – {row['weight_max']:.3f}"
-        rows.append((str(row["step"]), f"{row['lambda']:+.4f}", f"{row['lambda_grad']:+.2e}", weights))
+    for record in (metrics[index] for index in indices):
+        weights = "–" if record["weight_min"] is None else f"{record['weight_min']:.3f} – {record['weight_max']:.3f}"
+        rows.append((str(record["step"]), f"{record['lambda']:+.4f}", f"{record['lambda_grad']:+.2e}", weights))
     return _table(("step", "λ", "dL/dλ", "range of f"), rows)
 
 

@@ -1,4 +1,4 @@
-"""What a run was made with, and what tells two settings apart."""
+"""Provenance: versions, the git commit, and digests of settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def provenance() -> dict[str, Any]:
-    """Versions and the git commit that a run was made with."""
+    """The installed versions and this package's git commit."""
     versions: dict[str, str | None] = {}
     for package in (
         "lambda-grpo",
@@ -33,13 +33,13 @@ def provenance() -> dict[str, Any]:
 
 
 def digest(content: Any) -> str:
-    """What tells contents apart that JSON can hold."""
+    """A short hash of a JSON-serialisable value."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @functools.cache
 def _git_commit() -> str | None:
-    """The commit this file was checked out from, with "-dirty" where the checkout has changes; None if installed."""
+    """The commit of this checkout, with "-dirty" if it has changes; None for an installed package."""
     if shutil.which("git") is None:
         return None
 
@@ -47,6 +47,6 @@ def _git_commit() -> str | None:
         command = ["git", "-C", str(Path(__file__).parent), *args]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
-    # An installed copy may lie inside some other project's checkout: then git doesn't know this file.
+    # An installed copy may be inside another project's checkout, where git doesn't track this file.
     is_tracked = git("ls-files", Path(__file__).name) != ""
     return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") if is_tracked else None

@@ -1,50 +1,51 @@
-"""Whether a run's rewards gave it anything to learn from, told from its logged steps."""
+"""Whether a run's rewards gave it anything to learn from, judged by its logged steps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-LAST_STEPS = 10  # a run that had nothing to learn from for so many steps at its end is told of
+LAST_STEPS = 10  # without anything to learn from, at the end of a run, before it is reported
 
-WHAT_TO_LOOK_AT = (
+REWARD_HINT = (
     "Look at the reward function (does it give one value to everything?), the task (too hard or too easy for this "
     "model?), temperature (are the completions of a prompt all alike?) and num_generations (a larger group has "
     "different rewards more often)."
 )
 
-WHERE_LAMBDA_LEARNS = (
-    "It has one in groups with differing rewards where f depends on it: for λ-GRPO, where the completions differ in "
-    "length."
+LAMBDA_HINT = (
+    "It is other than 0 in groups with differing rewards where f depends on λ: for λ-GRPO, where the completions "
+    "differ in length."
 )
 
 
-def missing_signal(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What a reader should know of steps without anything to learn from, in sentences; none where all is well.
+def missing_signal(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sentences on steps without anything to learn from; an empty list if there is nothing to report.
 
     Args:
-        rows: logged steps in order, as of `metrics.jsonl` or a Trainer's log history: `step`, `informative_groups`, and
-            `lambda_grad` where the objective has a λ. With `logging_steps` above 1 each is a mean over its steps.
+        records: logged steps in order, from `metrics.jsonl` or a Trainer's log history, with `step`,
+            `informative_groups`, and `lambda_grad` if the objective has a λ. With `logging_steps` above 1 each is a
+            mean over steps.
     """
-    rows = [row for row in rows if "reward" in row]  # without those of evaluations and the closing summary
-    if not rows:
+    records = [record for record in records if "reward" in record]  # not evaluations, nor the closing summary
+    if not records:
         return []
-    # 0 for a run that never had any; a step of which nothing is known counts as one that had
-    last = max((row["step"] for row in rows if row.get("informative_groups") != 0), default=0)
-    steps = rows[-1]["step"] - last
+    # the last informative step, 0 if there was none; a step that didn't log the share counts as informative
+    last = max((record["step"] for record in records if record.get("informative_groups") != 0), default=0)
+    steps = records[-1]["step"] - last
     sentences = []
     if last == 0:
         sentences.append(
             f"Nothing to learn from: no group of this run had differing rewards in any of its {steps} steps, so every "
-            f"advantage was 0. {WHAT_TO_LOOK_AT}"
+            f"advantage was 0. {REWARD_HINT}"
         )
     elif steps >= LAST_STEPS:
         sentences.append(
             f"Nothing to learn from at the end: no group of the last {steps} steps had differing rewards, so every "
-            f"advantage was 0 after step {last}. {WHAT_TO_LOOK_AT}"
+            f"advantage was 0 after step {last}. {REWARD_HINT}"
         )
-    if all(row.get("lambda_grad") == 0 for row in rows):
+    if all(record.get("lambda_grad") == 0 for record in records):
         sentences.append("λ's gradient was exactly 0 at every step, so λ never moved.")
         if last > 0:
-            sentences[-1] += f" {WHERE_LAMBDA_LEARNS}"
+            sentences[-1] += f" {LAMBDA_HINT}"
     return sentences

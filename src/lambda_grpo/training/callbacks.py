@@ -1,4 +1,4 @@
-"""What `lambda-grpo train` does at each step beside training: it shows how far the run is."""
+"""The progress bar of `lambda-grpo train`, and a callback at the begin of training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 
 class AtTrainBegin(TrainerCallback):
-    """Calls a function with the step that training begins at."""
+    """Calls a function with the step at which training begins."""
 
     def __init__(self, function: Callable[[int], None]):
         self.function = function
@@ -21,12 +21,12 @@ class AtTrainBegin(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """Step, reward, length, λ and the time left."""
+    """Shows step, reward, length, λ and the remaining time."""
 
     bar: Any = None
 
     def close(self) -> None:
-        """End the bar's line, also where an error ends the training."""
+        """Close the bar, also after an error."""
         if self.bar is not None:
             self.bar.close()
 
@@ -44,7 +44,7 @@ class ProgressBar(TrainerCallback):
         if logs is None or "reward" not in logs or not state.is_world_process_zero:
             return
         shown = (
-            ("reward", logs["reward"], ".3f"),  # None where no sample could be scored
+            ("reward", logs["reward"], ".3f"),  # None if no sample could be scored
             ("length", logs.get("completions/mean_length"), ".1f"),
             ("λ", logs.get("lambda"), "+.4f"),
         )

@@ -1,4 +1,4 @@
-"""What a run trains on: a task, problems of maths, or a data set and reward functions as TRL takes them."""
+"""Training data: a task, mathematics problems, or a data set and reward functions for TRL."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from trl.trainer.utils import get_callable_name, is_async_callable
 from lambda_grpo.errors import UserError
 from lambda_grpo.models import load_tokenizer
 from lambda_grpo.runs.provenance import digest
+from lambda_grpo.runs.record import DataRecord
 from lambda_grpo.tasks import Task, grade_all, load_task, load_test_task
 from lambda_grpo.tasks.maths.benchmarks import BENCHMARKS
 from lambda_grpo.tasks.maths.columns import question_at, value_at
@@ -34,21 +35,21 @@ from lambda_grpo.training.datasets import REWARDS, RewardFunction, trl_datasets,
 from lambda_grpo.training.recipe import Recipe, TaskConfig
 
 DEFAULT_TRAIN_SIZE = 4096  # examples of a generated task, unless a number is given
-LONG = 20  # prompts, the longest ones, whose tokens are counted
+COUNTED_PROMPTS = 20  # the longest by characters, whose tokens are counted
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """All that a run is trained and evaluated on.
+    """The data that a run trains and evaluates on.
 
     Attributes:
-        dataset, eval_dataset: rows as TRL reads them; for training, and for its evaluation during training.
-        rewards: as TRL takes them.
-        held_out: what is evaluated before and after.
+        dataset, eval_dataset: examples for TRL's trainer: to train on, and for its evaluation during training.
+        rewards: reward functions, and the name of a reward model, for TRL's trainer.
+        held_out: the problems that are evaluated before and after training.
         template: the prompt template.
-        has_tasks: whether the rows are a task's, and not a data set as TRL reads it.
-        description: what there is to say of it, for run.json and the model card.
-        overlaps: what the training problems share with test sets.
+        is_task: whether the examples are a task's; otherwise they are a data set in TRL's format.
+        description: the `data` of run.json; the model card is made from it.
+        overlaps: training problems that are in test sets.
     """
 
     dataset: Dataset | IterableDataset
@@ -56,54 +57,54 @@ class TrainingData:
     rewards: list[RewardFunction | str]
     held_out: Task | None
     template: Template
-    has_tasks: bool
-    description: dict[str, Any]
+    is_task: bool
+    description: DataRecord
     overlaps: tuple[Overlap, ...] = ()
 
     def for_card(self) -> dict[str, Any]:
-        """The description as rows of the model card."""
-        found = self.description
-        source, template = found.get("source") or {}, found.get("template") or {}
-        removed = " (left out)" if any(overlap["removed"] for overlap in found.get("overlaps", ())) else ""
+        """The description in words, for the model card."""
+        description = self.description
+        source, template = description.get("source") or {}, description.get("template") or {}
+        removed = " (left out)" if any(overlap["removed"] for overlap in description.get("overlaps", ())) else ""
         return {
-            "trained on": source.get("title", found["name"]),
-            "problems": found.get("problems"),
+            "trained on": source.get("title", description["name"]),
+            "problems": description.get("problems"),
             "from": source.get("data"),
             "rows": source.get("rows"),
             "left out of them": ", ".join(f"{source[key]} {key}" for key in LEFT_OUT if source.get(key)) or None,
-            "seed of the examples": found.get("seed"),
+            "seed of the examples": description.get("seed"),
             "template": f"{template['name']}: {template['source']}" if template else None,
-            "held out": found.get("held_out"),
+            "held out": description.get("held_out"),
             f"in test sets{removed}": "; ".join(map(str, self.overlaps)) or None,
         }
 
     def hub_data_sets(self) -> list[str] | None:
-        """Ids of the hub, for the card's metadata."""
+        """Ids of the data sets on the hub, for the card's metadata."""
         data = (self.description.get("source") or {}).get("data")
         return [data] if data and data.count("/") == 1 and not Path(data).exists() else None
 
 
 def read_training_data(recipe: Recipe, model_path: str) -> TrainingData:
-    """What the recipe says to train on.
+    """Load the training and held-out data that a recipe names.
 
     Raises:
-        UserError: it names nothing, or too much, or what it names can't be used.
+        UserError: the recipe names no data, or several, or data that can't be used.
     """
     settings, data = recipe.task, recipe.data
     given = {"a task": settings.task, "a dataset_name": data.dataset_name, "datasets": recipe.mixture.datasets}
     named = [name for name, value in given.items() if value]
     if not named:
-        raise UserError("the recipe names nothing to train on: set task (or TRL's dataset_name and reward_funcs)")
+        raise UserError("the recipe names no training data: set task (or TRL's dataset_name and reward_funcs)")
     if len(named) > 1:
         raise UserError(f"the recipe names both {named[0]} and {named[1]}: give one of them (task: none for no task)")
     has_columns = settings.question_column is not None or settings.answer_column is not None
     if settings.task or (data.dataset_name and has_columns):
-        return _of_task(recipe, model_path)
+        return _task_data(recipe, model_path)
     for key in ("template", "question_column", "answer_column", "eval_task", "check_overlap"):
         if getattr(settings, key):
             raise UserError(
-                f"{key} is for a task, or a dataset_name with question_column and answer_column: without them its rows "
-                "are taken as TRL takes them"
+                f"{key} is for a task, or a dataset_name with question_column and answer_column: without them TRL "
+                "reads its rows itself"
             )
     rewards = trl_rewards(data)
     dataset, eval_dataset = trl_datasets(data, recipe.mixture, recipe.training.eval_strategy)
@@ -118,26 +119,28 @@ def read_training_data(recipe: Recipe, model_path: str) -> TrainingData:
     return TrainingData(dataset, eval_dataset, rewards, None, TEMPLATES["plain"], False, {"name": name})
 
 
-def _of_task(recipe: Recipe, model_path: str) -> TrainingData:
+def _task_data(recipe: Recipe, model_path: str) -> TrainingData:
     settings, data = recipe.task, recipe.data
     task, held_out = _training_task(recipe), _held_out(recipe)
     is_problems = isinstance(task, MathProblems)
     if not is_problems and (data.reward_funcs or data.reward_model_name_or_path):
-        raise UserError("a task grades by itself: leave reward_funcs and reward_model_name_or_path out")
+        raise UserError("a task has its own grader: leave reward_funcs and reward_model_name_or_path out")
     template = TEMPLATES["plain"]
     if is_problems or settings.template is not None:
         template = _template(recipe, model_path, task, held_out)
     overlaps = _overlaps(task, recipe, held_out)
     if settings.remove_overlap:
         if not (overlaps and isinstance(task, MathProblems)):
-            raise UserError("remove_overlap needs test sets to look into: set check_overlap or eval_task")
+            raise UserError("remove_overlap needs test sets to search: set check_overlap or eval_task")
         task = task.without({pair.training for overlap in overlaps for pair in overlap.pairs})
     named = trl_rewards(data) if data.reward_funcs or data.reward_model_name_or_path else None
     _check_rewards(data, template, task)
     return TrainingData(
         task_dataset(task, template=template),
         None if held_out is None else task_dataset(held_out, "test", template=template),
-        [_up_to_stop(function, template) for function in named] if named else [task_reward(task, held_out, template)],
+        [_truncate_at_stop(function, template) for function in named]
+        if named
+        else [task_reward(task, held_out, template)],
         held_out,
         template,
         True,
@@ -160,10 +163,12 @@ def _problems(task: Task) -> list[tuple[str, str | None]]:
 
 
 def _template(recipe: Recipe, model_path: str, task: Task, held_out: Task | None) -> Template:
-    """The recipe's template, tried on the problems. With max_prompt_overflow the trainer sees to the training problems.
+    """The recipe's prompt template, checked on the problems.
+
+    With max_prompt_overflow the trainer handles training problems that are too long.
 
     Raises:
-        UserError: the model has no chat template, or its own refuses this one, or a prompt is too long for the model.
+        UserError: the model has no chat template, or it fails on these problems, or a prompt is too long for the model.
     """
     settings, training = recipe.task, recipe.training
     options = training.chat_template_kwargs
@@ -174,7 +179,7 @@ def _template(recipe: Recipe, model_path: str, task: Task, held_out: Task | None
     _, template = find_template(settings.template, tokenizer, options)
 
     def most_tokens(task: Task) -> int:
-        questions = sorted((question for question, _ in _problems(task)), key=len)[-LONG:]
+        questions = sorted((question for question, _ in _problems(task)), key=len)[-COUNTED_PROMPTS:]
         return max(len(template.tokenize(template.render(question, tokenizer), tokenizer)) for question in questions)
 
     longest = most_tokens(task)
@@ -194,8 +199,8 @@ def _template(recipe: Recipe, model_path: str, task: Task, held_out: Task | None
     return template
 
 
-def _up_to_stop(function: RewardFunction | str, template: Template) -> RewardFunction | str:
-    """A reward function that sees a completion as the grader does. A reward model reads all of it."""
+def _truncate_at_stop(function: RewardFunction | str, template: Template) -> RewardFunction | str:
+    """A reward function that, like the grader, sees completions up to the template's stop. A reward model sees all."""
     if isinstance(function, str) or not template.stops:
         return function
     call: Any = function
@@ -217,12 +222,12 @@ def _up_to_stop(function: RewardFunction | str, template: Template) -> RewardFun
 
 
 def _check_rewards(data: GRPOScriptArguments, template: Template, task: Task) -> None:
-    """Refuse rewards of trl.rewards that would fail on these problems, or find nothing to compare with."""
+    """Raise UserError for functions of trl.rewards that would fail on these problems, or lack a reference."""
     for name in data.reward_funcs or []:
         if REWARDS.get(name) != "trl.rewards":
             continue
         if not template.chat:
-            raise UserError(f"reward function {name!r} reads conversations: take a chat template, or math_accuracy")
+            raise UserError(f"reward function {name!r} reads conversations: use a chat template, or math_accuracy")
         if "accuracy" in name and task[0].solution is None:
             raise UserError(f"reward function {name!r} compares with a column solution, which {task.name} doesn't have")
 
@@ -232,10 +237,10 @@ def _training_task(recipe: Recipe) -> Task:
     columns = {"question": settings.question_column, "answer": settings.answer_column}
     if data.dataset_name:
         if is_file_of_problems(data.dataset_name) and Path(data.dataset_name).is_file():
-            raise UserError(f"dataset_name {data.dataset_name!r} is a file of problems: name it as task")
+            raise UserError(f"dataset_name {data.dataset_name!r} is a file of problems: set task to it")
         name = data.dataset_name.strip("./").rsplit("/", 1)[-1]
         if data.dataset_streaming:
-            raise UserError("problems are read whole: leave dataset_streaming out")
+            raise UserError("problems are loaded as a whole: leave dataset_streaming out")
         split = data.dataset_train_split
         return hub_training_set(name, data.dataset_name, data.dataset_config, split, size=settings.task_size, **columns)
     assert settings.task is not None
@@ -251,11 +256,11 @@ def _training_task(recipe: Recipe) -> Task:
 
 
 def _held_out(recipe: Recipe) -> Task | None:
-    """What is evaluated before and after: what eval_task names, or what belongs to the task."""
+    """The problems that are evaluated before and after: those of eval_task, or the task's own held-out ones."""
     settings = recipe.task
     if settings.eval_size == 0:
         if settings.eval_task is not None:
-            raise UserError("eval_task is to be evaluated, and eval_size is 0: leave one of them out")
+            raise UserError("eval_task is set, but eval_size is 0: leave one of them out")
         return None
     name = settings.eval_task
     if name is None and settings.task in TRAINING_SETS:
@@ -266,9 +271,9 @@ def _held_out(recipe: Recipe) -> Task | None:
 
 
 def _test_task(name: str, settings: TaskConfig, size: int | None) -> Task:
-    """A task to evaluate on, or to look for training problems in."""
+    """A task to evaluate on, or a test set to search for training problems."""
     columns: dict[str, str | None] = {}
-    if is_file_of_problems(name):  # its columns may be others than those of the training problems
+    if is_file_of_problems(name):  # its columns may differ from those of the training problems
         row = read_rows(name)[0]
         given = {"question": settings.question_column, "answer": settings.answer_column}
         at = {"question": question_at, "answer": value_at}
@@ -279,12 +284,12 @@ def _test_task(name: str, settings: TaskConfig, size: int | None) -> Task:
 
 
 def _overlaps(task: Task, recipe: Recipe, held_out: Task | None) -> tuple[Overlap, ...]:
-    """What the training problems share with the held-out problems, and with the test sets that check_overlap names."""
+    """Training problems that are also held-out problems, or in the test sets of check_overlap."""
     settings = recipe.task
     named = settings.check_overlap or []
     if named and not isinstance(task, MathProblems):
         raise UserError(
-            f"check_overlap is for problems of a data set, and task {task.name!r} makes its own: leave it out"
+            f"check_overlap is for problems of a data set, but task {task.name!r} generates its problems: leave it out"
         )
     names = [name for chosen in named for name in (BENCHMARKS if chosen == "benchmarks" else [chosen])]
     tests = [_test_task(name, settings, None) for name in names]
@@ -296,9 +301,9 @@ def _overlaps(task: Task, recipe: Recipe, held_out: Task | None) -> tuple[Overla
 
 
 def task_dataset(task: Task, split: str = "train", *, template: Template = TEMPLATES["plain"]) -> Dataset:
-    """A task as TRL reads it: columns prompt, answer, solution, and index and split to find the example again.
+    """A task as a data set for TRL: columns prompt, answer, solution, and index and split to find the example again.
 
-    Problems without a reference answer are left out: no reward function could tell anything of them.
+    Problems without a reference answer are left out: they can't be graded.
     """
     answerable = [i for i in range(len(task)) if task[i].answer is not None or not isinstance(task, MathProblems)]
     examples = [task[i] for i in answerable]
@@ -314,11 +319,14 @@ def task_dataset(task: Task, split: str = "train", *, template: Template = TEMPL
 
 
 def task_reward(task: Task, held_out: Task | None = None, template: Template = TEMPLATES["plain"]) -> RewardFunction:
-    """A task's grader as TRL calls it, up to the template's stop. Named after the task: TRL logs it as rewards/NAME."""
+    """A task's grader as a reward function, on completions up to the template's stop.
+
+    It has the task's name, so that TRL logs it as rewards/NAME.
+    """
     tasks = {"train": task, "test": held_out or task}
 
     def reward(completions: list[Any], index: list[int], split: list[str], **_: Any) -> list[float | None]:
-        graded = tasks[split[0]]  # a batch is all of one split
+        graded = tasks[split[0]]  # a batch is from one split
         texts = [template.cut(text_of(completion)) for completion in completions]
         return [grade.score for grade in grade_all(graded, texts, [graded[i] for i in index])]
 

@@ -1,4 +1,4 @@
-"""What a TRL configuration names to train on: dataset_name or datasets, and reward functions."""
+"""Data sets and reward functions that a TRL configuration names: dataset_name, datasets, reward_funcs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lambda_grpo.tasks.maths.problems import loading
 
 RewardFunction = Callable[..., list[float | None]]
 
-# Those that `trl grpo` names, and ours
+# The names that `trl grpo` knows, and this package's own
 REWARDS = {
     "accuracy_reward": "trl.rewards", "reasoning_accuracy_reward": "trl.rewards", "think_format_reward": "trl.rewards",
     "math_accuracy": "lambda_grpo.tasks.maths.rewards", "boxed_format": "lambda_grpo.tasks.maths.rewards",
@@ -27,10 +27,10 @@ REWARDS = {
 def trl_datasets(
     data: GRPOScriptArguments, mixture: DatasetMixtureConfig, eval_strategy: str
 ) -> tuple[Dataset, Dataset | None]:
-    """Training and evaluation rows, loaded as `trl grpo` loads them.
+    """The training and evaluation data, loaded as `trl grpo` does.
 
     Raises:
-        UserError: they can't be loaded, or their first row is none that can be trained on.
+        UserError: the data can't be loaded, or its first row isn't a training example.
     """
     name = "datasets" if mixture.datasets else f"dataset_name {data.dataset_name!r}"
     with loading(name):
@@ -39,19 +39,19 @@ def trl_datasets(
         else:
             splits = load_dataset(data.dataset_name, name=data.dataset_config, streaming=data.dataset_streaming)
 
-    def rows(key: str, split: str) -> Dataset:
+    def load_split(key: str, split: str) -> Dataset:
         if split not in splits:
             meant = did_you_mean(str(split), map(str, splits))
             raise UserError(f"{key} is {split!r}, but {name} has no such split{meant}: it has {', '.join(splits)}")
         _check_rows(f"{name}, split {split!r},", splits[split])
         return splits[split]
 
-    train = rows("dataset_train_split", data.dataset_train_split)
-    return train, None if eval_strategy == "no" else rows("dataset_test_split", data.dataset_test_split)
+    train = load_split("dataset_train_split", data.dataset_train_split)
+    return train, None if eval_strategy == "no" else load_split("dataset_test_split", data.dataset_test_split)
 
 
 def is_conversation(dataset: Dataset | IterableDataset) -> bool:
-    """Whether the prompts are lists of messages, which only a chat template makes text of."""
+    """Whether the prompts are lists of messages, which need a chat template."""
     return is_conversational({"prompt": next(iter(dataset))["prompt"]})
 
 
@@ -60,14 +60,14 @@ def _check_rows(name: str, dataset: Dataset | IterableDataset) -> None:
     if row is None:
         raise UserError(f"{name} holds no examples")
     if "prompt" not in row:
-        raise UserError(f"{name} needs a column 'prompt', it has {', '.join(row)}: rename the one that holds prompts")
+        raise UserError(f"{name} needs a column 'prompt', it has {', '.join(row)}: rename the column of the prompts")
     prompt = row["prompt"]
     if not isinstance(prompt, str) and not (prompt and is_conversational({"prompt": prompt})):
         raise UserError(f"{name} needs text or lists of messages (role, content) as prompts, got {prompt!r}")
 
 
 def trl_rewards(data: GRPOScriptArguments) -> list[RewardFunction | str]:
-    """The rewards that a TRL configuration names: of trl.rewards, import paths, or a reward model."""
+    """The rewards of a TRL configuration: functions of trl.rewards, import paths, or a reward model."""
     rewards: list[RewardFunction | str] = []
     if data.reward_model_name_or_path:
         rewards.append(data.reward_model_name_or_path)  # the trainer loads it
@@ -79,7 +79,7 @@ def trl_rewards(data: GRPOScriptArguments) -> list[RewardFunction | str]:
 
 
 def _reward_function(name: str) -> RewardFunction:
-    if name == "get_soft_overlong_punishment":  # a factory; the numbers are those of `trl grpo`
+    if name == "get_soft_overlong_punishment":  # a factory, with the values of `trl grpo`
         return get_soft_overlong_punishment(max_completion_len=1280, soft_punish_cache=256)
     module_name, _, attribute = name.rpartition(".")
     if not module_name and name not in REWARDS:

@@ -1,4 +1,4 @@
-"""What every run needs, imported once: `parallel.run_all` forks its processes from one that has imported this."""
+"""The imports of every run, done once: `parallel.run_all` forks its processes from one that has imported this."""
 
 import gc
 
@@ -6,6 +6,6 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 import lambda_grpo.training.run  # noqa: F401
 
-get_checkpoint_conversion_mapping("qwen2")  # makes a table of a thousand regular expressions, for any model
+get_checkpoint_conversion_mapping("qwen2")  # builds a table of a thousand regular expressions, for any model
 gc.collect()
-gc.freeze()  # what is there already isn't looked through again in each process
+gc.freeze()  # so that no process scans the existing objects again

@@ -18,7 +18,7 @@ from trl.scripts.grpo import GRPOScriptArguments
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.suggestions import check_choice, did_you_mean, did_you_mean_option
-from lambda_grpo.training.validation import check_kinds, check_ranges
+from lambda_grpo.training.validation import check_ranges, check_types
 from lambda_grpo.trl import LambdaGRPOConfig
 
 DEMO = "demo"  # the name of the built-in recipe
@@ -26,7 +26,7 @@ DEMO = "demo"  # the name of the built-in recipe
 
 @dataclass
 class TaskConfig:
-    """What to train on and how to evaluate, beside TRL's own keys."""
+    """What to train on and how to evaluate: the keys that TRL doesn't have."""
 
     task: str | None = field(
         default=None,
@@ -37,26 +37,27 @@ class TaskConfig:
     )
     question_column: str | None = field(
         default=None,
-        metadata={"help": "Of a file, or of dataset_name, whose rows are problems then. outer.inner inside another."},
+        metadata={"help": "Column of the problems in a file or in dataset_name; outer.inner for a nested one."},
     )
-    answer_column: str | None = field(default=None, metadata={"help": "The same of the reference answer."})
-    template: str | None = field(default=None, metadata={"help": "How a problem is put, as in lambda-grpo eval."})
+    answer_column: str | None = field(default=None, metadata={"help": "Column of the reference answers."})
+    template: str | None = field(default=None, metadata={"help": "Prompt template, as in lambda-grpo eval."})
     task_size: int | None = field(
         default=None,
-        metadata={"help": "Training examples. Default: all of a data set, 4096 of a made task."},
+        metadata={"help": "Number of training examples. Default: all of a data set, 4096 of a generated task."},
     )
-    task_seed: int = field(default=0, metadata={"help": "Seed of made examples, for training and held-out ones."})
+    task_seed: int = field(default=0, metadata={"help": "Seed of generated examples, for training and held-out ones."})
     eval_task: str | None = field(
-        default=None, metadata={"help": "What to evaluate on before and after. Default: what belongs to the task."}
+        default=None,
+        metadata={"help": "Task to evaluate on before and after. Default: the task's own held-out problems."},
     )
-    eval_size: int = field(default=500, metadata={"help": "At most so many problems of it; 0 for no evaluation."})
+    eval_size: int = field(default=500, metadata={"help": "Most problems to evaluate; 0 for no evaluation."})
     check_overlap: list[str] | None = field(
-        default=None, metadata={"help": "Test sets to look for training problems in; 'benchmarks' for all eight."}
+        default=None, metadata={"help": "Test sets to search for training problems; 'benchmarks' for all eight."}
     )
     remove_overlap: bool = field(default=False, metadata={"help": "Leave out the training problems found there."})
 
     def __post_init__(self) -> None:
-        # a command line has no other word for nothing
+        # how a command line gives no value
         self.task = None if self.task == "none" else self.task
         self.check_overlap = [] if self.check_overlap == ["none"] else self.check_overlap
 
@@ -66,7 +67,7 @@ KINDS: tuple[type, ...] = (TaskConfig, LambdaGRPOConfig, ModelConfig, GRPOScript
 
 @dataclass(frozen=True)
 class Recipe:
-    """A parsed recipe. `keys` are the settings that were written down, enough to parse it again."""
+    """A parsed recipe. `keys` are the settings that were given, from which it can be parsed again."""
 
     keys: dict[str, Any]
     task: TaskConfig
@@ -76,87 +77,87 @@ class Recipe:
     mixture: DatasetMixtureConfig
 
     def settings(self) -> dict[str, Any]:
-        """Every setting by its key, whether it was written down or not."""
+        """Every setting by its key, defaults included."""
         parts = (self.task, self.training, self.model, self.data, self.mixture)
         return {f.name: getattr(part, f.name) for part in parts for f in fields(part)}
 
     @staticmethod
-    def keys_known() -> set[str]:
+    def known_keys() -> set[str]:
         """Every key that a recipe may hold."""
         return {f.name for kind in KINDS for f in fields(kind)}
 
     @classmethod
     def parse(
-        cls, keys: dict[str, Any], overrides: Sequence[str] = (), *, beside: Iterable[str] = ("resume",)
+        cls, keys: dict[str, Any], overrides: Sequence[str] = (), *, other_options: Iterable[str] = ("resume",)
     ) -> Recipe:
         """A recipe from its keys and a command line's `--key value`.
 
         Args:
-            beside: what the caller reads by itself: it may be meant by a misspelt name.
+            other_options: options that the caller handles itself, for suggestions.
 
         Raises:
-            UserError: it names what is wrong.
+            UserError: a setting is unknown or can't be used; the message names it.
         """
         parser = _Parser(KINDS)
         known = [action.dest for action in parser._actions]
-        nameable = [*known, *beside]
+        options = [*known, *other_options]
         environment = _environment(keys)
-        # A copy: TRL's classes convert what they are given in place, and `keys` is to be parsed again.
+        # A copy: TRL's classes convert their arguments in place, and `keys` may be parsed again.
         settings = copy.deepcopy({key: value for key, value in keys.items() if key != "env"})
         for key in settings:
             if key not in known:
-                raise UserError(f"the recipe has an unknown key {key!r}{did_you_mean(str(key), nameable)}")
+                raise UserError(f"the recipe has an unknown key {key!r}{did_you_mean(str(key), options)}")
         parser.set_defaults_with_config(**settings)
         values, unknown = parser.parse_known_args(list(overrides))
         if unknown:
             if unknown[0].endswith((".yaml", ".yml")):
-                raise UserError(f"recipes stand before all --keys: {unknown[0]} doesn't")
-            raise UserError(f"unknown argument {unknown[0]!r}{did_you_mean_option(unknown[0], nameable)}")
+                raise UserError(f"recipes must stand before all --keys: {unknown[0]} doesn't")
+            raise UserError(f"unknown argument {unknown[0]!r}{did_you_mean_option(unknown[0], options)}")
         hints = {key: hint for kind in KINDS for key, hint in get_type_hints(kind).items()}
-        check_kinds({key: getattr(values, key) for key in settings}, hints)  # argparse checks those of a command line
+        check_types({key: getattr(values, key) for key in settings}, hints)  # argparse checks a command line's
         check_ranges(vars(values))
         try:
             recipe = cls(keys, *parser.parse_args_into_dataclasses(list(overrides), look_for_args_file=False))
-        except (ValueError, TypeError) as error:  # settings that don't go together
+        except (ValueError, TypeError) as error:  # settings that contradict each other
             raise UserError(_one_line(error)) from error
         os.environ.update(environment)
-        actions = parser._option_string_actions  # --learning-rate and --no_bf16 are spellings of keys, too
+        actions = parser._option_string_actions  # --learning-rate and --no_bf16 are other spellings of keys
         written = {actions[name].dest for argument in overrides if (name := argument.split("=")[0]) in actions}
-        resolved = {**recipe.settings(), "datasets": asdict(recipe.mixture)["datasets"]}  # plain, for run.json
+        resolved = {**recipe.settings(), "datasets": asdict(recipe.mixture)["datasets"]}  # JSON values, for run.json
         keys = {**keys, **{key: resolved[key] for key in written}}
-        # A token is a secret: it doesn't go into the run directory.
+        # Tokens are secrets: they aren't written into the run directory.
         return replace(recipe, keys={key: value for key, value in keys.items() if not key.endswith("_token")})
 
 
 def read_recipes(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
-    """The keys of recipes that lie over one another, the last one on top; without any, the demonstration's.
+    """The keys of layered recipes, where later ones override; without any, the demonstration's.
 
-    Of several, those that build on the demonstration don't: they build on each other.
+    With several recipes, `base: demo` is ignored: each is based on those before it.
 
     Raises:
         UserError: as `read_recipe`.
     """
     keys: dict[str, Any] = {}
     for path in paths or [DEMO]:
-        keys |= read_recipe(path, on_demo=len(paths) < 2 or str(path) == DEMO)
+        keys |= read_recipe(path, with_demo=len(paths) < 2 or str(path) == DEMO)
     return keys
 
 
 def read_recipe(
-    path: str | os.PathLike[str] | None, *, on_demo: bool = True, _built_on: tuple[Path, ...] = ()
+    path: str | os.PathLike[str] | None, *, with_demo: bool = True, _based_on: tuple[Path, ...] = ()
 ) -> dict[str, Any]:
-    """The keys of a recipe file, with those of its `base` below them; None is the demonstration.
+    """The keys of a recipe file, which override those of its `base`; None is the demonstration.
 
     `base` is a path relative to the file, or "demo" for the built-in recipe.
 
     Args:
-        on_demo: whether the demonstration's keys are read where it is the base.
+        with_demo: whether `base: demo` adds the demonstration's keys.
 
     Raises:
-        UserError: no such file, not a YAML mapping, or built on itself.
+        UserError: no such file, not a YAML mapping, or a recipe that is its own base.
     """
     if path is None or str(path) == DEMO:
-        return yaml.safe_load(files("lambda_grpo.training").joinpath("demo.yaml").read_text()) if on_demo else {}
+        return yaml.safe_load(files("lambda_grpo.training").joinpath("demo.yaml").read_text()) if with_demo else {}
     try:
         keys = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -172,31 +173,31 @@ def read_recipe(
         return keys
     if not isinstance(base, str):
         raise UserError(f"the recipe {path}: base must be the path of a recipe, or {DEMO}, got {base!r}")
-    built_on = (*_built_on, Path(path).resolve())
-    below: str | Path = base if base == DEMO else Path(path).parent / base
-    if base != DEMO and Path(below).resolve() in built_on:
-        raise UserError(f"the recipe {path} is built on itself: its base {base} leads back to it")
-    return {**read_recipe(below, on_demo=on_demo, _built_on=built_on), **keys}
+    based_on = (*_based_on, Path(path).resolve())
+    base_path: str | Path = base if base == DEMO else Path(path).parent / base
+    if base != DEMO and Path(base_path).resolve() in based_on:
+        raise UserError(f"the recipe {path} is its own base: {base} leads back to it")
+    return {**read_recipe(base_path, with_demo=with_demo, _based_on=based_on), **keys}
 
 
 def write_recipe(path: Path, keys: Mapping[str, Any]) -> Path:
-    """A recipe file that `read_recipe` reads these keys from."""
+    """Write a recipe file with these keys."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    plain = json.loads(json.dumps(keys, default=str))  # TRL's enumerations, say
+    plain = json.loads(json.dumps(keys, default=str))  # such as TRL's enumerations
     path.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return path
 
 
 def _environment(keys: dict[str, Any]) -> dict[str, str]:
-    """TRL's key for environment variables."""
+    """The environment variables of TRL's key `env`."""
     environment = keys.get("env", {})
     if not (isinstance(environment, dict) and all(isinstance(name, str) for name in environment)):
-        raise UserError(f"env must hold `NAME: value` lines, the environment variables to set, got {environment!r}")
+        raise UserError(f"env must be a mapping of environment variables (`NAME: value` lines), got {environment!r}")
     return {name: str(value) for name, value in environment.items()}
 
 
 class _Parser(TrlParser):
-    """TrlParser with errors of one line: argparse would print a usage of 300 options, then exit."""
+    """TrlParser that raises UserError, where argparse would print a usage of 300 options and exit."""
 
     def __init__(self, dataclasses: Sequence[type]):
         super().__init__(dataclasses, allow_abbrev=False, add_help=False)

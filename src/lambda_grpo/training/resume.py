@@ -1,4 +1,4 @@
-"""Going on with a run: which settings it keeps, asked before anything of it is touched, and which may change."""
+"""Resuming a run: the settings that must stay the same, checked before anything is changed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lambda_grpo.models import BUILTIN
 from lambda_grpo.runs.directory import Run
 from lambda_grpo.training.recipe import Recipe
 
-# What a run is about. If one of these changed on the way, its report would compare different things. A budget
-# (max_resample_times, max_steps) may grow.
-KEPT = (
+# The settings that define a run: with another value for a part of it, its report would compare different things.
+# A budget (max_resample_times, max_steps) may grow.
+FIXED_ON_RESUME = (
     "objective", "lambda_init", "lambda_optimizer", "lambda_r", "weight_norm", "scale_rewards",
     "loss_type", "importance_sampling_level", "epsilon", "epsilon_high", "delta", "beta",
     "trace", "trace_gamma", "trace_lambda", "advantage_min",
@@ -34,44 +34,44 @@ KEPT = (
 
 
 def checkpoint_to_resume(run: Run, recipe: Recipe) -> Path:
-    """The last good checkpoint of a run.
+    """The last complete checkpoint of a run.
 
     Raises:
-        UserError: there is none, or the settings don't fit the run.
+        UserError: there is none, or a setting that defines the run has changed.
     """
     checkpoints = run.checkpoints()
     if not checkpoints:
         raise UserError(f"{run.path} holds no complete checkpoint to resume from: start again in a new --output_dir")
-    before, now = _kept(Recipe.parse(run.config()["recipe"])), _kept(recipe)
-    for key in KEPT:
+    before, now = _settings(Recipe.parse(run.config()["recipe"])), _settings(recipe)
+    for key in FIXED_ON_RESUME:
         if before[key] != now[key]:
             raise UserError(
-                f"{run.path} was trained with {key} {before[key]!r}, not {now[key]!r}: a run keeps its {key}, "
-                "leave it out or start another run"
+                f"{run.path} was trained with {key} {before[key]!r}, not {now[key]!r}: {key} can't change "
+                "on resume, leave it out or start another run"
             )
-    step, last_step = reached(checkpoints[-1])["global_step"], recipe.training.max_steps
+    step, last_step = read_trainer_state(checkpoints[-1])["global_step"], recipe.training.max_steps
     if 0 < last_step < step:
-        raise UserError(f"{run.path} has been trained for {step} steps already, max_steps can't be {last_step}")
+        raise UserError(f"{run.path} has already been trained for {step} steps, max_steps can't be {last_step}")
     return checkpoints[-1]
 
 
-def reached(checkpoint: Path) -> dict[str, Any]:
-    """How far a checkpoint is: the Trainer's state."""
+def read_trainer_state(checkpoint: Path) -> dict[str, Any]:
+    """trainer_state.json of a checkpoint, with its `global_step`."""
     return json.loads((checkpoint / "trainer_state.json").read_text())
 
 
 def set_learning_rate(optimizer: Optimizer, schedule: Any, learning_rate: float, before: float) -> None:
-    """Let the settings' learning rate hold, where the Trainer has restored the checkpoint's.
+    """Apply the learning rate of the settings after the Trainer has restored the checkpoint's.
 
     Args:
-        before: the learning rate of the run's settings so far.
+        before: the run's learning rate until now.
 
     Raises:
         UserError: it has changed, and the schedule isn't a function of the step alone.
     """
     if not isinstance(schedule, LambdaLR):
         if learning_rate != before:
-            raise UserError("learning_rate can't change on the way with this lr_scheduler_type: leave it out")
+            raise UserError("learning_rate can't change on resume with this lr_scheduler_type: leave it out")
     elif set(schedule.base_lrs) != {learning_rate}:
         schedule.base_lrs = [learning_rate] * len(schedule.base_lrs)
         schedule._last_lr = [learning_rate * factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
@@ -79,6 +79,6 @@ def set_learning_rate(optimizer: Optimizer, schedule: Any, learning_rate: float,
             group["initial_lr"], group["lr"] = learning_rate, value
 
 
-def _kept(recipe: Recipe) -> dict[str, Any]:
+def _settings(recipe: Recipe) -> dict[str, Any]:
     settings = recipe.settings()
     return {**settings, "model_name_or_path": settings["model_name_or_path"] or BUILTIN}

@@ -1,4 +1,4 @@
-"""One run from recipe to report: evaluate, train, evaluate again, and leave a run directory behind."""
+"""One run from recipe to report: evaluate, train, evaluate again, write the run directory."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from lambda_grpo.training.callbacks import AtTrainBegin, ProgressBar
 from lambda_grpo.training.data import read_training_data
 from lambda_grpo.training.datasets import is_conversation
 from lambda_grpo.training.recipe import Recipe, read_recipes
-from lambda_grpo.training.resume import checkpoint_to_resume, reached, set_learning_rate
+from lambda_grpo.training.resume import checkpoint_to_resume, read_trainer_state, set_learning_rate
 from lambda_grpo.trl import LambdaGRPOConfig, LambdaGRPOTrainer
 from lambda_grpo.trl.callbacks import WarnOfNoSignal
 
-# Where metrics can be sent to; transformers answers for each of them whether it is there
+# Metric loggers; transformers knows which of them are installed
 REPORTERS = {"clearml", "comet_ml", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"}
 
 
@@ -46,69 +46,73 @@ def train(
     resume: bool = False,
     before: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Train as a recipe says.
+    """Train according to a recipe.
 
     Args:
-        recipes: recipe files that lie over one another, none for the demonstration.
+        recipes: recipe files in layers, later ones override; none for the demonstration.
         overrides: a command line's `--key value` pairs.
-        resume: go on from the last good checkpoint in `--output_dir`, with the settings written there.
-        before: what `eval/before.json` of another run of the same policy holds, so that it isn't evaluated again.
+        resume: continue from the last complete checkpoint in `--output_dir`, with the settings recorded there.
+        before: the content of `eval/before.json` of another run with the same policy, in place of an evaluation.
 
     Returns:
         The finished run.
 
     Raises:
-        UserError: the input can't be used. Nothing has been written then.
+        UserError: the input can't be used. Nothing has been written in that case.
     """
     output_dir = _output_dir(overrides)
     if resume:
         if recipes:
             raise UserError("--resume takes the settings from the run directory: leave the recipe out")
         if before is not None:
-            raise UserError("a run that goes on has its evaluation before training already: leave `before` out")
+            raise UserError("a resumed run already has its evaluation before training: leave `before` out")
         if output_dir is None:
-            raise UserError("--resume needs --output_dir DIR, the run to go on with")
+            raise UserError("--resume needs --output_dir DIR, the run to resume")
         run = Run.open(output_dir)
         keys = run.config().get("recipe")
         if keys is None:
             raise UserError(
-                f"{output_dir} is of a Python script: go on there with trainer.train(resume_from_checkpoint=True)"
+                f"{output_dir} was written by a Python script: resume it there with "
+                "trainer.train(resume_from_checkpoint=True)"
             )
         recipe = Recipe.parse(keys, overrides)
         checkpoint = checkpoint_to_resume(run, recipe)
-        with _stoppable(run, shlex.join(["lambda-grpo", "train", *overrides, "--resume"])):
+        with _resumable(run, shlex.join(["lambda-grpo", "train", *overrides, "--resume"])):
             return _Training(recipe, run).resume(checkpoint)
     keys = read_recipes(recipes)
     is_named = output_dir is not None or "output_dir" in keys
     if not is_named:
         if world_size() > 1:
-            raise UserError("with several processes give --output_dir, so that all of them mean the same run")
+            raise UserError("several processes need --output_dir, so that all of them use the same run")
         keys["output_dir"] = f"runs/{datetime.now():%Y-%m-%d-%H%M%S}"
     recipe = Recipe.parse(keys, overrides)
     run = Run(recipe.training.output_dir)
     if is_main_process():
-        run.check_free()
-    with _stoppable(run, shlex.join(["lambda-grpo", "train", *recipes, *overrides]), in_the_same_place=is_named):
+        run.check_empty()
+    with _resumable(run, shlex.join(["lambda-grpo", "train", *recipes, *overrides]), same_directory=is_named):
         return _Training(recipe, run).start(before)
 
 
 @contextmanager
-def _stoppable(run: Run, again: str, *, in_the_same_place: bool = False) -> Iterator[None]:
-    """Let Ctrl-C say which command goes on: from the run's last checkpoint, or without one `again`."""
+def _resumable(run: Run, restart: str, *, same_directory: bool = False) -> Iterator[None]:
+    """On Ctrl-C, raise Stopped with the command that resumes from the last checkpoint; without one, `restart`."""
     try:
         yield
     except KeyboardInterrupt as stop:
         resume = shlex.join(["lambda-grpo", "train", "--output_dir", str(run.path), "--resume"])
-        if in_the_same_place and run.path.exists():  # a run begins in an empty directory
-            again = f"rm -r {shlex.quote(str(run.path))} && {again}"
-        raise Stopped(resume if run.checkpoints() else again) from stop
+        if same_directory and run.path.exists():  # a new run needs an empty directory
+            restart = f"rm -r {shlex.quote(str(run.path))} && {restart}"
+        raise Stopped(resume if run.checkpoints() else restart) from stop
 
 
-def check(keys: Mapping[str, Any]) -> str:
-    """A digest of the problems that a run of this recipe in a study would have. Nothing is written.
+def check_recipe(keys: Mapping[str, Any]) -> str:
+    """Check that a study's run with this recipe could start, without writing anything.
+
+    Returns:
+        A digest of its problems.
 
     Raises:
-        UserError: the one that the run would begin with.
+        UserError: the run couldn't start.
     """
     with tempfile.TemporaryDirectory() as folder:
         recipe = Recipe.parse({**keys, "output_dir": os.path.join(folder, "run")})
@@ -120,31 +124,31 @@ def check(keys: Mapping[str, Any]) -> str:
 
 
 class _Training:
-    """The parts of one run, all of them checked before anything is written."""
+    """One run; all of its parts are checked before anything is written."""
 
     def __init__(self, recipe: Recipe, run: Run):
         self.recipe, self.run = recipe, run
         config = recipe.training
         if not config.save_run_records:
-            raise UserError("lambda-grpo train reports from its records: leave save_run_records out")
+            raise UserError("lambda-grpo train needs its records for the report: leave save_run_records out")
         if config.resume_from_checkpoint:
             raise UserError("use --output_dir DIR --resume instead of resume_from_checkpoint")
         self.model_path = resolve_model(recipe.model.model_name_or_path or BUILTIN)
         if Path(self.model_path, "adapter_config.json").is_file():
-            raise UserError(
-                f"{self.model_path} is a LoRA adapter: to train on, merge it first (peft's merge_and_unload)"
-            )
+            raise UserError(f"{self.model_path} is a LoRA adapter: merge it before training (peft's merge_and_unload)")
         self.data = read_training_data(recipe, self.model_path)
         if config.eval_strategy != "no" and self.data.eval_dataset is None:
-            raise UserError("eval_strategy needs held-out examples, set eval_size above 0, or eval_task")
+            raise UserError("eval_strategy needs held-out examples: set eval_size above 0, or eval_task")
         _check_fills_a_batch(self.data.dataset, config)
         for name in REPORTERS.intersection(config.report_to).difference(get_available_reporting_integrations()):
             raise UserError(f"report_to names {name}, which isn't installed: install it, or set report_to to none")
-        config.disable_tqdm = True  # one progress bar, ours
-        if config.use_vllm and self.data.template.stops:  # other engines go on: what is behind a stop isn't graded
+        config.disable_tqdm = True  # in favour of our own progress bar
+        if (
+            config.use_vllm and self.data.template.stops
+        ):  # other engines continue after a stop, without grading that text
             given = config.generation_kwargs or {}
             config.generation_kwargs = {**given, "stop": [*self.data.template.stops, *given.get("stop", [])]}
-        # as `trl grpo` does
+        # as in `trl grpo`
         config.model_init_kwargs = {
             "revision": recipe.model.model_revision,
             "attn_implementation": recipe.model.attn_implementation,
@@ -154,7 +158,7 @@ class _Training:
 
     def start(self, before: Mapping[str, Any] | None) -> Run:
         if before is not None:
-            self._check_is_ours(before)
+            self._check_same_evaluation(before)
         trainer = self._trainer()
         if trainer.is_world_process_zero():
             self.recorder.begin(trainer.state)
@@ -171,29 +175,29 @@ class _Training:
         before = self.run.config().get("data", {}).get("digest")
         if before is not None and before != self.data.description["digest"]:
             raise UserError(
-                f"{self.run.path} was trained on other problems: the data set has changed since, start another run"
+                f"{self.run.path} was trained on other problems: the data set has changed, start another run"
             )
         trainer = self._trainer()
-        state = reached(checkpoint)
+        state = read_trainer_state(checkpoint)
         *_, last_step = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
-        if state["global_step"] >= last_step:  # killed after training: the Trainer would take one step more
+        if state["global_step"] >= last_step:  # killed after the last step: the Trainer would do another one
             trainer.load_trained(checkpoint, self.run.policy_checkpoint() or checkpoint)
             if trainer.is_world_process_zero():
                 self.recorder.begin(trainer.state)
         else:
-            # Only when all is loaded: a checkpoint that can't be, or a setting that is refused, costs nothing.
+            # Changed only once all is loaded, so that an earlier error has no effect.
             before = self.run.config()["resolved"]["training"]["learning_rate"]
 
-            def go_on(step: int) -> None:
+            def apply_learning_rate(step: int) -> None:
                 set_learning_rate(trainer.optimizer, trainer.lr_scheduler, trainer.args.learning_rate, before)
 
-            trainer.add_callback(AtTrainBegin(go_on))
+            trainer.add_callback(AtTrainBegin(apply_learning_rate))
             with closing(self.progress):
                 trainer.train(resume_from_checkpoint=str(checkpoint))
         return self._finish(trainer)
 
     def _finish(self, trainer: LambdaGRPOTrainer) -> Run:
-        trainer.save_model(_internal_call=True)  # which would be pushed at once: it is when its evaluation is there
+        trainer.save_model(_internal_call=True)  # without pushing to the hub, which follows the evaluation
         self._evaluate(trainer, "after")
         if trainer.is_world_process_zero():
             write_report(self.run)
@@ -203,9 +207,9 @@ class _Training:
         return self.run
 
     def _trainer(self) -> LambdaGRPOTrainer:
-        # The Trainer makes its folders at once. Whether there is to be a run is only known when it has accepted all.
+        # The Trainer creates its folders before it checks its settings. If it refuses them, no folder must remain.
         folders = (self.run.path / "completions", self.run.path, *self.run.path.parents)
-        made = [path for path in folders if is_main_process() and not path.exists()]
+        created = [path for path in folders if is_main_process() and not path.exists()]
         try:
             trainer = LambdaGRPOTrainer(
                 model=self.model_path,
@@ -216,28 +220,24 @@ class _Training:
                 peft_config=get_peft_config(self.recipe.model),
                 quantization_config=get_quantization_config(self.recipe.model),
             )
-        except (ValueError, OSError, ImportError) as error:  # settings that only TRL or the model can refuse
+        except (ValueError, OSError, ImportError) as error:  # settings that only TRL or the model check
             raise UserError(" ".join(str(error).split())) from error
         finally:
-            for path in made:
+            for path in created:
                 if path.is_dir() and not any(path.iterdir()):
                     path.rmdir()
-        if (
-            not self.data.has_tasks
-            and is_conversation(self.data.dataset)
-            and not trainer.processing_class.chat_template
-        ):
+        if not self.data.is_task and is_conversation(self.data.dataset) and not trainer.processing_class.chat_template:
             raise UserError(
                 f"the prompts are conversations, and the tokenizer of {self.model_path} has no chat template: "
-                "take a chat model, or prompts of plain text"
+                "use a chat model, or prompts of plain text"
             )
         _check_optimizer(trainer)
         trainer.data_description, trainer.hub_data_sets = self.data.for_card(), self.data.hub_data_sets()
         trainer.run_details = self._details()
-        assert trainer.recorder is not None  # it was refused to switch it off
+        assert trainer.recorder is not None  # save_run_records is on
         self.recorder = trainer.recorder
         trainer.remove_callback(PrinterCallback)
-        trainer.remove_callback(WarnOfNoSignal)  # the run's verdict says it
+        trainer.remove_callback(WarnOfNoSignal)  # the run's verdict reports it
         self.progress = ProgressBar()
         trainer.add_callback(self.progress)
         return trainer
@@ -247,21 +247,21 @@ class _Training:
             return
         write_json(self.run.path / "overlap.json", {"overlaps": [overlap.to_dict() for overlap in self.data.overlaps]})
         removed = " (removed)" if self.recipe.task.remove_overlap else ""
-        print(f"Training problems among those of test sets{removed}, see overlap.json:", file=sys.stderr)
+        print(f"Training problems that are in test sets{removed}, see overlap.json:", file=sys.stderr)
         for overlap in self.data.overlaps:
             print(f"  {overlap}", file=sys.stderr)
 
-    def _check_is_ours(self, evaluation: Mapping[str, Any]) -> None:
-        """Raise UserError if an evaluation was made in another way than this run's own will be."""
+    def _check_same_evaluation(self, evaluation: Mapping[str, Any]) -> None:
+        """Raise UserError unless an evaluation has the task, size and sampling of this run's own."""
         if self.data.held_out is None:
             raise UserError("a run without held-out examples has no evaluation: leave `before` out, or set eval_size")
-        ours = {"task": self.data.held_out.name, "n": len(self.data.held_out), "sampling": asdict(self._sampling())}
-        for name, value in ours.items():
+        own = {"task": self.data.held_out.name, "n": len(self.data.held_out), "sampling": asdict(self._sampling())}
+        for name, value in own.items():
             if evaluation.get(name) != value:
-                raise UserError(f"`before` is of another evaluation: its {name} is {evaluation.get(name)}, not {value}")
+                raise UserError(f"`before` is another evaluation: its {name} is {evaluation.get(name)}, not {value}")
 
     def _sampling(self) -> Sampling:
-        """As the training samples."""
+        """The sampling parameters of the training."""
         config = self.recipe.training
         return Sampling(
             config.max_completion_length,
@@ -278,8 +278,8 @@ class _Training:
         if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():
             if trainer.is_world_process_zero():
                 warn_once(
-                    "the weights are spread over processes (FSDP, ZeRO-3): there is no evaluation before and after. "
-                    "Use lambda-grpo eval afterwards"
+                    "the weights are sharded over processes (FSDP, ZeRO-3), so there is no evaluation before and "
+                    "after: use lambda-grpo eval when it has ended"
                 )
             return
         evaluation = evaluate(
@@ -294,7 +294,7 @@ class _Training:
             self.run.log_evaluation(name, {**evaluation.to_dict(), "step": trainer.policy_step})
 
     def _details(self) -> dict[str, Any]:
-        """What run.json holds beside what the trainer knows: enough to go on with the run."""
+        """What run.json adds to the trainer's own facts, so that the run can be resumed."""
         return {
             "recipe": self.recipe.keys,
             "model": self.recipe.model.model_name_or_path or BUILTIN,
@@ -308,30 +308,30 @@ class _Training:
 
 
 def _check_fills_a_batch(dataset: Any, config: LambdaGRPOConfig) -> None:
-    """Raise UserError where TRL would leave the only, incomplete batch out and so end without a step."""
+    """Raise UserError if the data is less than a batch: TRL would drop it and end without a step."""
     prompts = config.generation_batch_size // config.num_generations
-    # a stream doesn't tell its length
+    # a stream has no length
     count = len(dataset) if isinstance(dataset, Dataset) else sum(1 for _ in islice(dataset, prompts))
     if count < prompts:
         raise UserError(
             f"{count} examples don't fill a batch of {prompts} prompts ({config.num_generations} completions "
-            "each): take more (task_size), or lower per_device_train_batch_size or gradient_accumulation_steps"
+            "each): use more (task_size), or lower per_device_train_batch_size or gradient_accumulation_steps"
         )
 
 
 def _check_optimizer(trainer: LambdaGRPOTrainer) -> None:
-    """Make the optimiser and the schedule, so that what they refuse is refused before the run begins."""
+    """Create the optimizer and the schedule, so that they refuse bad settings before the run begins."""
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-        return  # they make theirs when the model is wrapped
+        return  # they create both when they wrap the model
     try:
-        trainer.create_optimizer_and_scheduler(max(trainer.args.max_steps, 1))  # train() uses the optimiser as it is
+        trainer.create_optimizer_and_scheduler(max(trainer.args.max_steps, 1))  # train() keeps this optimizer
     except (ValueError, TypeError, ImportError) as error:  # TypeError: an unknown name in lr_scheduler_kwargs
         keys = "optim, optim_args, lr_scheduler_type or lr_scheduler_kwargs"
         raise UserError(f"{keys} can't be used: {' '.join(str(error).split())}") from error
 
 
 def _output_dir(overrides: Sequence[str]) -> str | None:
-    """The value of --output_dir on a command line, needed before the settings are known."""
+    """The value of --output_dir on a command line, needed before the settings are parsed."""
     for position, argument in enumerate(overrides):
         name, _, value = argument.partition("=")
         if name in ("--output_dir", "--output-dir") and (value or position + 1 < len(overrides)):

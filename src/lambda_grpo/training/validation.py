@@ -1,7 +1,7 @@
-"""What a setting may be, checked before a configuration is made of it.
+"""Checks of a recipe's settings, before TRL's configuration is created from them.
 
-TRL and transformers believe most of what they are given: a value of the wrong kind or out of range would fail at the
-first step, when half a run has been written.
+TRL and transformers accept most values: one of the wrong type or out of range would fail at the first step, when half
+a run has been written.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from lambda_grpo.errors import UserError
 from lambda_grpo.suggestions import did_you_mean
 
-# (in words, the same as a test, the keys that it holds for); none of them may be infinite or nan
+# (in words, the check, the keys that it applies to); none of them may be infinite or nan
 RANGES: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
     (
         "at least 1",
@@ -37,26 +37,26 @@ RANGES: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
     ("from 0 to 1", lambda x: 0 <= x <= 1, ("min_p",)),
     ("above 0 and at most 1", lambda x: 0 < x <= 1, ("top_p",)),
     ("at least 0 and below 1", lambda x: 0 <= x < 1, ("adam_beta1", "adam_beta2")),
-    ("from 0 to 4294967295", lambda x: 0 <= x < 2**32, ("seed",)),  # what NumPy takes
+    ("from 0 to 4294967295", lambda x: 0 <= x < 2**32, ("seed",)),  # NumPy's range
 ]  # fmt: skip
 
-# Kinds that are taken beyond those of the hints
-ALSO: dict[str, Any] = {
+# Types that are accepted beyond those of the hints
+EXTRA_TYPES: dict[str, Any] = {
     "debug": None,
     "fsdp": bool | list,
     "lora_target_modules": str,  # "all-linear"
     "scale_rewards": bool,
 }
-NEVER_NULL = {"num_generations"}  # TRL's hint allows it, nothing else does
+NOT_NULL = {"num_generations"}  # None fits TRL's type hint, but not its code
 
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "a mapping"}
+TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "a mapping"}
 
 
-def check_kinds(settings: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
-    """Raise UserError, naming the key, if a setting isn't of the kind that its type hint says."""
+def check_types(settings: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    """Raise UserError, naming the key, if a setting doesn't fit its type hint."""
     for key, value in settings.items():
-        hint = hints[key] | ALSO[key] if key in ALSO else hints[key]
-        if not _fits(value, hint) or (value is None and key in NEVER_NULL):
+        hint = hints[key] | EXTRA_TYPES[key] if key in EXTRA_TYPES else hints[key]
+        if not _fits(value, hint) or (value is None and key in NOT_NULL):
             shown = "nothing" if value is None else repr(value)
             raise UserError(f"{key} must be {_in_words(hints[key])}, got {shown}")
         names = [member.value for kind in (hint, *get_args(hint)) if _is_enumeration(kind) for member in kind]
@@ -65,16 +65,16 @@ def check_kinds(settings: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
 
 
 def check_ranges(values: Mapping[str, Any]) -> None:
-    """Raise UserError, naming the key, if one of `RANGES` doesn't hold. None stands for a default and passes."""
-    ranges = [(words, holds, key) for words, holds, keys in RANGES for key in keys]
-    # vLLM reads -1 as what transformers calls 0
+    """Raise UserError, naming the key, if a value is outside of its range. None stands for a default and passes."""
+    ranges = [(words, is_valid, key) for words, is_valid, keys in RANGES for key in keys]
+    # -1 in vLLM is 0 in transformers
     ranges.append(("at least 0 (0: no limit)", lambda x: x >= (-1 if values["use_vllm"] else 0), "top_k"))
     for name in ("logging", "save", "eval"):
         if values[f"{name}_strategy"] == "steps":
             ranges.append(("above 0", lambda x: x > 0, f"{name}_steps"))
-    for words, holds, key in ranges:
+    for words, is_valid, key in ranges:
         value = values[key]
-        if value is not None and not (math.isfinite(value) and holds(value)):
+        if value is not None and not (math.isfinite(value) and is_valid(value)):
             raise UserError(f"{key} must be {words}, got {value}")
 
 
@@ -98,7 +98,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if is_dataclass(kind) and isinstance(value, dict):
         inner = get_type_hints(kind)
         return _required(kind) <= value.keys() <= inner.keys() and all(_fits(value[key], inner[key]) for key in value)
-    return isinstance(value, str if issubclass(kind, Enum) else kind)  # the library reads its enumerations from words
+    return isinstance(value, str if issubclass(kind, Enum) else kind)  # the library converts names to its enumerations
 
 
 def _is_enumeration(kind: Any) -> bool:
@@ -116,12 +116,12 @@ def _in_words(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(map(repr, arguments))
     if origin is list:
-        return f"a list, each of it {_in_words(arguments[0])}"
+        return f"a list whose items are each {_in_words(arguments[0])}"
     kind = origin or hint
-    if kind in WORDS:
-        return WORDS[kind]
+    if kind in TYPE_NAMES:
+        return TYPE_NAMES[kind]
     if issubclass(kind, Enum):
-        return WORDS[str]
+        return TYPE_NAMES[str]
     if is_dataclass(kind):
         needed = ", ".join(sorted(_required(kind)))
         return f"a mapping with {needed}" if needed else "a mapping"

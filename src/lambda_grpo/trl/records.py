@@ -56,7 +56,7 @@ class RunRecorder(TrainerCallback):
         # A training that ends between two logged steps logs the rest with its summary, after its last checkpoint.
         summaries = [row for row in new if SUMMARY in row]
         if state.global_step == 0 or len(summaries) < len(new):
-            summaries, earlier = [], self.run.set_aside()
+            summaries, earlier = [], self.run.archive_records()
             if earlier is not None:
                 warn_once(f"{self.run.path} holds the records of another training: they are in {earlier} now")
         self.run.rewind(state.global_step, sorted([*rows, *summaries], key=lambda row: row["step"]))
