@@ -153,7 +153,7 @@ def test_the_process_shows_no_traceback_and_no_warning(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["report"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["compare"], ["eval"], ["report"]])
 def test_help_fits_one_screen(command):
     done = program(*command, "--help", env={**os.environ, "COLUMNS": "80"})
     assert done.returncode == 0
@@ -165,7 +165,6 @@ def test_the_help_names_every_key_that_is_added():
     text = program("train", "--help").stdout
     added = {field.name for kind in (LambdaGRPOConfig, TaskConfig) for field in fields(kind)}
     added -= {field.name for field in fields(GRPOConfig)}
-    added -= {"save_run_records"}  # of scripts: lambda-grpo train refuses to switch them off
     assert len(added) > 25
     for key in added:
         assert re.search(rf"\b{key}\b", text), key

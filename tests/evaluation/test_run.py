@@ -371,7 +371,7 @@ BAD = [
     (["--top_p", "0"], "--top_p must be above 0 and at most 1, got 0.0"),
     (["--seed", "99999999999999999"], "--seed must be from 0 to 4294967295"),
     (["--output_dir", __file__], "is a file"),
-    (["--top_k", "-1"], "--top_k must be at least 0 (0: no limit), got -1"),
+    (["--top_k", "-1"], "--top_k must be at least 0, got -1"),
     (["--engine", "sglang"], "--engine must be one of auto, fast, transformers, vllm, got 'sglang'"),
     (["--server", "http://127.0.0.1:1"], "--server needs --engine vllm"),
     (["--template", "boxd"], "unknown template 'boxd': use plain, boxed_system"),

@@ -67,7 +67,7 @@ def everything(run):
         (["--learning_rate", "-1"], "learning_rate must be at least 0, got -1.0"),
         (["--adam_beta1", "2"], "adam_beta1 must be at least 0 and below 1"),
         (["--lr_scheduler_type", "cosine_with_min_lr"], "lr_scheduler_kwargs can't be used"),
-        (["--lambda_lr", "-1"], "the learning rate of λ must be at least 0"),
+        (["--lambda_lr", "-1"], "lambda_lr must be at least 0, got -1.0"),
         (["--per_device_train_batch_size", "0"], "per_device_train_batch_size must be at least 1"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -106,7 +106,7 @@ def test_a_checkpoint_without_its_optimizer_is_refused_and_touches_nothing(run, 
     assert "checkpoint-1 can't be resumed from, it lacks optimizer.pt, scheduler.pt, rng_state.pth" in said
     assert "set resume_without_optimizer" in said
     assert everything(run) == before
-    with pytest.warns(UserWarning, match="the optimizer starts fresh; sampling goes on with other random numbers"):
+    with pytest.warns(UserWarning, match="the optimizer starts fresh; sampling continues with other random numbers"):
         assert main([*command, "--resume_without_optimizer"]) == 0
     assert [row["step"] for row in run.metrics()] == [1, 2]
 

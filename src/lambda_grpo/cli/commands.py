@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import signal
@@ -12,14 +11,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
 
-from lambda_grpo.cli.help import COMPARE_HELP, DOCTOR_HELP, EVAL_HELP, TRAIN_HELP
 from lambda_grpo.cli.interrupts import EXIT_CODE, command_line, exit_on_interrupt, report_interrupt
+from lambda_grpo.cli.parser import EVAL_OPTIONS, STUDY_OPTIONS, command_line_parser, import_module
 from lambda_grpo.distributed import is_main_process
 from lambda_grpo.errors import Stopped, UserError
 from lambda_grpo.formatting import percent, percent_range
-from lambda_grpo.suggestions import check_choice, did_you_mean, did_you_mean_option
+from lambda_grpo.suggestions import did_you_mean
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,12 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")
     try:
-        options, rest = _parser().parse_known_args(arguments)
+        options, rest = command_line_parser().parse_known_args(arguments)
         if rest and options.command not in ("train", "compare"):
             meant = did_you_mean(rest[0], [f"--{name}" for name in EVAL_OPTIONS]) if options.command == "eval" else ""
             raise UserError(f"unknown argument {rest[0]!r}, see lambda-grpo {options.command} --help{meant}")
         options.arguments = arguments
-        code: int | None = options.run(options, rest)
+        code = COMMANDS[options.command](options, rest)
     except UserError as error:
         print(f"lambda-grpo: error: {error}", file=sys.stderr)
         return 2
@@ -50,142 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code or 0
 
 
-Command = Callable[[Any, list[str]], int | None]  # None is exit code 0
-
-
-def _list(text: str) -> list[str]:
-    return text.split(",")
-
-
-STUDY_OPTIONS: dict[str, Callable[[str], Any]] = {
-    "objectives": _list, "against": str, "task": _list, "seeds": int, "tuning_seeds": int, "learning_rates": _list,
-    "endpoint": str, "target_accuracy": float,
-}  # fmt: skip
-
-
-def _mapping(text: str) -> dict[str, Any]:
-    found = json.loads(text)  # raises ValueError, as argparse expects of a type
-    if not isinstance(found, dict):
-        raise ValueError
-    return found
-
-
-_mapping.__name__ = "JSON object"  # for argparse's messages
-
-
-EVAL_OPTIONS: dict[str, Callable[[str], Any]] = {
-    "model": str, "task": str, "data": str, "question_column": str, "answer_column": str, "n": int, "template": str,
-    "chat_template_kwargs": _mapping, "shots": int, "shots_data": str, "samples": int, "temperature": float,
-    "top_p": float, "top_k": int, "max_completion_length": int, "engine": str, "server": str, "batch_size": int,
-    "seed": int, "output_dir": str,
-}  # fmt: skip
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}, see {self.prog} --help")
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        check_choice(action, value)
-
-
-class _CommandParser(_Parser):
-    """A command's parser. It reports an unknown option before a missing one, which may be the same one misspelt."""
-
-    takes_recipe_keys = False  # if True, other options are keys of a recipe
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        known = [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
-        for argument in [] if self.takes_recipe_keys else args or []:
-            if argument.startswith("--") and argument.split("=")[0].removeprefix("--") not in known:
-                raise UserError(
-                    f"unknown argument {argument!r}{did_you_mean_option(argument, known)}, see {self.prog} --help"
-                )
-        return super().parse_known_args(args, namespace)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="lambda-grpo", description="Learn which tokens a reinforcement-learning run listens to.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_CommandParser)
-
-    def add(name: str, run: Command, help: str, **settings: Any) -> argparse.ArgumentParser:
-        command: _CommandParser = commands.add_parser(name, help=help, allow_abbrev=False, **settings)
-        command.set_defaults(run=run)
-        command.takes_recipe_keys = name in ("train", "compare")
-        return command
-
-    train = add(
-        "train",
-        _train,
-        "train a policy; without arguments, the demonstration",
-        usage="lambda-grpo train [RECIPE.yaml …] [--key value …] [--output_dir DIR [--resume]]",
-        description=TRAIN_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=False,
-    )
-    train.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
-    train.add_argument("--resume", action="store_true", help=argparse.SUPPRESS)
-
-    compare = add(
-        "compare",
-        _compare,
-        "compare objectives, with several seeds and error bars",
-        usage="lambda-grpo compare [STUDY.yaml] [--objectives A,B,…] [--seeds N] [--task NAME] [--key value …]",
-        description=COMPARE_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=False,
-    )
-    compare.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
-    for name, kind in STUDY_OPTIONS.items():
-        compare.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
-    compare.add_argument("--output_dir", "--output-dir", help=argparse.SUPPRESS)
-    compare.add_argument("--processes", type=int, help=argparse.SUPPRESS)
-
-    evaluate = add(
-        "eval",
-        _eval,
-        "evaluate a model on tasks, with confidence intervals",
-        usage="lambda-grpo eval --model MODEL --task NAME,… [--key value …] [--output_dir DIR]",
-        description=EVAL_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=False,
-    )
-    evaluate.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
-    evaluate.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
-    for name, kind in EVAL_OPTIONS.items():
-        required = name in ("model", "task")
-        evaluate.add_argument(
-            f"--{name}", type=kind, required=required, default=argparse.SUPPRESS, help=argparse.SUPPRESS
-        )
-
-    report = add("report", _report, "rewrite a run's or a study's report.html, or print a table of evaluations")
-    report.add_argument("paths", nargs="+", metavar="PATH", help="a run or a study; with --table, results of eval")
-    report.add_argument("--table", action="store_true", help="print a table of all results at the PATHs")
-    report.add_argument("--format", choices=("markdown", "latex", "html"), help="format of the table (markdown)")
-    report.add_argument("--metric", help="metric of the table: accuracy, pass@4, maj@16, … (accuracy)")
-
-    bench = add("bench", _bench, "measure speed, as ratios to peers")
-    bench.add_argument("names", nargs="*", metavar="NAME", help="benchmarks, named in the table's first column (all)")
-    bench.add_argument("--pairs", type=int, help="number of runs of each benchmark and its peer (each benchmark's own)")
-    bench.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
-
-    doctor = add(
-        "doctor",
-        _doctor,
-        "check the installation, and suggest fixes",
-        description=DOCTOR_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    doctor.add_argument("--json", action="store_true", help="print a JSON object instead")
-    return parser
-
-
 def _train(options: argparse.Namespace, rest: list[str]) -> None:
     first = next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))
     recipes, overrides = rest[:first], rest[first:]
     with exit_on_interrupt(options.arguments):
-        training = _import("lambda_grpo.training.run", "trl")
-        report = _import("lambda_grpo.report", "report")
+        training = import_module("lambda_grpo.training.run", "trl")
+        report = import_module("lambda_grpo.report", "report")
     run = training.train(recipes, overrides, resume=options.resume)
     if not is_main_process():
         return
@@ -198,11 +66,9 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
 def _compare(options: argparse.Namespace, rest: list[str]) -> None:
     path = rest.pop(0) if rest and not rest[0].startswith("-") else None
     with exit_on_interrupt(options.arguments):
-        comparison = _import("lambda_grpo.comparison", "trl,report")
-        report = _import("lambda_grpo.report", "report")
-    given = {name: value for name in STUDY_OPTIONS if (value := getattr(options, name)) is not None}
-    if "task" in given:
-        given["tasks"] = given.pop("task")
+        comparison = import_module("lambda_grpo.comparison", "trl,report")
+        report = import_module("lambda_grpo.report", "report")
+    given = {name: getattr(options, name) for name in STUDY_OPTIONS if hasattr(options, name)}
     study = comparison.read_study(path, given, rest)
     if options.processes is not None and options.processes < 1:
         raise UserError(f"--processes must be at least 1, got {options.processes}")
@@ -222,12 +88,9 @@ def _compare(options: argparse.Namespace, rest: list[str]) -> None:
 
 def _eval(options: argparse.Namespace, rest: list[str]) -> None:
     with exit_on_interrupt(options.arguments):
-        evaluation = _import("lambda_grpo.evaluation.run", "trl,eval")
+        evaluation = import_module("lambda_grpo.evaluation.run", "trl,eval")
     given = {name: getattr(options, name) for name in EVAL_OPTIONS if hasattr(options, name)}
-    named = given.pop("task")
-    names = [named] if Path(named).is_file() else [name.strip() for name in named.split(",")]
-    tasks = tuple(name for chosen in names for name in (evaluation.BENCHMARKS if chosen == "benchmarks" else [chosen]))
-    for result in evaluation.run(evaluation.Request(tasks=tasks, **given)):
+    for result in evaluation.run(evaluation.Request(**given)):
         if options.json:
             print(json.dumps(result), flush=True)
             continue
@@ -251,7 +114,7 @@ def _eval(options: argparse.Namespace, rest: list[str]) -> None:
 def _report(options: argparse.Namespace, rest: list[str]) -> None:
     from lambda_grpo.runs.directory import Run
 
-    report = _import("lambda_grpo.report", "report")
+    report = import_module("lambda_grpo.report", "report")
     if options.table:
         print(report.results_table(options.paths, options.metric or "accuracy", options.format or "markdown"))
         return
@@ -267,7 +130,7 @@ def _report(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _bench(options: argparse.Namespace, rest: list[str]) -> None:
-    bench = _import("lambda_grpo.bench.benchmarks", "trl")
+    bench = import_module("lambda_grpo.bench.benchmarks", "trl")
     if options.pairs is not None and options.pairs < 1:
         raise UserError(f"--pairs must be at least 1, got {options.pairs}")
     for name in options.names:
@@ -318,16 +181,6 @@ def _doctor(options: argparse.Namespace, rest: list[str]) -> int:
     return 1 if facts["problems"] else 0
 
 
-def _import(module: str, extra: str) -> Any:
-    """Import a module of this package. Raises UserError with the extra to install if a dependency is missing."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("lambda_grpo"):
-            raise
-        raise UserError(f"this command needs {error.name}: pip install 'lambda-grpo[{extra}]'") from error
-
-
 def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich import box
     from rich.console import Console
@@ -342,3 +195,8 @@ def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]
     if not console.is_terminal:  # don't truncate the table in a file or a pipe
         console = Console(width=max(console.width, console.measure(table).maximum))
     console.print(table)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int | None]] = {  # None is exit code 0
+    "train": _train, "compare": _compare, "eval": _eval, "report": _report, "bench": _bench, "doctor": _doctor,
+}  # fmt: skip

@@ -12,6 +12,8 @@ from trl import GRPOConfig
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.objective import PRESETS, get_objective
+from lambda_grpo.options.option import options_of
+from lambda_grpo.options.study import StudyOptions
 from lambda_grpo.suggestions import did_you_mean
 from lambda_grpo.training.recipe import Recipe, read_recipe
 from lambda_grpo.trl import LambdaGRPOConfig
@@ -26,17 +28,6 @@ FIRST_TUNING_SEED = 1001
 MIN_LEARNING_RATES = 3
 MIN_RATE, MAX_RATE = 1e-12, 1e3
 RATE_FACTORS = (1 / 3, 1.0, 3.0)  # times the recipe's learning rate: a study's default
-DEFAULTS: dict[str, Any] = {
-    "objectives": ["grpo", "dapo", "dr_grpo", "lambda_grpo"],
-    "against": None,  # the first objective
-    "tasks": None,  # the recipe's task
-    "seeds": 5,
-    "tuning_seeds": 2,
-    "learning_rates": None,
-    "endpoint": "accuracy",
-    "target_accuracy": 0.9,
-    "keep_checkpoints": False,
-}
 # The keys of TRL that an arm may set, besides the keys that this package adds; all others are the same for all arms
 LOSS_KEYS = {
     "beta", "delta", "entropy_coef", "epsilon", "epsilon_high", "importance_sampling_level", "loss_type",
@@ -107,15 +98,15 @@ def read_study(path: str | None, options: Mapping[str, Any], overrides: Sequence
     keys = read_recipe(path)
     if "output_dir" in keys:
         raise UserError("a study file has no output_dir: give --output_dir on the command line")
-    given = {**{key: keys.pop(key) for key in DEFAULTS if key in keys}, **options}
-    settings = {**DEFAULTS, **given}
-    other_options = (*DEFAULTS, "task", "processes", "output_dir")
+    known = options_of(StudyOptions)
+    settings = StudyOptions(**{**{key: keys.pop(key) for key in known if key in keys}, **options})
+    other_options = (*known, "task", "processes", "output_dir")
     recipe = Recipe.parse({**keys, "output_dir": "unused"}, overrides, other_options=other_options)
     shared = {key: value for key, value in recipe.keys.items() if key != "output_dir"}
     if recipe.task.eval_size < 1:
         raise UserError("a study compares held-out accuracy: set eval_size above 0")
-    arms = _arms(settings["objectives"])
-    against = next(iter(arms)) if settings["against"] is None else settings["against"]
+    arms = _arms(settings.objectives)
+    against = next(iter(arms)) if settings.against is None else settings.against
     if isinstance(against, str) and against not in arms:  # the import path of an arm with a shorter name
         against = next((arm for arm, own in arms.items() if own["objective"] == against), against)
     if not isinstance(against, str) or against not in arms:
@@ -123,17 +114,17 @@ def read_study(path: str | None, options: Mapping[str, Any], overrides: Sequence
             f"against names {against!r}, which isn't one of the study's objectives{did_you_mean(str(against), arms)}: "
             f"{', '.join(arms)}"
         )
-    endpoint = settings["endpoint"]
-    if not isinstance(endpoint, str) or endpoint not in ENDPOINTS:
-        meant = did_you_mean(str(endpoint), ENDPOINTS)
-        raise UserError(f"no endpoint {endpoint!r}{meant}: use {', '.join(ENDPOINTS)}")
-    if not isinstance(settings["keep_checkpoints"], bool):
-        raise UserError(f"keep_checkpoints must be true or false, got {settings['keep_checkpoints']!r}")
-    seeds = _seeds("seeds", settings["seeds"], 1)
-    tuning_seeds = _seeds("tuning_seeds", settings["tuning_seeds"], FIRST_TUNING_SEED)
+    try:
+        known["endpoint"].check(settings.endpoint, "endpoint")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not isinstance(settings.keep_checkpoints, bool):
+        raise UserError(f"keep_checkpoints must be true or false, got {settings.keep_checkpoints!r}")
+    seeds = _seeds("seeds", settings.seeds, 1)
+    tuning_seeds = _seeds("tuning_seeds", settings.tuning_seeds, FIRST_TUNING_SEED)
     if both := sorted(set(seeds) & set(tuning_seeds)):
         raise UserError(f"seed {both[0]} is in seeds and in tuning_seeds: learning rates must be chosen on other seeds")
-    tasks = settings["tasks"] or [recipe.task.task]
+    tasks: Any = settings.tasks or [recipe.task.task]
     if tasks == [None]:
         raise UserError("a study needs tasks: name some (--task)")
     tasks = _distinct("tasks", tasks)
@@ -144,11 +135,11 @@ def read_study(path: str | None, options: Mapping[str, Any], overrides: Sequence
         tasks=tasks,
         seeds=seeds,
         tuning_seeds=tuning_seeds,
-        learning_rates=_rates(settings["learning_rates"], recipe.training.learning_rate),
+        learning_rates=_rates(settings.learning_rates, recipe.training.learning_rate),
         keys=shared,
-        endpoint=endpoint,
-        target_accuracy=_number("target_accuracy", settings["target_accuracy"], 0.0, 1.0),
-        keep_checkpoints=settings["keep_checkpoints"],
+        endpoint=settings.endpoint,
+        target_accuracy=_number("target_accuracy", settings.target_accuracy, 0.0, 1.0),
+        keep_checkpoints=settings.keep_checkpoints,
     )
 
 

@@ -4,67 +4,31 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from lambda_grpo.errors import UserError
+from lambda_grpo.options.evaluation import EvaluationOptions
+from lambda_grpo.options.option import check_options
 from lambda_grpo.runs.directory import is_run
 from lambda_grpo.runs.provenance import digest
 from lambda_grpo.suggestions import did_you_mean
 from lambda_grpo.tasks.maths.benchmarks import BENCHMARKS
 
-ENGINES = ("auto", "fast", "transformers", "vllm")
-MAX_SEED = 2**32
 
-
-@dataclass(frozen=True)
-class Request:
-    """The options of `lambda-grpo eval`; None means the task's own default.
+@dataclass(frozen=True, kw_only=True)
+class Request(EvaluationOptions):
+    """The options of `lambda-grpo eval`, checked.
 
     Raises:
         UserError: an option is invalid; the message names it.
     """
 
-    model: str
-    tasks: tuple[str, ...]
-    output_dir: str | None = None
-    n: int | None = None
-    data: str | None = None
-    question_column: str | None = None
-    answer_column: str | None = None
-    samples: int = 1
-    engine: str = "auto"
-    server: str | None = None
-    template: str | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    shots: int = 0
-    shots_data: str | None = None
-    temperature: float | None = None
-    top_p: float = 1.0
-    top_k: int = 0
-    max_completion_length: int | None = None
-    batch_size: int = 256
-    seed: int = 0
-
     def __post_init__(self) -> None:
-        for name in ("n", "samples", "max_completion_length", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name} must be at least 1, got {value}")
-        if self.temperature is not None and not 0 <= self.temperature < float("inf"):
-            raise UserError(f"--temperature must be a number of at least 0, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"--top_p must be above 0 and at most 1, got {self.top_p}")
-        if self.top_k < 0:
-            raise UserError(f"--top_k must be at least 0 (0: no limit), got {self.top_k}")
-        if self.shots < 0:
-            raise UserError(f"--shots must be at least 0, got {self.shots}")
-        if not 0 <= self.seed < MAX_SEED:
-            raise UserError(f"--seed must be from 0 to {MAX_SEED - 1}, got {self.seed}")
-        if self.engine not in ENGINES:
-            raise UserError(
-                f"--engine must be one of {', '.join(ENGINES)}, got {self.engine!r}{did_you_mean(self.engine, ENGINES)}"
-            )
+        try:
+            check_options(self, prefix="--")
+        except ValueError as error:
+            raise UserError(str(error)) from error
         if self.server is not None and self.engine != "vllm":
             raise UserError("--server needs --engine vllm")
         if self.data is not None and (len(self.tasks) > 1 or self.tasks[0] not in BENCHMARKS):
@@ -75,6 +39,12 @@ class Request:
         if self.directory.exists() and not self.directory.is_dir():
             raise UserError(f"--output_dir {self.directory} is a file")
 
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that `task` names: a file, or names separated by commas."""
+        names = [self.task] if Path(self.task).is_file() else [name.strip() for name in self.task.split(",")]
+        return tuple(name for chosen in names for name in (BENCHMARKS if chosen == "benchmarks" else [chosen]))
+
     @property
     def directory(self) -> Path:
         """The directory of the results: `eval` of a run, or a folder of `evals` for this model and settings."""
@@ -82,9 +52,7 @@ class Request:
             return Path(self.output_dir)
         if is_run(self.model):
             return Path(self.model) / "eval"
-        settings = {
-            name: value for name, value in asdict(self).items() if name not in ("tasks", "output_dir", "server")
-        }
+        settings = {name: value for name, value in asdict(self).items() if name not in ("task", "output_dir", "server")}
         return Path("evals") / f"{file_name(self.model.strip('./'))}-{digest(settings)[:8]}"
 
 

@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from lambda_grpo.objective.lambda_state import LambdaState
 from lambda_grpo.objective.objective import Objective
 from lambda_grpo.objective.presets import get_objective
+from lambda_grpo.options.objective import ObjectiveOptions
+from lambda_grpo.options.option import check_options
 
 Part = TypeVar("Part")
 
 
 @dataclass
-class ObjectiveSettings:
+class ObjectiveSettings(ObjectiveOptions):
     """Which objective, what is set in place of its own, and its λ.
 
     The settings of λ are for objectives that have one; the others ignore them.
     """
-
-    objective: str | None = field(
-        default=None,
-        metadata={"help": "A preset of lambda_grpo.PRESETS, or module:NAME. Default: what loss_type names."},
-    )
-    lambda_init: float = field(default=0.0, metadata={"help": "Where λ starts."})
-    lambda_lr: float = field(default=0.1, metadata={"help": "Learning rate of λ; 0 freezes it."})
-    lambda_optimizer: str = field(default="sgd", metadata={"help": "Optimiser of λ: 'sgd' or 'adam'."})
-    lambda_bounds: list[float] | None = field(
-        default=None, metadata={"help": "λ stays within these two values. Default: the objective's own, -10 and 10."}
-    )
-    lambda_r: float | None = field(
-        default=None, metadata={"help": "r of h = 1 + r·z. Default: the objective's own, 1/9."}
-    )
-    weight_norm: str | None = field(
-        default=None, metadata={"help": "'sum' or 'tokens', see Objective. Default: the objective's own, 'sum'."}
-    )
 
     def resolve_objective(self) -> Objective:
         """The named objective with what is set here in place of its own.
@@ -45,6 +30,7 @@ class ObjectiveSettings:
             ValueError: a value is out of range, or contradicts the objective.
         """
         assert self.objective is not None  # an engine's configuration has a default
+        check_options(self)
         objective = get_objective(self.objective)
         preference = replace_set(objective.preference, r=self.lambda_r)
         return replace_set(objective, preference=preference, weight_norm=self.weight_norm)

@@ -7,7 +7,7 @@ import copy
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
@@ -17,6 +17,8 @@ from trl import DatasetMixtureConfig, ModelConfig, TrlParser
 from trl.scripts.grpo import GRPOScriptArguments
 
 from lambda_grpo.errors import UserError
+from lambda_grpo.options.option import check_options
+from lambda_grpo.options.training import TaskOptions
 from lambda_grpo.suggestions import check_choice, did_you_mean, did_you_mean_option
 from lambda_grpo.training.validation import check_ranges, check_types
 from lambda_grpo.trl import LambdaGRPOConfig
@@ -25,41 +27,14 @@ DEMO = "demo"  # the name of the built-in recipe
 
 
 @dataclass
-class TaskConfig:
+class TaskConfig(TaskOptions):
     """What to train on and how to evaluate: the keys that TRL doesn't have."""
-
-    task: str | None = field(
-        default=None,
-        metadata={
-            "help": "A built-in task, a reasoning-gym data set, gsm8k, math, dapo_math_17k, a file of problems, or "
-            "module:attribute for your own."
-        },
-    )
-    question_column: str | None = field(
-        default=None,
-        metadata={"help": "Column of the problems in a file or in dataset_name; outer.inner for a nested one."},
-    )
-    answer_column: str | None = field(default=None, metadata={"help": "Column of the reference answers."})
-    template: str | None = field(default=None, metadata={"help": "Prompt template, as in lambda-grpo eval."})
-    task_size: int | None = field(
-        default=None,
-        metadata={"help": "Number of training examples. Default: all of a data set, 4096 of a generated task."},
-    )
-    task_seed: int = field(default=0, metadata={"help": "Seed of generated examples, for training and held-out ones."})
-    eval_task: str | None = field(
-        default=None,
-        metadata={"help": "Task to evaluate on before and after. Default: the task's own held-out problems."},
-    )
-    eval_size: int = field(default=500, metadata={"help": "Most problems to evaluate; 0 for no evaluation."})
-    check_overlap: list[str] | None = field(
-        default=None, metadata={"help": "Test sets to search for training problems; 'benchmarks' for all eight."}
-    )
-    remove_overlap: bool = field(default=False, metadata={"help": "Leave out the training problems found there."})
 
     def __post_init__(self) -> None:
         # how a command line gives no value
         self.task = None if self.task == "none" else self.task
         self.check_overlap = [] if self.check_overlap == ["none"] else self.check_overlap
+        check_options(self)
 
 
 KINDS: tuple[type, ...] = (TaskConfig, LambdaGRPOConfig, ModelConfig, GRPOScriptArguments, DatasetMixtureConfig)

@@ -9,21 +9,23 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import is_dataclass
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lambda_grpo.errors import UserError
+from lambda_grpo.options.text import required_fields, type_in_words
 from lambda_grpo.suggestions import did_you_mean
 
-# (in words, the check, the keys that it applies to); none of them may be infinite or nan
+# Ranges of TRL's and transformers' keys, whose fields have none: in words, the check, the keys that it applies to.
+# None of them may be infinite or nan.
 RANGES: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
     (
         "at least 1",
         lambda x: x >= 1,
         (
             "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
-            "generation_batch_size", "steps_per_generation", "num_iterations", "max_completion_length", "task_size",
+            "generation_batch_size", "steps_per_generation", "num_iterations", "max_completion_length",
         ),
     ),
     ("at least 1, or -1 to train for num_train_epochs", lambda x: x >= 1 or x == -1, ("max_steps",)),
@@ -32,8 +34,7 @@ RANGES: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
         lambda x: x >= 0,
         ("learning_rate", "weight_decay", "warmup_steps", "beta", "epsilon", "epsilon_high"),
     ),
-    ("at least 0 (no evaluation)", lambda x: x >= 0, ("eval_size",)),
-    ("above 0", lambda x: x > 0, ("temperature", "repetition_penalty", "num_train_epochs", "adam_epsilon", "lambda_r")),
+    ("above 0", lambda x: x > 0, ("temperature", "repetition_penalty", "num_train_epochs", "adam_epsilon")),
     ("from 0 to 1", lambda x: 0 <= x <= 1, ("min_p",)),
     ("above 0 and at most 1", lambda x: 0 < x <= 1, ("top_p",)),
     ("at least 0 and below 1", lambda x: 0 <= x < 1, ("adam_beta1", "adam_beta2")),
@@ -49,8 +50,6 @@ EXTRA_TYPES: dict[str, Any] = {
 }
 NOT_NULL = {"num_generations"}  # None fits TRL's type hint, but not its code
 
-TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "a mapping"}
-
 
 def check_types(settings: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
     """Raise UserError, naming the key, if a setting doesn't fit its type hint."""
@@ -58,7 +57,7 @@ def check_types(settings: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
         hint = hints[key] | EXTRA_TYPES[key] if key in EXTRA_TYPES else hints[key]
         if not _fits(value, hint) or (value is None and key in NOT_NULL):
             shown = "nothing" if value is None else repr(value)
-            raise UserError(f"{key} must be {_in_words(hints[key])}, got {shown}")
+            raise UserError(f"{key} must be {type_in_words(hints[key])}, got {shown}")
         names = [member.value for kind in (hint, *get_args(hint)) if _is_enumeration(kind) for member in kind]
         if names and isinstance(value, str) and value not in names:
             raise UserError(f"{key} is {value!r}{did_you_mean(value, names)}: use {', '.join(names)}")
@@ -97,32 +96,11 @@ def _fits(value: Any, hint: Any) -> bool:
     kind = origin or hint
     if is_dataclass(kind) and isinstance(value, dict):
         inner = get_type_hints(kind)
-        return _required(kind) <= value.keys() <= inner.keys() and all(_fits(value[key], inner[key]) for key in value)
+        return required_fields(kind) <= value.keys() <= inner.keys() and all(
+            _fits(value[key], inner[key]) for key in value
+        )
     return isinstance(value, str if issubclass(kind, Enum) else kind)  # the library converts names to its enumerations
 
 
 def _is_enumeration(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Enum)
-
-
-def _required(kind: Any) -> set[str]:
-    return {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
-
-
-def _in_words(hint: Any) -> str:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(_in_words(kind) for kind in arguments if kind is not types.NoneType))
-    if origin is Literal:
-        return " or ".join(map(repr, arguments))
-    if origin is list:
-        return f"a list whose items are each {_in_words(arguments[0])}"
-    kind = origin or hint
-    if kind in TYPE_NAMES:
-        return TYPE_NAMES[kind]
-    if issubclass(kind, Enum):
-        return TYPE_NAMES[str]
-    if is_dataclass(kind):
-        needed = ", ".join(sorted(_required(kind)))
-        return f"a mapping with {needed}" if needed else "a mapping"
-    return str(kind.__name__)

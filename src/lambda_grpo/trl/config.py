@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,14 @@ from trl import GRPOConfig
 
 from lambda_grpo.objective import AtLeast, BestAndWorst, ErrorCorrection, Objective, RolloutSpec, Surrogate
 from lambda_grpo.objective.settings import ObjectiveSettings, has_setting, replace_set
+from lambda_grpo.options.trl import (
+    CorrectionOptions,
+    LambdaScheduleOptions,
+    ReplacedOptions,
+    SelectionOptions,
+    SpeedOptions,
+    TraceOptions,
+)
 from lambda_grpo.suggestions import did_you_mean
 from lambda_grpo.trl.losses import kl_is_exact, trl_loss
 from lambda_grpo.trl.sampling_config import SamplingConfig
@@ -25,12 +33,23 @@ SURROGATE_KEYS = {
 # The keys for GRPO-λ's numbers, of a surrogate (TracedClip) or a preference (TailDecay)
 TRACE_KEYS = {"trace": "trace", "trace_gamma": "gamma", "trace_lambda": "lambda_trace"}
 
+SCALES = ("group", "batch", "none")  # what advantages are divided by
+
 # Those of transformers' schedules that are functions of the step alone, by the names that they have without warm-up
 LAMBDA_SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 
 
 @dataclass
-class LambdaGRPOConfig(ObjectiveSettings, SamplingConfig):
+class LambdaGRPOConfig(
+    ObjectiveSettings,
+    ReplacedOptions,
+    LambdaScheduleOptions,
+    TraceOptions,
+    SelectionOptions,
+    CorrectionOptions,
+    SpeedOptions,
+    SamplingConfig,
+):
     """`trl.GRPOConfig` plus the objective and λ.
 
     Where no objective is given, `loss_type` names it; both given and different is an error. `scale_rewards`,
@@ -42,87 +61,6 @@ class LambdaGRPOConfig(ObjectiveSettings, SamplingConfig):
         ValueError: unknown objective, `loss_type` and `objective` that disagree, values out of range, or a setting
             that contradicts the objective.
     """
-
-    loss_type: str | None = field(
-        default=None, metadata={"help": "TRL's name of an objective; 'dapo' where objective isn't given either."}
-    )
-    scale_rewards: str | None = field(
-        default=None, metadata={"help": "'group', 'batch' or 'none'. Default: the objective's own advantage."}
-    )
-    epsilon: float | None = field(
-        default=None, metadata={"help": "Lower side of the clip range. Default: the objective's own, else 0.2."}
-    )
-    importance_sampling_level: str | None = field(
-        default=None, metadata={"help": "'token' or 'sequence' ratios. Default: the objective's own."}
-    )
-    lambda_lr_scheduler_type: str = field(
-        default="constant", metadata={"help": "Schedule of lambda_lr: 'constant', 'linear' or 'cosine'."}
-    )
-    lambda_warmup_steps: int = field(default=0, metadata={"help": "Steps in which lambda_lr rises to its value."})
-    save_run_records: bool = field(
-        default=True,
-        metadata={"help": "Write run.json, metrics.jsonl and completions/ into output_dir, for lambda-grpo report."},
-    )
-    sampler: str = field(
-        default="fast",
-        metadata={"help": "'fast', on a CPU: each prompt read once, finished rows dropped. 'trl': TRL's own."},
-    )
-    packing: bool = field(
-        default=True,
-        metadata={"help": "On a CPU, train without padding and read a prompt once for its completions."},
-    )
-    dynamic_sampling: bool | None = field(
-        default=None,
-        metadata={"help": "Replace groups without reward variance by fresh prompts. Default: the objective's own."},
-    )
-    max_resample_times: int = field(
-        default=10,
-        metadata={"help": "Rounds of fresh prompts a batch; groups still without variance are then filtered out."},
-    )
-    drop_zero_variance: bool = field(
-        default=False,
-        metadata={"help": "Leave groups without reward variance out of the loss's average, and draw no others."},
-    )
-    overlong_buffer_length: int | None = field(
-        default=None,
-        metadata={"help": "Last tokens of max_completion_length that are penalised; 0 for none. Default: its own."},
-    )
-    select_best_and_worst: int | None = field(
-        default=None, metadata={"help": "Train on the k best and k worst samples of a group. Default: its own."}
-    )
-    select_min_reward: float | None = field(
-        default=None, metadata={"help": "Train on the samples with at least this reward. Default: its own."}
-    )
-    selection_baseline: str | None = field(
-        default=None, metadata={"help": "Advantages over the whole 'group' or the 'selected'. Default: its own."}
-    )
-    error_correction: list[float] | None = field(
-        default=None,
-        metadata={"help": "Shares of wrong samples: reflect, append the answer, replace. 0 0 0 for none."},
-    )
-    correct_reward: float = field(
-        default=1.0, metadata={"help": "A sample with less than this reward is wrong, for error_correction."}
-    )
-    reflection_prompt: str = field(
-        default="\nWait, that may be wrong. Let me check.", metadata={"help": "What a wrong sample is continued after."}
-    )
-    answer_template: str = field(
-        default="\nWait, that is wrong. The answer is \\boxed{{answer}}.",
-        metadata={"help": "What is appended to a wrong sample; {answer} is the example's column 'answer'."},
-    )
-    trace: str | None = field(
-        default=None, metadata={"help": "Traces of GRPO-λ: 'recent' or 'both'. Default: the objective's own."}
-    )
-    trace_gamma: float | None = field(default=None, metadata={"help": "γ of GRPO-λ. Default: its own, 1."})
-    trace_lambda: float | None = field(default=None, metadata={"help": "λ of GRPO-λ. Default: its own, 0.99."})
-    advantage_min: float | None = field(
-        default=None, metadata={"help": "Advantages below it are raised to it. Default: the objective's own."}
-    )
-
-    resume_without_optimizer: bool = field(
-        default=False,
-        metadata={"help": "Resume from a checkpoint that lacks the optimizer, the schedule or the random state."},
-    )
 
     def __post_init__(self) -> None:
         self.settle()
@@ -145,10 +83,9 @@ class LambdaGRPOConfig(ObjectiveSettings, SamplingConfig):
         # TRL takes booleans too, which a command line gives as words
         scales = {True: "group", False: "none", "true": "group", "false": "none"}
         self.scale_rewards = scales.get(self.scale_rewards, self.scale_rewards)
-        for key, known in (("scale_rewards", (None, "group", "batch", "none")), ("sampler", ("fast", "trl"))):
-            if (value := getattr(self, key)) not in known:
-                words = [word for word in known if word is not None]
-                raise ValueError(f"{key} is {value!r}{did_you_mean(str(value), words)}: use {_choice(words)}")
+        if self.scale_rewards not in (None, *SCALES):
+            meant = did_you_mean(str(self.scale_rewards), SCALES)
+            raise ValueError(f"scale_rewards is {self.scale_rewards!r}{meant}: use 'group', 'batch' or 'none'")
         objective = self.resolve_objective()
         self.scale_rewards = objective.advantage_scale
         self.check_sampling()
@@ -165,7 +102,6 @@ class LambdaGRPOConfig(ObjectiveSettings, SamplingConfig):
                 "leave num_generations_eval out"
             )
         self.make_lambda_state(self.num_generations)  # refuses values out of range
-        self._check_lambda_schedule()
 
     # -- what the trainer reads --------------------------------------------------------------------------------------
 
@@ -186,14 +122,6 @@ class LambdaGRPOConfig(ObjectiveSettings, SamplingConfig):
             advantage_min=self.advantage_min,
         )
 
-    def _check_lambda_schedule(self) -> None:
-        if self.lambda_lr_scheduler_type not in LAMBDA_SCHEDULES:
-            name = self.lambda_lr_scheduler_type
-            meant = did_you_mean(str(name), LAMBDA_SCHEDULES)
-            raise ValueError(f"lambda_lr_scheduler_type is {name!r}{meant}: use {_choice(LAMBDA_SCHEDULES)}")
-        if self.lambda_warmup_steps < 0:
-            raise ValueError(f"lambda_warmup_steps must be at least 0, got {self.lambda_warmup_steps}")
-
     def lambda_schedule(self, training_steps: int) -> Callable[[int], float]:
         """What multiplies `lambda_lr` at each step of a training of so many steps."""
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))])  # transformers hangs its schedules on one
@@ -208,14 +136,12 @@ class LambdaGRPOConfig(ObjectiveSettings, SamplingConfig):
     def _rollouts(self, objective: Objective) -> RolloutSpec:
         """What the objective does to its samples, with what is set here in its place."""
         rollouts = objective.rollouts
-        if self.max_resample_times < 1:
-            raise ValueError(f"max_resample_times must be at least 1, got {self.max_resample_times}")
         if self.dynamic_sampling is not None:
             rollouts = replace(rollouts, dynamic_sampling=self.dynamic_sampling)
         if self.drop_zero_variance:
             rollouts = replace(rollouts, drop_zero_variance=True)
         if self.overlong_buffer_length is not None:
-            if not 0 <= self.overlong_buffer_length <= self.max_completion_length:
+            if self.overlong_buffer_length > self.max_completion_length:
                 raise ValueError(
                     f"overlong_buffer_length is {self.overlong_buffer_length}: it must be 0 to max_completion_length "
                     f"({self.max_completion_length})"
@@ -274,8 +200,3 @@ class LambdaGRPOConfig(ObjectiveSettings, SamplingConfig):
         if self.epsilon_high is not None and not has_setting(surrogate, "cap"):
             raise ValueError(f"{named} has no upper clip of this kind: leave epsilon_high out")
         return replace_set(surrogate, cap=self.epsilon_high)
-
-
-def _choice(known: Iterable[str]) -> str:
-    *others, last = map(repr, known)
-    return f"{', '.join(others)} or {last}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from trl import GRPOConfig
 
 from lambda_grpo.distributed import is_main_process, world_size
+from lambda_grpo.options.trl import SamplingOptions
 
 logger = logging.getLogger(__name__)
 
@@ -16,22 +17,8 @@ STOP_KEYS = ("stop_strings", "stop")  # of generation_kwargs: transformers' name
 
 
 @dataclass
-class SamplingConfig(GRPOConfig):
+class SamplingConfig(SamplingOptions, GRPOConfig):
     """`trl.GRPOConfig` plus limits of prompts, and texts that end a completion."""
-
-    max_prompt_length: int | None = field(
-        default=None, metadata={"help": "Most tokens of a prompt. Default: as many as the model's positions leave."}
-    )
-    max_prompt_overflow: str | None = field(
-        default=None,
-        metadata={
-            "help": "Longer prompts: 'drop' or 'truncate_left'. Default: drop with max_prompt_length, else refuse."
-        },
-    )
-    stop_strings: list[str] | None = field(
-        default=None,
-        metadata={"help": "Texts that end a completion, which holds them. Also as generation_kwargs' stop_strings."},
-    )
 
     @property
     def prompt_overflow(self) -> str | None:
@@ -71,10 +58,6 @@ class SamplingConfig(GRPOConfig):
     def check_sampling(self) -> None:
         """Raise ValueError, naming a setting of this part that can't be followed."""
         self._check_groups()
-        if self.max_prompt_length is not None and self.max_prompt_length < 1:
-            raise ValueError(f"max_prompt_length must be at least 1, got {self.max_prompt_length}")
-        if self.max_prompt_overflow not in (None, "drop", "truncate_left"):
-            raise ValueError(f"max_prompt_overflow is {self.max_prompt_overflow!r}: use 'drop' or 'truncate_left'")
         if self.stops() and self.use_transformers_continuous_batching:
             raise ValueError("continuous batching knows no stop strings: leave one of them out")
 

@@ -13,6 +13,7 @@ from typing import Any
 from lambda_grpo.errors import UserError
 from lambda_grpo.objective import PRESETS, CappedWeight, Clip, Objective, RolloutSpec
 from lambda_grpo.objective.settings import ObjectiveSettings, has_setting
+from lambda_grpo.options.option import option
 from lambda_grpo.suggestions import did_you_mean
 from lambda_grpo.verl.versions import TRAINER, breaks_verl
 
@@ -25,7 +26,7 @@ VERLS_CLIP = 0.2  # both sides of verl's default clip range
 class VerlSettings(ObjectiveSettings):
     """The keys under `algorithm.lambda_grpo`; their names and defaults are those of `LambdaGRPOConfig`."""
 
-    objective: str | None = "lambda_grpo"
+    objective: str | None = option("lambda_grpo", "A preset of docs/objective.md, or module:NAME for your own.")
 
     @classmethod
     def of(cls, config: Any) -> VerlSettings:
