@@ -3,7 +3,7 @@
     torchrun --nproc_per_node N -m tests.invariant.trajectory_run OUT_DIR NAME|NAME=CHECKPOINT ...
 
 The completions follow from the step and the row in the generated batch alone, so runs on any number of processes learn
-from the same samples. With a checkpoint, training goes on from there.
+from the same samples. With a checkpoint, training resumes from it.
 """
 
 import gc

@@ -106,7 +106,7 @@ def test_a_checkpoint_without_its_optimizer_is_refused_and_touches_nothing(run, 
     assert "checkpoint-1 can't be resumed from, it lacks optimizer.pt, scheduler.pt, rng_state.pth" in said
     assert "set resume_without_optimizer" in said
     assert everything(run) == before
-    with pytest.warns(UserWarning, match="the optimizer starts fresh; sampling goes on with other random numbers"):
+    with pytest.warns(UserWarning, match="the optimizer starts fresh; sampling continues with other random numbers"):
         assert main([*command, "--resume_without_optimizer"]) == 0
     assert [row["step"] for row in run.metrics()] == [1, 2]
 

@@ -70,7 +70,7 @@ def stop(*_):
     raise KeyboardInterrupt
 
 
-def test_a_resumed_training_goes_on_with_its_records(tmp_path, monkeypatch):
+def test_a_resumed_training_continues_its_records(tmp_path, monkeypatch):
     train(tmp_path / "whole", max_steps=4)
     out = tmp_path / "out"
     train(out)
