@@ -1,4 +1,4 @@
-"""What the documentation names exists."""
+"""Names in the documentation exist."""
 
 import importlib.util
 import re

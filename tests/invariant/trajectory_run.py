@@ -1,4 +1,4 @@
-"""Train five steps on given completions, some ways, and write down λ and the policy after each step.
+"""Train five steps on given completions, in several ways, and record λ and the policy after each step.
 
     torchrun --nproc_per_node N -m tests.invariant.trajectory_run OUT_DIR NAME|NAME=CHECKPOINT ...
 

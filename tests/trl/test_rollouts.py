@@ -1,4 +1,4 @@
-"""Dynamic sampling, error correction and selection in the trainer, on completions that follow from their prompt."""
+"""Dynamic sampling, error correction and selection in the trainer, on completions determined by their prompt."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A Python script with `LambdaGRPOTrainer` alone leaves a run directory, of which `lambda-grpo report` makes a page."""
+"""A Python script with `LambdaGRPOTrainer` writes a run directory, for which `lambda-grpo report` makes a page."""
 
 import re
 

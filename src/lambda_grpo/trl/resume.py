@@ -36,7 +36,7 @@ CONSEQUENCES = {
     SCHEDULE: "the optimizer starts fresh",
     RANDOM_STATE: "sampling continues with other random numbers",
     ROLLOUT_STATE_FILE: "fresh prompts come from the start of their order",
-    "generated_batch": "its generated batch is generated again",
+    "generated_batch": "completions of its generated batch are generated again",
 }
 
 
