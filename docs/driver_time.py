@@ -1,9 +1,9 @@
-"""What the verl plug-in does on the driver, timed beside what verl does there: the table of docs/cluster.md.
+"""The time that the verl plug-in takes on the driver, next to that of verl itself: the table of docs/cluster.md.
 
     .venv-verl/bin/python docs/driver_time.py
 
 Batches of random lengths in groups of 8, in random order. The peer is verl's own GRPO advantage on the same batch,
-without the rest of its step on the driver. Both alternate, in one process; a ratio is that of one pair.
+without the rest of its step on the driver. Both alternate in one process; each ratio is that of one pair.
 """
 
 import statistics
@@ -21,7 +21,7 @@ SIZES = [(1_000, 1_000, 9), (1_000, 64, 9), (100_000, 64, 5), (1_000_000, 64, 3)
 
 
 def batch(count, mean_length):
-    """Jagged advantages and masks, prompts' names, padded rewards and masks."""
+    """Jagged advantages and masks, prompt ids, padded rewards and masks."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, 2 * mean_length, (count,), generator=generator)
     order = torch.randperm(count, generator=generator) // GROUP
@@ -49,24 +49,24 @@ def main():
     print("|---|---|---|---|---|---|")
     for count, mean_length, pairs in SIZES:
         advantages, mask, uids, rewards, padded_mask = batch(count, mean_length)
-        part = torch.ones(count, dtype=torch.bool)
+        is_kept = torch.ones(count, dtype=torch.bool)
         index = np.array(uids, dtype=object)
 
-        def ours(advantages=advantages, mask=mask, uids=uids, part=part):
+        def plugin(advantages=advantages, mask=mask, uids=uids, is_kept=is_kept):
             lambda_ = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
-            fold(advantages, mask, uids, part, PRESETS["lambda_grpo"], lambda_, max_completion_length=4096)
+            fold(advantages, mask, uids, is_kept, PRESETS["lambda_grpo"], lambda_, max_completion_length=4096)
 
-        def theirs(rewards=rewards, padded_mask=padded_mask, index=index):
+        def verl_advantage(rewards=rewards, padded_mask=padded_mask, index=index):
             compute_grpo_outcome_advantage(rewards, padded_mask, index)
 
-        for _ in range(3):  # warm
-            seconds(ours), seconds(theirs)
-        times = [(seconds(ours), seconds(theirs)) for _ in range(pairs)]
-        ratios = [a / b for a, b in times]
-        own, verls = (statistics.median(column) for column in zip(*times, strict=True))
+        for _ in range(3):  # warm-up
+            seconds(plugin), seconds(verl_advantage)
+        times = [(seconds(plugin), seconds(verl_advantage)) for _ in range(pairs)]
+        ratios = [plugin_seconds / verl_seconds for plugin_seconds, verl_seconds in times]
+        plugin_time, verl_time = (statistics.median(column) for column in zip(*times, strict=True))
         print(
-            f"| {count:,} | {mean_length:,} | {own:.3g} s | {verls:.3g} s | {statistics.median(ratios):.2g} "
-            f"({min(ratios):.2g} – {max(ratios):.2g}) | {pairs} |"
+            f"| {count:,} | {mean_length:,} | {plugin_time:.3g} s | {verl_time:.3g} s "
+            f"| {statistics.median(ratios):.2g} ({min(ratios):.2g} – {max(ratios):.2g}) | {pairs} |"
         )
 
 

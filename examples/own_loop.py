@@ -40,7 +40,7 @@ def main(steps: int) -> None:
         prompt_length = prompts["input_ids"].size(1)
         ids = model.generate(**prompts, do_sample=True, max_new_tokens=MAX_NEW)  # (B, P + T)
         ended = (ids[:, prompt_length:] == tokenizer.eos_token_id).int()
-        completion_mask = (ended.cumsum(1) - ended == 0).int()  # (B, T) up to and with the first end
+        completion_mask = (ended.cumsum(1) - ended == 0).int()  # (B, T) up to and including the first end
         attention_mask = torch.cat([prompts["attention_mask"], completion_mask], 1)
         texts = tokenizer.batch_decode(ids[:, prompt_length:] * completion_mask, skip_special_tokens=True)
         rewards = torch.tensor([task.grade(text, example) for text, example in zip(texts, examples, strict=True)])
@@ -52,12 +52,12 @@ def main(steps: int) -> None:
         normalizer = loss_normalizer(lengths, group_ids, "lambda_grpo")
 
         # stage 2: any split into micro-batches gives the same gradients
-        for rows in torch.randperm(len(ids)).split(MICRO_BATCH):
+        for part in torch.randperm(len(ids)).split(MICRO_BATCH):
             weights = response_weights(lengths, group_ids, "lambda_grpo", lambda_)
-            logps = completion_logps(model, ids[rows], attention_mask[rows], prompt_length)
+            logps = completion_logps(model, ids[part], attention_mask[part], prompt_length)
             loss, _ = policy_loss(
-                logps, logps.detach(), advantages[rows], completion_mask[rows], group_ids[rows], "lambda_grpo",
-                weights=weights[rows], normalizer=normalizer[rows],
+                logps, logps.detach(), advantages[part], completion_mask[part], group_ids[part], "lambda_grpo",
+                weights=weights[part], normalizer=normalizer[part],
             )  # fmt: skip
             loss.backward()
         state.step(lambda_.grad)

@@ -1,11 +1,11 @@
 """An objective of your own is a value, and a test.
 
     lambda-grpo train --objective own_objective:MIDDLE      # trains with it, from the folder that holds this file
-    python examples/own_objective.py [--key value ...]      # the same for some steps, and prints where λ went
+    python examples/own_objective.py [--key value ...]      # the same for 30 steps, and prints λ at each step
     pytest examples/own_objective.py                        # checks it against its formula, in plain loops
 
-Here tokens of the responses in the middle of their group count most, by how much λ decides; and a token's ratio isn't
-clipped but bent, s = (1 + b·tanh((ρ − 1)/b))·A. TRL has no such loss; all else of TRL's goes on working around it.
+Here responses whose length is close to their group's mean count most (λ decides by how much), and a token's ratio isn't
+clipped but bent, s = (1 + b·tanh((ρ − 1)/b))·A. TRL has no such loss; everything else in TRL still works with it.
 """
 
 import math
@@ -19,7 +19,7 @@ from lambda_grpo.objective import Groups, Objective, Preference, Surrogate, Surr
 
 
 class Middle(Preference):
-    """f = G · softmax(−λ z²): far from the group's mean length counts less where λ > 0."""
+    """f = G · softmax(−λ z²): with λ > 0, responses far from the group's mean length count less."""
 
     learnable = True
 
@@ -30,9 +30,9 @@ class Middle(Preference):
 
 @dataclass(frozen=True)
 class Bent(Surrogate):
-    """s = (1 + bend · tanh((ρ − 1)/bend)) · A: the ratio's pull fades with its distance from 1.
+    """s = (1 + bend · tanh((ρ − 1)/bend)) · A: the ratio's influence decreases with its distance from 1.
 
-    At ρ = 1 it has to be A, not 0: λ learns from what f multiplies.
+    At ρ = 1 it has to be A, not 0, since λ's gradient is proportional to s.
     """
 
     bend: float = 0.5

@@ -1,4 +1,4 @@
-"""An objective of one's own, by its import path, wherever a preset's name is taken."""
+"""A user-defined objective, by its import path, wherever a preset's name is accepted."""
 
 import json
 import subprocess

@@ -48,7 +48,7 @@ sys.exit(main(sys.argv[2:]))
 
 
 def interrupted(folder, moment, arguments, is_reached):
-    """What the program has printed on stderr, after its line on what goes on; and that command's arguments."""
+    """Interrupt the program, check what it prints on stderr, and return the arguments of the command that resumes."""
     command = [sys.executable, *(["-m", "lambda_grpo.cli"] if moment is None else ["-c", SLOW, moment]), *arguments]
     with open(folder / "stderr.txt", "w+") as errors:
         program = subprocess.Popen(

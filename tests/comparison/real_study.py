@@ -1,4 +1,4 @@
-"""A study that is really made, small."""
+"""A small study with real runs."""
 
 import json
 import os

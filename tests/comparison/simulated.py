@@ -1,4 +1,4 @@
-"""Studies whose answer is known: runs that are drawn instead of trained."""
+"""Studies whose answer is known: simulated runs instead of trained ones."""
 
 from lambda_grpo.comparison.results import results
 from lambda_grpo.comparison.study import Study

@@ -1,4 +1,4 @@
-"""A study that asks for more, for less, or for something else than the one in its directory."""
+"""A study with more, fewer or other runs than the one in its directory."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Train on given completions under ZeRO-2 and ZeRO-3, and write down λ and the policy after each step.
+"""Train on given completions under ZeRO-2 and ZeRO-3, and record λ and the policy after each step.
 
 torchrun --nproc_per_node N -m tests.distributed.deepspeed_run OUT_DIR
 """

@@ -1,4 +1,4 @@
-"""Under DeepSpeed training takes the way that one plain process takes."""
+"""Under DeepSpeed training has the trajectory of one plain process."""
 
 import json
 import os

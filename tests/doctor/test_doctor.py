@@ -1,4 +1,4 @@
-"""`lambda-grpo doctor` as a user meets it: a real process, beside real packages and small ones that are on the path."""
+"""`lambda-grpo doctor` as a user meets it: a real process, with real packages and small fake ones on the path."""
 
 import json
 import os

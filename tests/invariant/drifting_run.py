@@ -1,4 +1,4 @@
-"""Train with the same λ on all ranks, then with one rank's moved: when λ is compared, and what comes of it.
+"""Train with the same λ on all ranks, then with one rank's moved: when λ is compared, and what follows.
 
 torchrun --nproc_per_node N -m tests.invariant.drifting_run OUT_DIR
 """

@@ -1,4 +1,4 @@
-"""Train two steps on given completions with each of some objectives, and write down the gradients of every step.
+"""Train two steps on given completions with each of several objectives, and record the gradients of every step.
 
     torchrun --nproc_per_node N -m tests.invariant.injected_run OUT_DIR ROWS_PER_PROCESS MICRO_BATCHES OBJECTIVE ...
 

@@ -1,4 +1,4 @@
-"""Train on completions that follow from their prompts, drawn anew and corrected, and write down what came of it.
+"""Train on completions determined by their prompts, with dynamic sampling and correction, and record the results.
 
     torchrun --nproc_per_node N -m tests.invariant.scripted_run OUT_DIR ROWS_PER_PROCESS
 

@@ -1,4 +1,4 @@
-"""Train on what the sampler draws, with and without the rows that teach nothing, and write down what came of it.
+"""Train on what the sampler draws, with and without the samples that have no gradient, and record the results.
 
 torchrun --nproc_per_node N -m tests.invariant.skipping_run OUT_DIR
 """
@@ -29,7 +29,7 @@ class Noting(LambdaGRPOTrainer):
 
 
 def easy(prompts, completion_ids, **_):
-    """One reward for every second prompt whatever is answered, so that half of the groups teach nothing.
+    """One reward for every second prompt whatever is answered, so that half of the groups have no reward variance.
 
     0.7: a mean of eight of it is off by rounding in float32.
     """

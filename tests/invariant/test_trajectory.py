@@ -1,4 +1,4 @@
-"""On any number of processes, and after a stop, training takes the same way; where ranks' λ differ it ends."""
+"""On any number of processes, and after a stop, training has the same trajectory; if the ranks' λ differ, it ends."""
 
 import json
 import re

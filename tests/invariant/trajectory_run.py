@@ -1,9 +1,9 @@
-"""Train five steps on given completions, some ways, and write down λ and the policy after each step.
+"""Train five steps on given completions, in several ways, and record λ and the policy after each step.
 
     torchrun --nproc_per_node N -m tests.invariant.trajectory_run OUT_DIR NAME|NAME=CHECKPOINT ...
 
 The completions follow from the step and the row in the generated batch alone, so runs on any number of processes learn
-from the same samples. With a checkpoint, training goes on from there.
+from the same samples. With a checkpoint, training resumes from it.
 """
 
 import gc

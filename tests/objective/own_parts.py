@@ -1,4 +1,4 @@
-"""Parts of objectives of one's own, as a user writes them."""
+"""Parts of user-defined objectives, as a user writes them."""
 
 from lambda_grpo.objective import GeometricMean, Preference, Surrogate
 

@@ -1,4 +1,4 @@
-"""Random batches for hypothesis: uneven groups in any order, uneven lengths, masked tokens full of rubbish.
+"""Random batches for hypothesis: uneven groups in any order, uneven lengths, masked tokens with garbage values.
 
 And what the tests do with them.
 """

@@ -1,4 +1,4 @@
-"""What docs/objective.md derives, checked on random batches and on toys small enough to do by hand."""
+"""What docs/objective.md derives, checked on random batches and on toy cases that can be computed by hand."""
 
 import math
 from dataclasses import replace

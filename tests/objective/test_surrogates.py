@@ -1,4 +1,4 @@
-"""Any preference with any surrogate: λ-GRPO's weights on GSPO's ratio or CISPO's, say."""
+"""Any preference with any surrogate: for example λ-GRPO's weights with GSPO's or CISPO's ratio."""
 
 import math
 from dataclasses import replace

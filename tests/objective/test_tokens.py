@@ -1,4 +1,4 @@
-"""Preferences among a response's tokens, and traces, against plain loops."""
+"""Token-level preferences, and traces, against plain loops."""
 
 from dataclasses import replace
 

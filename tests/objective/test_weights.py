@@ -153,7 +153,7 @@ def test_what_an_objective_needs_is_named():
     assert response_weights(lengths, ids, objective, entropies=entropies).tolist() == [2.0, 0.5]
 
 
-def test_effective_responses_by_hand():
+def test_effective_sample_size_by_hand():
     ids = torch.tensor([7, 7, 3, 3, 3, 3])
     found = effective_sample_size(torch.tensor([2.0, 0.0, 1.0, 1.0, 1.0, 1.0]), ids)
     assert found.tolist() == [4.0, 1.0]  # of group 3, then of group 7

@@ -1,4 +1,4 @@
-"""The model card: in the places where a model is, and true."""
+"""The model card: in every folder with a model, and correct."""
 
 import itertools
 import json

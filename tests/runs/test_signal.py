@@ -1,4 +1,4 @@
-"""A run that had nothing to learn from says so, and what to look at: in sentences, in the terminal and on its page."""
+"""A run without a learning signal says so, and what to check: in sentences, in the terminal and on its page."""
 
 import pytest
 

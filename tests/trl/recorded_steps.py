@@ -1,4 +1,4 @@
-"""What a trainer sampled and the gradients that it made of it, for a reference in float64 to be held against.
+"""The samples and gradients of a trainer's steps, recorded for comparison with a float64 reference.
 
 Each of these optimiser steps takes a whole generated batch, so the references' loops apply as they are.
 """

@@ -1,4 +1,4 @@
-"""`LambdaGRPOTrainer` in the place of `trl.GRPOTrainer`, in a script that knows nothing of this project's settings."""
+"""`LambdaGRPOTrainer` instead of `trl.GRPOTrainer`, in a script without any of this project's settings."""
 
 from dataclasses import fields
 

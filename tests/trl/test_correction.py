@@ -1,4 +1,4 @@
-"""Guided error correction in the trainer, on completions that follow from their prompt."""
+"""Guided error correction in the trainer, on completions determined by their prompt."""
 
 from collections import Counter
 from types import SimpleNamespace

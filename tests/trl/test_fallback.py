@@ -1,4 +1,4 @@
-"""What the fast sampler and the packed pass don't know is left to TRL, and said once; padding changes no position."""
+"""What the fast sampler and the packed pass don't support is left to TRL, with one warning; positions under padding."""
 
 import tempfile
 import warnings
@@ -93,7 +93,7 @@ def with_hook():
 
 LORA = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
 DROPOUT = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", lora_dropout=0.1)
-CASES = {  # model, settings, what is said of generation, what of the training pass
+CASES = {  # model, settings, the warning about generation, the warning about the training pass
     "known": (with_settings, {}, None, None),
     "suppressed tokens": (lambda: with_settings(suppress_tokens=[4]), {}, r"suppress_tokens = \[4\]", None),
     "n-grams": (lambda: with_settings(no_repeat_ngram_size=2), {}, "no_repeat_ngram_size = 2", None),

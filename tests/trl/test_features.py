@@ -1,4 +1,4 @@
-"""Parts of TRL beside a learned preference: the KL term, tools, several rewards, conversations."""
+"""Features of TRL with a learned preference: the KL term, tools, several rewards, conversations."""
 
 import math
 

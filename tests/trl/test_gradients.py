@@ -255,5 +255,5 @@ def test_every_preset_trains_by_its_papers_gradients(name, tmp_path):
         assert policy_error < 1e-4  # float32 against float64
         assert ours == (pytest.approx(expected, rel=1e-4, abs=1e-6) if PRESETS[name].preference.learnable else None)
     if name in ("dapo_full", "devis_grpo"):
-        assert 0 < min(trainer.shares) < 1  # some sit out
+        assert 0 < min(trainer.shares) < 1  # some are filtered out
     assert ("error_correction/reflected" in trainer.state.log_history[0]) == (name == "edge_grpo")

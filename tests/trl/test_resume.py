@@ -1,4 +1,4 @@
-"""A resumed run is the uninterrupted one to the bit, or it is refused, or it says what starts afresh."""
+"""A resumed run equals the uninterrupted one bit by bit, or it is refused, or it warns of what is initialised again."""
 
 import json
 import shutil
@@ -122,7 +122,7 @@ def test_a_missing_part_is_refused_by_name_and_taken_on_a_flag(part, folder, who
         resumed = trained(folder, 2, max_steps=4, resume_without_optimizer=True)
     said = [str(one.message) for one in caught if "lacks" in str(one.message)]
     assert said == [f"{folder / 'checkpoint-2'} lacks {part}: {PARTS[part]}"]
-    assert logged(resumed, "learning_rate") == logged(whole, "learning_rate")  # it goes on where it was
+    assert logged(resumed, "learning_rate") == logged(whole, "learning_rate")  # it continues at the checkpoint's
     assert logged(resumed, "lambda")[:3] == logged(whole, "lambda")[:3]
     assert resumed.state.global_step == 4
 

@@ -1,4 +1,4 @@
-"""Reward functions that can't be called, that raise, or that return something else than rewards."""
+"""Reward functions that can't be called, that raise, or that return something other than rewards."""
 
 import functools
 import re

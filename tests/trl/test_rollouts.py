@@ -1,4 +1,4 @@
-"""Dynamic sampling, error correction and selection in the trainer, on completions that follow from their prompt."""
+"""Dynamic sampling, error correction and selection in the trainer, on completions determined by their prompt."""
 
 import json
 
@@ -117,7 +117,7 @@ WAYS = {"drawn": {"dynamic_sampling": True, "max_resample_times": 1}, "dropped":
     ("name", "way"),
     [*((name, "drawn") for name in NAMES), *((name, "dropped") for name in NAMES if name not in ("luspo", "gmpo"))],
 )
-def test_groups_without_variance_take_no_part(name, way, tmp_path):
+def test_groups_without_variance_are_filtered_out(name, way, tmp_path):
     """The step is the one that the informative groups alone would make."""
     settings = {"lambda_init": start_of(name), "optim": "sgd", "learning_rate": 0.01, "seed": 6, **WAYS[way]}
     trainer = scripted(tmp_path, rare, objective=name, **settings)

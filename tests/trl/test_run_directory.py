@@ -1,4 +1,4 @@
-"""A Python script with `LambdaGRPOTrainer` alone leaves a run directory, of which `lambda-grpo report` makes a page."""
+"""A Python script with `LambdaGRPOTrainer` writes a run directory, for which `lambda-grpo report` makes a page."""
 
 import re
 
@@ -70,7 +70,7 @@ def stop(*_):
     raise KeyboardInterrupt
 
 
-def test_a_resumed_training_goes_on_with_its_records(tmp_path, monkeypatch):
+def test_a_resumed_training_continues_its_records(tmp_path, monkeypatch):
     train(tmp_path / "whole", max_steps=4)
     out = tmp_path / "out"
     train(out)

@@ -1,4 +1,4 @@
-"""λ goes where the policy goes: back to the best checkpoint, and to the Hub."""
+"""λ is saved and loaded with the policy: with the best checkpoint, and on the Hub."""
 
 import json
 import shutil

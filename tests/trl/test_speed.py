@@ -1,4 +1,4 @@
-"""The fast sampler and the packed pass in the trainer: what they change, and when they stand back."""
+"""The fast sampler and the packed pass in the trainer: what they change, and when TRL takes over."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""An optimiser step of the trainer is one `policy_loss` over the step's rows, whatever TRL put into them.
+"""An optimiser step of the trainer is one `policy_loss` over the step's samples, whatever they contain.
 
 `policy_loss` is checked against the papers elsewhere. Here: tool tokens, truncation, several generations in one step,
 evaluation, and a loss scale.

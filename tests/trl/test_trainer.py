@@ -283,7 +283,10 @@ def test_objective_and_loss_type(settings, expected, tmp_path):
         ({"objective": "grpo", "selection_baseline": "selected"}, "selects no samples: leave selection_baseline out"),
         ({"select_best_and_worst": 2, "select_min_reward": 1.0}, "both select: give one of them"),
         ({"select_best_and_worst": 0}, "select_best_and_worst must be at least 1, got 0"),
-        ({"objective": "devis_grpo", "selection_baseline": "all"}, "selection_baseline is 'all': use 'group' or 'selected'"),
+        (
+            {"objective": "devis_grpo", "selection_baseline": "all"},
+            "selection_baseline is 'all': use 'group' or 'selected'",
+        ),
         ({"objective": "devis_grpo", "beta": 0.1}, "averages the KL term in another way"),
         ({"trace": "both"}, "'dapo' has no trace: leave it out"),
         ({"objective": "grpo_lambda_tail", "trace": "both"}, "'grpo_lambda_tail' has no trace"),

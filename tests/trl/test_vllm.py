@@ -1,4 +1,4 @@
-"""The correction for what another engine sampled: a factor on each token's loss, beside the preference.
+"""The correction for what another engine sampled: a factor on each token's loss, in addition to the preference.
 
 vLLM itself has no part here: `vllm_stand_in` samples, with log-probabilities that differ from the policy's.
 """
@@ -73,7 +73,7 @@ def rare(completion_ids, **_):
 
 CASES = {
     **{mode: ({"vllm_importance_sampling_mode": mode}, reward) for mode in MODES},
-    "groups drawn anew": (
+    "groups drawn again": (
         {"dynamic_sampling": True, "max_resample_times": 50, "vllm_importance_sampling_mode": "token_truncate"}, rare,
     ),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""For tests alone: what lets verl 0.9.1's own `main_ppo` run, with Ray and FSDP2 workers, on a machine without a GPU.
+"""For tests only: lets verl 0.9.1's own `main_ppo` run, with Ray and FSDP2 workers, on a machine without a GPU.
 
 Loaded by verl in every process (VERL_USE_EXTERNAL_MODULES): a platform "cpu", process groups over gloo, a rollout that
 samples from the Hugging Face model, and, where RECORD_DIR says, a record of each micro-batch's loss.

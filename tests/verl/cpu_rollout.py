@@ -1,4 +1,4 @@
-"""For tests alone: a rollout for verl 0.9.1 that samples from the Hugging Face model, on the CPU.
+"""For tests only: a rollout for verl 0.9.1 that samples from the Hugging Face model, on the CPU.
 
 Samples follow from the step, the prompt and how often it was asked for: a run that is resumed draws the same ones.
 """

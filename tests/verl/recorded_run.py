@@ -1,4 +1,4 @@
-"""What the workers' losses saw in a run, put together again by response, in plain loops."""
+"""The inputs of the workers' losses in a run, reassembled by response, in plain loops."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a worker's loss saw, written down; and a worker that is killed in the middle of a step.
+"""Records the inputs of a worker's loss; and a worker that is killed in the middle of a step.
 
 RECORD_DIR: where each micro-batch's tensors go. KILL_AT: the step in which rank 1 kills itself, at its first update.
 """

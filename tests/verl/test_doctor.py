@@ -1,4 +1,4 @@
-"""`lambda-grpo doctor` beside the real verl, and the plug-in that verl loads by itself."""
+"""`lambda-grpo doctor` with the real verl installed, and the plug-in that verl loads by itself."""
 
 import json
 import os

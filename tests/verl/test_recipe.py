@@ -1,4 +1,4 @@
-"""recipes/verl_lambda_grpo.sh: verl's own configuration takes every key, and both checks let it through."""
+"""recipes/verl_lambda_grpo.sh: verl's own configuration accepts every key, and both checks pass."""
 
 import os
 import subprocess

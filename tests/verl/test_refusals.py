@@ -1,4 +1,4 @@
-"""What is refused before Ray starts: one line that says how to mend it. verl's own configuration, its own check."""
+"""What is refused before Ray starts: one line that says how to fix it. verl's own configuration, its own check."""
 
 import contextlib
 import re
@@ -52,7 +52,7 @@ def objective(name):
 
 
 def documented():
-    """docs/cluster.md's table: by objective what is set beside it, and what is refused."""
+    """docs/cluster.md's table: by objective, the settings that it needs, and those that are refused with it."""
     page = (REPOSITORY / "docs/cluster.md").read_text()
     _, table = page.split("| objective | set beside it | refused beside it |\n|---|---|---|\n")
     rows = [line.strip("|").split("|") for line in table.split("\n\n")[0].splitlines()]
@@ -241,7 +241,7 @@ def test_runs_of_verls_own_are_left_alone(started, monkeypatch):
     monkeypatch.setattr(plugin, "check_environment", lambda: pytest.fail("not asked for"))
     main(configuration("algorithm.adv_estimator=rloo", f"{ACTOR}.loss_agg_mode=seq-mean-token-mean"))
     assert len(started) == 1
-    with pytest.raises(AssertionError, match="train_batch_size"):  # verl's own check goes on
+    with pytest.raises(AssertionError, match="train_batch_size"):  # verl's own check still runs
         main(configuration("data.train_batch_size=3"))
 
 

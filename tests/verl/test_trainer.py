@@ -40,7 +40,7 @@ def test_lambda_takes_a_step(trainer):
 
 @pytest.mark.parametrize("gradient", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_leaves_lambda(trainer, gradient, caplog):
-    """verl leaves out such an update of the policy, and the run goes on."""
+    """verl skips such an update of the policy, and the run continues."""
     metrics = came_back(gradient, share=math.nan)
     with caplog.at_level(logging.WARNING):
         trainer._step_lambda(BATCH, metrics)

@@ -1,6 +1,6 @@
-"""What `lambda-grpo bench` runs: each benchmark is work of ours and the same work of a peer.
+"""The benchmarks of `lambda-grpo bench`: each compares work of this package with the same work of a peer.
 
-Training steps run in fresh processes, two for each pair: in one process with ours, stock TRL would be slower.
+Training steps run in fresh processes, two per pair: in the same process as this package's, stock TRL would be slower.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _steps(workload: str, ours: str, peer: str) -> tuple[Work, Work]:
 
 
 def _steps_in_this_process(workload: str) -> tuple[Work, Work]:
-    """The same with both in one process, which favours ours."""
+    """The same with both in one process, which favours this package."""
 
     def work(side: str) -> Work:
         def run() -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Speed as the ratio of a peer's time over ours, from pairs of runs that alternate on the same machine.
+"""Speed as the ratio of a peer's time over this package's, from pairs of runs that alternate on the same machine.
 
 An absolute time says little on a machine that others use too; the ratio of two runs, one right after the other, does.
 """
@@ -22,9 +22,9 @@ Work = Callable[[], dict[str, float]]  # returns the seconds that it took, by ph
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Work of ours and the same work of a peer.
+    """Work of this package ("ours") and the same work of a peer.
 
-    what: both, in words.
+    what: a description of both.
     pairs: default number of pairs.
     make: prepares the input and returns (ours, peer).
     phase: the phase whose seconds are compared.
@@ -64,12 +64,12 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Ratios of the peer's time over ours: above 1, ours is faster.
+    """Ratios of the peer's time over this package's: above 1, this package is faster.
 
     ci95: of the median, by order statistics; None if there are too few pairs.
-    seconds: medians of ours and of the peer, by phase.
-    of_matrix_rate: by phase, the operations that the maths of our run needs per second, as a share of the rate of large
-        matrix products on this machine; None if operations aren't counted.
+    seconds: medians of "ours" and of "peer", by phase.
+    of_matrix_rate: by phase, the operations per second that the maths of this package's run needs, as a share of the
+        rate of large matrix products on this machine; None if operations aren't counted.
     """
 
     name: str

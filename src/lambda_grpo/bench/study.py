@@ -3,8 +3,8 @@
     python -m lambda_grpo.bench.study ours STEPS SEEDS    # 4 objectives with each seed, side by side
     python -m lambda_grpo.bench.study trl STEPS 1         # one run of stock TRL
 
-Prints one JSON object. A run of ours writes everything that `lambda-grpo train` writes, including evaluations and the
-report; one of stock TRL trains with the same settings and does nothing else.
+Prints one JSON object. With `ours` a run writes everything that `lambda-grpo train` writes, including evaluations and
+the report; with `trl` it trains with the same settings and does nothing else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The facts about an environment."""
+"""Collects the facts about an environment: versions, engines, devices."""
 
 from __future__ import annotations
 

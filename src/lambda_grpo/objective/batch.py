@@ -23,7 +23,7 @@ from lambda_grpo.objective.weights import (
 
 @dataclass(frozen=True)
 class GeneratedBatch:
-    """N responses of one generation, on the CPU, where float64 is at hand.
+    """N responses of one generation, on the CPU, since some devices lack float64.
 
     lengths: (N,) tokens that the policy generated.
     group_ids: (N,).

@@ -22,7 +22,7 @@ REWARD_ROUNDINGS = 4  # how many float errors of its size a reward may be off: t
 
 @dataclass(frozen=True)
 class Groups:
-    """Responses of whole prompt groups, as a preference sees them. All statistics are (B,): that of one's own group.
+    """Responses of whole prompt groups: the input of a preference. Statistics are (B,): each response's group's.
 
     lengths: (B,) float64 tokens that the policy generated, before truncation masking.
     index: (B,) group of each response, 0 .. count - 1; None where the groups are the rows of a (P, G) view, as

@@ -1,4 +1,4 @@
-"""Implied λ: which λ-GRPO a method acts like, so that methods fixed by hand can be put on one axis."""
+"""Implied λ: the λ of λ-GRPO whose weights are closest to those of a fixed method."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def implied_lambda(
     completion_ids: Tensor | None = None,
     token_mask: Tensor | None = None,
 ) -> float | None:
-    """The λ whose weights lie nearest to a method's on these responses: "GRPO on your data acts like λ = −3.1".
+    """The λ whose weights are closest to a method's on these responses: "GRPO on your data acts like λ = −3.1".
 
-    Nearest is least KL(method ‖ λ) between the weights of each group scaled to sum to 1, averaged over the groups.
+    Closest: minimum KL(method ‖ λ) between each group's weights, scaled to sum to 1, averaged over the groups.
     Empty responses, which have no tokens to weigh, are left out; so are groups whose lengths are all equal, which
     every λ weighs alike.
 
@@ -80,7 +80,7 @@ def implied_lambda(
         return -(share * torch.where(used, log_share, 0.0)).sum().item()
 
     grid = torch.linspace(low, high, GRID, dtype=torch.float64).tolist()
-    # the divergence need not be convex in λ: the first grid covers all of it, and its best places are followed
+    # the divergence need not be convex in λ: the first grid covers the whole range, and its best points are refined
     found = [
         _zoom(cross_entropy, start, grid[1] - grid[0], bounds) for start in sorted(grid, key=cross_entropy)[:STARTS]
     ]
@@ -88,7 +88,7 @@ def implied_lambda(
 
 
 def _zoom(function: Callable[[float], float], best: float, step: float, bounds: tuple[float, float]) -> float:
-    """The least of a function near `best`, on grids that are ten times as fine each time."""
+    """Where a function is minimal near `best`, by grids that are ten times as fine each time."""
     for _ in range(ROUNDS):
         low, high = max(bounds[0], best - 2 * step), min(bounds[1], best + 2 * step)
         grid = torch.linspace(low, high, GRID, dtype=torch.float64).tolist()

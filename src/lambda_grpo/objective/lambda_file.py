@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside the engine's own files: λ, in both engines the same file."""
+"""λ in a checkpoint: lambda_state.json, the same file in both engines."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def read_state(checkpoint: str | Path, name: str, why_missing: str) -> dict[str,
     """A JSON file of a checkpoint.
 
     Raises:
-        FileNotFoundError: it isn't there; the message says why that may be.
+        FileNotFoundError: it isn't there; the message gives the likely reason.
         json.JSONDecodeError: it is damaged.
     """
     path = os.path.join(checkpoint, name)

@@ -1,8 +1,8 @@
-"""λ as a run holds it: a value outside the model, with an optimiser of its own.
+"""λ during a run: a value outside the model, with its own optimiser.
 
-It is kept on the host in float64 and never enters the policy's optimiser, state dict or weight sync. The exact
-gradient reaches it as a number, already reduced over micro-batches and ranks. An objective with several λ (DARO's, one
-for each pass rate) has a list in the place of each number.
+It is kept on the CPU in float64 and is never part of the policy's optimiser, state dict or weight sync. Its exact
+gradient is passed in as a number, already reduced over micro-batches and ranks. For an objective with several λ
+(DARO's, one per pass rate) each of these numbers is a list.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class LambdaState:
         lr: learning rate; 0 freezes λ.
         optimizer: "sgd" (no momentum) or "adam", both without weight decay.
         bounds: λ is clamped to [low, high] after each step.
-        schedule: what multiplies the learning rate in step n, counted from 0; also those without a gradient count.
+        schedule: the factor of the learning rate in step n, counted from 0; steps without a gradient count, too.
 
     Raises:
         ValueError: the optimiser is unknown, lr is negative, or init isn't inside the bounds.
@@ -71,7 +71,7 @@ class LambdaState:
         return self._base_lr * self.schedule(self._steps)
 
     def step(self, grad: float | Sequence[float] | torch.Tensor) -> None:
-        """Take one optimiser step with dL/dλ. A gradient of exactly 0 (nothing was learned) leaves λ and moments.
+        """Take one optimiser step with dL/dλ. A gradient of exactly 0 changes neither λ nor the optimiser's moments.
 
         Raises:
             ValueError: the gradient isn't finite, or not of λ's shape; λ is unchanged.
@@ -90,7 +90,7 @@ class LambdaState:
         self._steps += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Value and optimiser state as plain numbers: JSON holds them without loss."""
+        """Value and optimiser state as plain numbers, which JSON stores exactly."""
         moments = self._optimizer.state_dict()["state"].get(0, {})
         return {
             "value": self.value,
@@ -102,7 +102,7 @@ class LambdaState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave. Learning rate, schedule and bounds stay those of this object.
+        """Restore the result of `state_dict`. Learning rate, schedule and bounds stay those of this object.
 
         Raises:
             ValueError: the state comes from another optimiser, or another number of λ.

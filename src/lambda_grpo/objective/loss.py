@@ -42,24 +42,23 @@ def policy_loss(
 ) -> PolicyLoss:
     """L = − Σ_i f_i Σ_t s_it / Z_i + β · KL: every method of the family (arXiv 2510.06870, unified objective).
 
-    On a whole batch nothing more is needed. For a micro-batch pass `weights` and `normalizer`, computed on the whole
-    batch by `response_weights` and `loss_normalizer` and indexed down to these rows: the micro-batches' losses then
-    sum to the batch's loss, however the rows are split. (DARO adds a term for λ itself: on micro-batches it is the
-    caller's to add once, `lambda_penalty`.)
+    For a whole batch the required arguments suffice. For a micro-batch pass `weights` and `normalizer`, computed on
+    the whole batch by `response_weights` and `loss_normalizer` and indexed for its samples: the micro-batches' losses
+    then sum to the batch's loss, however the batch is split. (DARO adds a penalty on λ itself: with micro-batches the
+    caller has to add it once, `lambda_penalty`.)
 
     Args:
         per_token_logps: (B, T) log-probabilities under the policy.
         old_per_token_logps: (B, T) the same under the policy that sampled.
         advantages: (B,).
-        completion_mask: (B, T) 1 where a token carries loss. What lies outside never reaches the loss, even NaN.
+        completion_mask: (B, T) 1 where a token carries loss. Values outside never reach the loss, even NaN.
         group_ids: (B,) integers; members of a group need not be adjacent.
         objective: an `Objective`, or the name of a preset.
         lambda_: λ; the loss is differentiable in it where it is a tensor that requires a gradient.
-        epsilon, epsilon_high: clip range where the objective's surrogate names none; `epsilon_high` defaults to
-            `epsilon`.
-        lengths: (B,) generated tokens, where `completion_mask` doesn't show them (truncation masking).
+        epsilon, epsilon_high: clip range for a surrogate without its own; `epsilon_high` defaults to `epsilon`.
+        lengths: (B,) generated tokens, if they aren't the sums of `completion_mask` (truncation masking).
         weights: (B,) or (B, T) f of stage 1.
-        normalizer: (B,) or scalar Z of stage 1. Goes with `weights`: alone, each would be taken for a whole batch.
+        normalizer: (B,) or scalar Z of stage 1. Required with `weights`, and only then.
         entropies, completion_ids: (B, T) for an objective whose preference needs them.
         ref_per_token_logps: (B, T) the reference policy's log-probabilities, needed where `beta` isn't 0.
         beta: weight of the KL penalty.
@@ -145,7 +144,7 @@ def policy_loss(
 
 
 def _weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
-    """(B,): Σ_t f_it · v_it. A weight of the whole response stands outside the sum: its gradient is cheap there."""
+    """(B,): Σ_t f_it · v_it. A response's weight is taken out of the sum, where its gradient is cheaper."""
     return weights * values.sum(1) if weights.dim() == 1 else (weights * values).sum(1)
 
 

@@ -1,4 +1,4 @@
-"""What an objective is: one value that names each part of the formula."""
+"""`Objective`: a value that names each part of the formula."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ class Objective:
     """One method of the family  L = − Σ_i f_i Σ_t s_it / Z_i.
 
     Attributes:
-        name: what recipes and logs call it.
+        name: its name in recipes and logs.
         preference: f, how much each token of a response counts.
         normalizer: Z. "batch": the tokens of the global batch. "group": each prompt's own tokens, then the mean over
             prompts. "responses": the number of responses. "constant": responses × max_completion_length.
             "micro_batch": the tokens of the response's micro-batch, then the mean over micro-batches; the only one
             that depends on how a batch is split.
         advantage_scale: what divides R − mean: "group", "batch" or "none" (see `group_advantages`).
-        surrogate: s_it, what is made of the ratio.
+        surrogate: s_it, a function of the ratio and the advantage.
         weight_norm: "sum" leaves f as the paper has it; "tokens" rescales it in each group to Σ f|o| = Σ|o|, so that
             λ can't change the size of a step.
-        kl_weighted: whether f weighs the KL term too. GRPO's KL stands inside its mean over tokens; a learned
-            preference never reaches the KL.
-        advantage_min: advantages below it are raised to it.
-        rollouts: how samples are filtered, selected and corrected before the loss. An engine does this: `policy_loss`
-            takes the samples that it is given.
+        kl_weighted: whether f weights the KL term too. GRPO's KL is inside its mean over tokens; a learned preference
+            never weights the KL.
+        advantage_min: advantages are clamped at it from below.
+        rollouts: how samples are filtered, selected and corrected before the loss. An engine does this; `policy_loss`
+            uses all the samples that it is given.
 
     Raises:
-        TypeError: the preference or the surrogate isn't one.
-        ValueError: an attribute isn't one of its values, or two of them contradict each other.
+        TypeError: the preference or the surrogate isn't an instance of its base class.
+        ValueError: an attribute has an unknown value, or two attributes contradict each other.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Objective:
             )
 
     def describe(self) -> dict[str, Any]:
-        """The objective in plain JSON values, with `in_words` what a reader is told of it."""
+        """The objective as JSON values; `in_words` holds its description for readers."""
         return {
             "name": self.name,
             "preference": _plain(self.preference),
@@ -124,7 +124,7 @@ class Objective:
 
 
 def _plain(part: Any) -> Any:
-    """A part of an objective as JSON holds it: the name of its class, and its numbers."""
+    """A part of an objective as JSON: the name of its class, and its fields."""
     if isinstance(part, str | int | float | None):
         return part
     numbers = fields(part) if is_dataclass(part) else ()

@@ -1,7 +1,8 @@
-"""The token preference f: the only place where methods differ in how much a response's tokens count.
+"""The token preference f: how much each token of a response counts, one class for each way of weighting responses.
 
-A preference computes f from (groups, λ), pure and in float64, and states what an engine has to know about it.
-`weights.response_weights` adds the conventions that all preferences share.
+A preference is a pure function of (groups, λ) in float64, and states what an engine has to know about it.
+`weights.response_weights` applies the conventions that all preferences share. Preferences that differ between the
+tokens of a response are in `token_preferences`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from lambda_grpo.objective.groups import Groups
 
 ENTROPY_FLOOR = 1e-6  # nats: below it a response has no choice left to be unsure of
-FLOOR = 0.005  # what stays of a linear weight that would reach 0
+FLOOR = 0.005  # the smallest linear weight
 H_FLOOR = 0.005  # below the least h of a group of 81 at r = 1/9, which is 1 − √80/9 = 0.0062
 MAX_LOG_POWER = 700.0  # exp(700) is finite in float64, exp(710) is not
 MAX_POWER = torch.tensor(MAX_LOG_POWER, dtype=torch.float64).exp().item()
@@ -26,15 +27,15 @@ Need = Literal["advantages", "entropies", "completion_ids"]
 
 
 class Preference(ABC):
-    """How much each token of a response counts. Subclass it for one of your own; a frozen dataclass holds its numbers.
+    """How much each token of a response counts. Subclass it for your own; make it a frozen dataclass if it has fields.
 
     Attributes:
-        needs: fields of `Groups` that it reads beside the lengths.
-        per_token: whether it weighs the tokens of one response differently: f is (B, T) then, (B,) otherwise.
+        needs: fields of `Groups` that it reads in addition to the lengths.
+        per_token: whether f differs between the tokens of a response: f is (B, T) then, (B,) otherwise.
         learnable: whether f depends on λ.
-        lambda_bounds: where an engine keeps λ unless its settings say otherwise.
-        lambda_favours_length: whether λ > 0 favours longer responses and λ < 0 shorter ones, for reports to say so.
-        weighs_groups: whether f differs between groups and not within one.
+        lambda_bounds: the default bounds of λ.
+        lambda_favours_length: whether λ > 0 favours longer responses and λ < 0 shorter ones, for use in reports.
+        weighs_groups: whether f differs between groups, but not within a group.
     """
 
     needs: ClassVar[tuple[Need, ...]] = ()
@@ -49,11 +50,11 @@ class Preference(ABC):
         """(B,) or (B, T) token preferences f, of float64 λ in the shape of `lambda_shape`."""
 
     def lambda_shape(self, group_size: int) -> tuple[int, ...]:
-        """Shape of λ for groups of so many responses: () for one number."""
+        """Shape of λ for groups of `group_size` responses: () for one number."""
         return ()
 
     def penalty(self, groups: Groups, lambda_: Tensor) -> Tensor:
-        """Scalar that the loss of a whole batch adds for λ itself."""
+        """Scalar penalty on λ itself, added to the loss of a whole batch."""
         return groups.lengths.new_zeros(())
 
 
@@ -75,9 +76,9 @@ class InverseLength(Preference):
 
 @dataclass(frozen=True)
 class SignBalanced(Preference):
-    """f = (G±/G) / (N±/N): balanced aggregation, arXiv 2605.04077, read in accounts of it.
+    """f = (G±/G) / (N±/N): balanced aggregation, arXiv 2605.04077, as third-party accounts describe it.
 
-    The responses with A > 0 and those with A < 0 each get a token mean of their own; the two means count by their
+    The responses with A > 0 and those with A < 0 each have their own token mean; the two means are weighted by their
     numbers of responses G±. N±: their tokens, N: the group's. Responses with A = 0 are a third such part.
     """
 
@@ -99,7 +100,7 @@ class InverseEntropy(Preference):
     """f = μ/|o| · H̄/H, H a response's mean token entropy, H̄ its group's: EDGE-GRPO's advantage, arXiv 2507.21848.
 
     Â = A / (H/H̄) on GRPO: confident right answers are pushed up more, and confident wrong ones down. The mean is over
-    real tokens (the authors' code takes in padding) and no gradient passes through it (theirs leaks).
+    real tokens and is detached (in the authors' code it includes padding, and isn't).
     """
 
     needs = ("entropies",)
@@ -118,7 +119,7 @@ class InverseEntropy(Preference):
 class InverseLengthPower(Preference):
     """f = |o|^−α over its mean in the batch: ΔL normalisation, arXiv 2509.07558, as its authors' code has it.
 
-    α = 1 has the least variance; they train with 0.75 on mathematics.
+    α = 1 has the minimum variance; the authors train with 0.75 on mathematics.
     """
 
     alpha: float = 0.75
@@ -133,12 +134,12 @@ class InverseLengthPower(Preference):
 class PassRateWeights(Preference):
     """f = w_k · P·N / N_k, w_k = e^(λ_k) for groups with k right answers of G: DARO, arXiv 2510.09001.
 
-    The P groups' tokens N, N_k those of all groups of one pass rate, which get a token mean of their own. λ holds
-    a value for each k = 1 .. G − 1; a single number stands for all of them. A right answer is one with A > 0, which
-    holds for rewards of 0 and 1. Groups that are all right or all wrong have A = 0, and f = 1.
+    N is the number of tokens of all P groups, N_k that of the groups with pass rate k/G, which have their own token
+    mean. λ has a value for each k = 1 .. G − 1; a single number is used for all of them. An answer is right if A > 0,
+    which is correct for rewards of 0 and 1. Groups that are all right or all wrong have A = 0, and f = 1.
 
-    Read in accounts of the paper. That w is learned as its logarithm, and within bounds, is ours: where a loss L_k
-    isn't above 0, w_k L_k − ln w_k has no minimum, and on policy L_k is near 0: w_k rises to its bound.
+    From third-party accounts of the paper. Learning w as its logarithm, and within bounds, is our choice: if a loss
+    L_k isn't above 0, w_k L_k − ln w_k has no minimum, and on policy L_k is near 0, so w_k rises to its bound.
     """
 
     needs = ("advantages",)
@@ -164,14 +165,14 @@ class PassRateWeights(Preference):
 
 
 def _right_answers(groups: Groups) -> tuple[Tensor, Tensor]:
-    """Number of right answers in each response's group, and whether there are wrong ones beside them."""
+    """Number of right answers in each response's group, and whether the group has both right and wrong ones."""
     assert groups.advantages is not None  # in `needs`
     right = groups.sum((groups.advantages > 0).double()).long()
     return right, (right > 0) & (right < groups.size)
 
 
 def _over_groups(groups: Groups, values: Tensor, right: Tensor) -> Tensor:
-    """The sum of a group's value over all groups with as many right answers."""
+    """The sum of a group's value over all groups with the same number of right answers."""
     keys, each = groups.per_group(right), groups.per_group(values)
     return each.new_zeros(int(groups.size.max()) + 1 if len(keys) else 0).index_add(0, keys, each)[right]
 
@@ -188,7 +189,7 @@ def _of_pass_rate(groups: Groups, lambda_: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _LengthPreference(Preference):
-    """λ-GRPO's three forms: f by the standardised length z, which r scales."""
+    """λ-GRPO's three forms: f depends on the standardised length z, scaled by r."""
 
     learnable = True
     lambda_favours_length = True
@@ -236,7 +237,7 @@ class LambdaLinear(_LengthPreference):
 
 
 def positive_part(h: Tensor) -> Tensor:
-    """H where h >= H_FLOOR; below, c²/(2c − h): smooth, increasing and positive, so that a power of it exists.
+    """H where h >= H_FLOOR; below, c²/(2c − h) with c = H_FLOOR: smooth, increasing and positive, as h^λ requires.
 
     The paper's h = 1 + r·z can reach 0 for G > 81 at r = 1/9 (max |z| in a group is √(G−1)).
     """

@@ -1,6 +1,6 @@
-"""Sample filtering and selection: what a method does to its samples between sampling and the loss.
+"""Sample filtering, selection and correction between sampling and the loss, as settings of an objective.
 
-An engine carries it out (`trl/rollouts.py`); the loss sees the samples that are kept.
+An engine applies them (`trl/rollouts.py`); the loss sees only the samples that are kept.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Baseline = Literal["group", "selected"]
 
 
 class Selection(Protocol):
-    """Which samples of a group the update is made of, by their rewards.
+    """Which samples of a group are trained on, by their rewards.
 
-    baseline: whose mean and std the advantages have, the whole "group"'s or those of the "selected".
+    baseline: the samples whose mean and std the advantages use: the whole "group", or the "selected" ones.
     """
 
     @property
@@ -34,9 +34,9 @@ class Selection(Protocol):
 
 @dataclass(frozen=True)
 class BestAndWorst:
-    """The k highest and the k lowest rewards of each group; of equal ones those that come first or last in it.
+    """The samples with the k highest and the k lowest rewards of each group; ties are broken by their order in it.
 
-    Where rewards are 0 and 1 it is the subset of greatest variance, PODS's (arXiv 2504.13818, baseline "selected").
+    For rewards of 0 and 1 this is the subset of maximum variance, as in PODS (arXiv 2504.13818, baseline "selected").
     """
 
     k: int = 2
@@ -62,7 +62,7 @@ class BestAndWorst:
 
 @dataclass(frozen=True)
 class AtLeast:
-    """The samples with at least this reward, to float32's rounding: there 0.7 is a little less than 0.7."""
+    """The samples with at least this reward, up to float32 rounding: in float32, 0.7 is a little less than 0.7."""
 
     reward: float
     baseline: Baseline = "group"
@@ -78,11 +78,11 @@ class AtLeast:
 
 @dataclass(frozen=True)
 class ErrorCorrection:
-    """Guided error correction of EDGE-GRPO (arXiv 2507.21848): wrong samples are replaced, at random.
+    """Guided error correction of EDGE-GRPO (arXiv 2507.21848): each wrong sample is corrected in a random way.
 
-    reflect: share of them that the policy continues after a reflection prompt.
-    answer: share of them that the right answer is appended to.
-    solution: share of them that a reference solution replaces.
+    reflect: share of wrong samples that the policy continues after a reflection prompt.
+    answer: share to which the right answer is appended.
+    solution: share that is replaced by a reference solution.
     """
 
     reflect: float = 0.5
@@ -104,10 +104,10 @@ class RolloutSpec:
             2503.14476, section 3.2); those that are left when the budget is spent are filtered out.
         overlong_buffer: share of max_completion_length over whose last tokens a penalty rises from 0 to 1, added to
             the reward (DAPO, eq. 13); 0 for none. It never makes a group informative.
-        selection: which samples of a group the update is made of; None for all.
-        correction: how wrong samples are corrected; None for not at all.
-        drop_zero_variance: groups without reward variance are filtered out, and none are drawn in their place. Dynamic
-            sampling includes it.
+        selection: which samples of a group are trained on; None for all.
+        correction: how wrong samples are corrected; None for no correction.
+        drop_zero_variance: groups without reward variance are filtered out, and not replaced. Dynamic sampling
+            includes it.
     """
 
     dynamic_sampling: bool = False

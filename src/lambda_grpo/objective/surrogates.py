@@ -1,8 +1,8 @@
-"""Stage 2, part one: the surrogate s_it, one class for each way in which methods treat the ratio.
+"""Stage 2, part one: the surrogate s_it, one class for each way of using the ratio.
 
-A surrogate maps a micro-batch's tokens (B, T) to (B, T), or to (B, 1) where a response has one value s_i, which each
-of its tokens then has. All of them are positively homogeneous in the advantage, so that a token preference f > 0 may
-multiply either of the two.
+A surrogate maps a micro-batch's tokens (B, T) to (B, T), or to (B, 1) if all tokens of a response have the same value
+s_i. All surrogates are positively homogeneous in the advantage, so multiplying the advantage by a token preference
+f > 0 is the same as multiplying the surrogate.
 
 PPO's clip, min(ρA, clip(ρ)A), is applied to log ρ: value and gradient are the same, and a clipped ratio that would
 overflow leaves no NaN.
@@ -28,7 +28,7 @@ VESPO_LOG_WEIGHT = (math.log(1e-8), MAX_LOG_WEIGHT)  # TRL's
 
 @dataclass(frozen=True)
 class SurrogateInputs:
-    """A micro-batch as a surrogate sees it. Zero outside the mask.
+    """A micro-batch: the input of a surrogate. Zero outside the mask.
 
     per_token_logps: (B, T) log π.
     log_ratio: (B, T) log ρ = log π − log π_old.
@@ -54,14 +54,14 @@ class SurrogateInputs:
 
 
 class Surrogate(ABC):
-    """How a method turns ratios and advantages into what is maximised. Subclass it for one of your own.
+    """The function of ratios and advantages that a method maximises. Subclass it for your own.
 
-    Where the advantage is 0, so are its value and its gradient: trainers may leave such responses out.
+    Where the advantage is 0, its value and gradient have to be 0, so that trainers may skip such responses.
     """
 
     @property
     def per_response(self) -> bool:
-        """Whether it has one value a response, (B, 1), instead of one a token."""
+        """Whether it has one value per response, (B, 1), instead of one per token."""
         return False
 
     @abstractmethod
@@ -70,7 +70,7 @@ class Surrogate(ABC):
 
 
 class _PositiveNumbers(Surrogate):
-    """A surrogate whose numbers are above 0. Raises ValueError, naming the one that isn't."""
+    """A surrogate whose numbers have to be above 0. Raises ValueError, naming the one that isn't."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -82,7 +82,7 @@ class _PositiveNumbers(Surrogate):
 class Clip(_PositiveNumbers):
     """min(ρA, clip(ρ, 1 − ε, 1 + ε_high)A), PPO (arXiv 1707.06347, eq. 7).
 
-    level: "token", or "sequence" for GSPO's one ratio a response, exp(mean of log ρ) (arXiv 2507.18071).
+    level: "token", or "sequence" for GSPO's one ratio per response, exp(mean of log ρ) (arXiv 2507.18071).
     epsilon, epsilon_high: None for the caller's; ε_high defaults to ε.
     """
 
@@ -110,12 +110,12 @@ class Clip(_PositiveNumbers):
 
 @dataclass(frozen=True)
 class TracedClip(Surrogate):
-    """PPO's clip on a ratio that remembers, exp(Σ_k w_tk log ρ_k) over the tokens k <= t: GRPO-λ (arXiv 2510.00194).
+    """PPO's clip on a traced ratio, exp(Σ_k w_tk log ρ_k) over the tokens k <= t: GRPO-λ (arXiv 2510.00194).
 
-    The gradient reaches every earlier token, as with eligibility traces. t − k counts all tokens of the completion, a
-    tool's too, whose log ρ is 0 here. On policy token k gets A · Σ_{t>=k} w_tk,
-    which is GAE with A for each step's error. Read in accounts of the paper and others' code: λ_trace is the paper's,
-    γ = 1 theirs. Where nothing clips it (A < 0), the log-ratio stays below 20: a sum of thousands overflows.
+    The gradient reaches every earlier token, as with eligibility traces. t − k counts all tokens of the completion,
+    including a tool's, whose log ρ is 0 here. On policy token k gets A · Σ_{t>=k} w_tk, which is GAE with A as each
+    step's TD error. From third-party accounts of the paper and public ports: λ_trace is the paper's, γ = 1 the
+    ports'. Where the clip doesn't bound it (A < 0), the log-ratio is capped at 20: a sum of thousands would overflow.
 
     trace: "recent", w_tk = (γλ)^(t−k); or "both", w_tk = max((γλ)^(t−k), (γλ)^k), which favours the first tokens too.
     gamma, lambda_trace: γ and λ, between 0 and 1. Only their product counts; 0 is PPO's clip under "recent".
@@ -169,9 +169,10 @@ class GeometricMean(_PositiveNumbers):
 class LengthBand(_PositiveNumbers):
     """PPO's clip on the whole sequence's ratio W = Π ρ, log W clipped to ±c·√|o|: FSPO (arXiv 2509.09177).
 
-    A sum of |o| terms spreads as √|o|, so long and short responses are clipped alike. Read in accounts of the paper;
-    the value of c is one of theirs, and the band has no drift term, as in the paper's later versions. Where nothing
-    clips it (A < 0), log W stays below 20: a product of thousands of ratios overflows.
+    The spread of a sum of |o| terms grows as √|o|, so long and short responses are clipped equally often. From
+    third-party accounts of the paper, which also give the value of c; the band has no drift term, as in the paper's
+    later versions. Where the clip doesn't bound it (A < 0), log W is capped at 20: a product of thousands of ratios
+    would overflow.
     """
 
     c_low: float = 0.03
@@ -191,7 +192,7 @@ class LengthBand(_PositiveNumbers):
 
 @dataclass(frozen=True)
 class CappedWeight(_PositiveNumbers):
-    """sg(min(ρ, cap)) · A · log π: CISPO (arXiv 2506.13585, eq. 4–5). Every token keeps a gradient."""
+    """sg(min(ρ, cap)) · A · log π: CISPO (arXiv 2506.13585, eq. 4–5). No token loses its gradient."""
 
     cap: float = 5.0
 

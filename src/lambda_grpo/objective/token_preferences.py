@@ -1,4 +1,4 @@
-"""Token preferences that tell a response's tokens apart: f_it, (B, T) float64, 0 where there is no token."""
+"""Preferences that differ between the tokens of a response: f_it, (B, T) float64, 0 where there is no token."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lambda_grpo.objective.traces import check_decay
 
 @dataclass(frozen=True)
 class SharedPrefix(Preference):
-    """f_it = 1/n_it, n_it the responses of the group that have the same tokens up to and with t.
+    """f_it = 1/n_it, n_it the number of the group's responses with the same tokens up to and including t.
 
-    λ-GRPO as a process reward model (arXiv 2509.21154, Σ 1/|λ^(i,t)|, as its authors' code has it): what responses
-    share is a step of the process, and counts once however many of them pass through it.
+    λ-GRPO as a process reward model (arXiv 2509.21154, Σ 1/|λ^(i,t)|, as its authors' code has it): a prefix that
+    responses share is a step of the process, and counts once however many responses share it.
 
-    The group's trie is built level by level, from the rows that still share their prefix with another: each token is
-    looked at once at most, and what comes after the last fork costs nothing.
+    The group's trie is built level by level from the responses that still share their prefix with another one: each
+    token is read at most once, and those after the last fork aren't read.
     """
 
     needs = ("completion_ids",)
@@ -50,10 +50,10 @@ class SharedPrefix(Preference):
 
 @dataclass(frozen=True)
 class TailDecay(Preference):
-    """f_it = (γλ_trace)^(|o|−1−t): advantages that fade from the last token back to the first.
+    """f_it = (γλ_trace)^(|o|−1−t): advantages that decay from the last token back to the first.
 
-    A simple port of GRPO-λ (arXiv 2510.00194) in public use. It is GAE with a reward at the last token alone, not the
-    paper's traces, which favour early tokens: see `surrogate.TracedClip`.
+    A simple public port of GRPO-λ (arXiv 2510.00194). It is GAE with a reward at the last token only, not the paper's
+    traces, which favour early tokens: see `surrogates.TracedClip`.
     """
 
     needs = ("completion_ids",)

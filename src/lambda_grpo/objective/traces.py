@@ -1,4 +1,4 @@
-"""Traces: weighted sums over a response's tokens so far, each in time O(T) a response.
+"""Traces: weighted sums over a response's tokens up to t, in O(T) time per response.
 
 Tokens are counted from 0 at the start of the completion. Values outside a response are 0.
 """
@@ -14,8 +14,8 @@ BLOCK = 64  # tokens that one small matrix product takes together
 def recent_trace(values: Tensor, decay: float) -> Tensor:
     """z_t = Σ_{k<=t} decay^(t−k) · x_k, (B, T) -> (B, T).
 
-    That is z_t = x_t + decay · z_(t−1), whose T steps in turn would be T small kernels. Inside a block of tokens it is
-    a product with a triangular matrix; from block to block one number a response is carried on.
+    That is z_t = x_t + decay · z_(t−1), but T sequential steps would be T small kernels. Within a block of tokens it is
+    a product with a triangular matrix; from block to block one number per response is carried over.
     """
     length = values.size(1)
     steps = torch.arange(min(BLOCK, length), device=values.device)
@@ -34,7 +34,7 @@ def recent_trace(values: Tensor, decay: float) -> Tensor:
 def both_trace(values: Tensor, decay: float) -> Tensor:
     """z_t = Σ_{k<=t} max(decay^(t−k), decay^k) · x_k, (B, T) -> (B, T): recent tokens, and the first ones.
 
-    The larger power is the one with the lesser exponent: decay^k up to the middle of 0 .. t, decay^(t−k) behind it.
+    The larger power is the one with the smaller exponent: decay^k up to the middle of 0 .. t, decay^(t−k) after it.
     """
     positions = torch.arange(values.size(1), device=values.device)
     middle = positions // 2

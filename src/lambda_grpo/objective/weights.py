@@ -1,4 +1,4 @@
-"""Stage 1, part two: what each response's tokens are multiplied and divided by. Needs whole groups."""
+"""Stage 1, part two: the weight f and the normaliser Z of each response. Needs whole groups."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lambda_grpo.objective.groups import Groups
 from lambda_grpo.objective.objective import Objective
 from lambda_grpo.objective.presets import get_objective
 
-SATURATED = 1.25  # effective responses where one of eight has 0.9 of the weight
+SATURATED = 1.25  # effective sample size where one of eight responses has 0.9 of the weight
 
 
 def response_weights(
@@ -37,8 +37,8 @@ def response_weights(
             first |o| of each row, which a tool's output in between would belie.
 
     Returns:
-        (B,) float64 weights, 1 for a response of length 0; (B, T) where the preference tells tokens apart, 0 where
-        there is no token.
+        (B,) float64 weights, 1 for a response of length 0; (B, T) for a token-level preference, 0 where there is no
+        token.
 
     Raises:
         ValueError: shapes differ, no preset has that name, or the objective needs what wasn't given.
@@ -81,9 +81,9 @@ def lambda_penalty(
     *,
     advantages: Tensor | None = None,
 ) -> Tensor:
-    """What an objective's loss adds for λ itself, a float64 scalar; 0 for all but DARO.
+    """The penalty on λ itself in an objective's loss, a float64 scalar; 0 for all but DARO.
 
-    `policy_loss` adds it where it sees the whole batch. A caller of micro-batches adds it once per batch.
+    `policy_loss` adds it if it is given a whole batch. With micro-batches the caller adds it once per batch.
 
     Args:
         lengths, group_ids, objective, lambda_, advantages: as in `response_weights`.
@@ -113,10 +113,10 @@ def loss_normalizer(
         group_ids: (B,) integers.
         objective: an `Objective`, or the name of a preset.
         tokens: (B,) tokens that carry loss, where truncation masking makes them fewer than `lengths`. They count in
-            "batch" and "micro_batch", as in TRL; "group" counts `lengths`, so that a masked response still takes its
-            place in GRPO's mean over responses, as in TRL too.
-        max_completion_length: what "constant" multiplies the number of responses by.
-        micro_batches: (B,) integers, which micro-batch each row goes to. Needed by "micro_batch", whose loss is the
+            "batch" and "micro_batch", as in TRL; "group" counts `lengths`, so that a masked response still counts in
+            GRPO's mean over responses, as in TRL too.
+        max_completion_length: needed by "constant", which is this times the number of responses.
+        micro_batches: (B,) integers, the micro-batch of each response. Needed by "micro_batch", whose loss is the
             mean over micro-batches of the mean over their own tokens.
 
     Returns:
@@ -154,7 +154,7 @@ def loss_normalizer(
 
 
 def effective_sample_size(weights: Tensor, group_ids: Tensor) -> Tensor:
-    """Effective number of responses of each group, (Σ f)² / Σ f²: G where all count alike, 1 where one has it all.
+    """Effective sample size of each group, (Σ f)² / Σ f²: G if all responses count alike, 1 if one has all weight.
 
     Args:
         weights: (B,) f.
@@ -171,7 +171,7 @@ def effective_sample_size(weights: Tensor, group_ids: Tensor) -> Tensor:
 def is_saturated(weights: Tensor, lengths: Tensor, group_ids: Tensor) -> bool:
     """Whether one response has about nine tenths of the weight in half of the groups whose lengths differ.
 
-    From there on λ's gradient vanishes, and the other responses are hardly trained on.
+    Beyond that λ's gradient vanishes, and the other responses are hardly trained on.
 
     Args:
         weights, lengths: (B,) f, and generated tokens.

@@ -36,7 +36,7 @@ class RunRecord(TypedDict):
     """run.json.
 
     objective: the objective's parts, with at least `name` and `learnable`.
-    recipe: the keys of `lambda-grpo train`'s recipe, from which `--resume` continues.
+    recipe: the keys of `lambda-grpo train`'s recipe, which `--resume` reads.
     model_step: the step of the model that the directory itself holds.
     """
 

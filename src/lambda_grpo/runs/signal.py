@@ -1,11 +1,11 @@
-"""Whether a run's rewards gave it anything to learn from, judged by its logged steps."""
+"""Whether a run's rewards had a learning signal, according to its logged steps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-LAST_STEPS = 10  # without anything to learn from, at the end of a run, before it is reported
+LAST_STEPS = 10  # steps at the end of a run without a learning signal from which on it is reported
 
 REWARD_HINT = (
     "Look at the reward function (does it give one value to everything?), the task (too hard or too easy for this "
@@ -20,7 +20,7 @@ LAMBDA_HINT = (
 
 
 def missing_signal(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sentences on steps without anything to learn from; an empty list if there is nothing to report.
+    """Sentences on steps without a learning signal; an empty list if there is nothing to report.
 
     Args:
         records: logged steps in order, from `metrics.jsonl` or a Trainer's log history, with `step`,

@@ -1,4 +1,4 @@
-"""The progress bar of `lambda-grpo train`, and a callback at the begin of training."""
+"""The progress bar of `lambda-grpo train`, and a callback at the beginning of training."""
 
 from __future__ import annotations
 

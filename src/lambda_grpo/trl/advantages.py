@@ -1,4 +1,4 @@
-"""Advantages in TRL: exactly 0 where a group's rewards are equal, and of the samples that are kept."""
+"""Corrections of TRL's advantages: exactly 0 in groups of equal rewards, and 0 for samples that are filtered out."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lambda_grpo.trl.rewards import RewardTable, reward_sum
 
 
 class EqualGroups(NamedTuple):
-    """What is to be changed about the advantages that TRL made of a batch's rewards.
+    """Corrections of the advantages that TRL computed from a batch's rewards.
 
-    differs: (N,) whether a response's group has different rewards. Elsewhere its advantage is 0.
-    advantages: (N,) to be taken in place of TRL's; None where they are right.
+    differs: (N,) whether a response's group has differing rewards. If not, its advantage is 0.
+    advantages: (N,) replacements of TRL's; None if TRL's are right.
     """
 
     differs: Tensor
@@ -26,10 +26,10 @@ class EqualGroups(NamedTuple):
 
 
 def equal_groups(rewards: Tensor, weights: Tensor, group_size: int, aggregation: str) -> EqualGroups:
-    """Where TRL's advantages have nothing to say, but may be off 0 by the rounding of a group's mean.
+    """The groups of equal rewards, where rounding of a group's mean may leave advantages other than 0 in TRL.
 
-    With "normalize_then_sum" a reward function whose rewards are equal in some group adds that rounding, divided by
-    1e-4, to the sum of all of them; such a batch is computed anew.
+    With "normalize_then_sum" a reward function whose rewards are equal in some group adds that rounding error, divided
+    by 1e-4, to the sum over functions; for such a batch the advantages are recomputed.
 
     Args:
         rewards: (N, F) by function, in float32.
@@ -49,8 +49,8 @@ def equal_groups(rewards: Tensor, weights: Tensor, group_size: int, aggregation:
     normalised = normalised.masked_fill(rewards.cpu().isnan(), torch.nan)
     total, rounding = reward_sum(normalised, weights)
     has_residue = bool((~differs & (residue.nan_to_num() != 0)).any())
-    anew = group_advantages(total.float(), torch.zeros_like(ids)) if has_residue else None  # one group: the batch
-    return EqualGroups(has_variance(total, ids, rounding), anew)
+    recomputed = group_advantages(total.float(), torch.zeros_like(ids)) if has_residue else None  # one group: the batch
+    return EqualGroups(has_variance(total, ids, rounding), recomputed)
 
 
 class Advantages:
@@ -75,11 +75,11 @@ class Advantages:
         metrics: dict[str, list[float]],
         log: deque[float],
     ) -> None:
-        """Give a group an advantage of exactly 0 where its rewards are equal.
+        """Set the advantages of groups with equal rewards to exactly 0.
 
-        TRL's float32 mean of equal rewards is off by rounding for most values, which divided by a standard deviation
-        of nothing but ε leaves advantages of some 1e-4: full steps for an optimiser like Adam. `frac_reward_zero_std`
-        is that share of groups, whatever the advantages are divided by.
+        For most values TRL's float32 mean of equal rewards has a rounding error. Divided by a standard deviation that
+        is only ε, it leaves advantages of some 1e-4, which an optimiser like Adam turns into full steps.
+        `frac_reward_zero_std` is the share of these groups, whatever the advantages are divided by.
 
         Args:
             output: TRL's, of this rank.
@@ -108,7 +108,7 @@ class Advantages:
         metrics: dict[str, list[float]],
         log: deque[float],
     ) -> None:
-        """Mark the samples that are kept, and take the others out of the loss, its normaliser and the advantages.
+        """Mark the samples that are kept, and exclude the others from the loss, its normaliser and the advantages.
 
         The arguments are those of `set_equal_groups_to_zero`.
         """
@@ -121,8 +121,8 @@ class Advantages:
             # TRL's mean and std are over the filtered-out samples, too
             counted = is_kept if is_selected else has_variance(task_rewards, ids, task_rounding)
             total, rounding = self.table.sum(rewards)
-            anew = group_advantages(total[counted], ids[counted], self.scale, rounding=rounding[counted])
-            advantages = advantages.masked_scatter(counted.to(advantages.device), anew.to(advantages))
+            recomputed = group_advantages(total[counted], ids[counted], self.scale, rounding=rounding[counted])
+            advantages = advantages.masked_scatter(counted.to(advantages.device), recomputed.to(advantages))
         advantages = torch.where(is_kept.to(advantages.device), advantages, 0.0)
         log.extend(advantages.tolist())  # in place of TRL's: it keeps as many as a batch has
         own = self._own(output)

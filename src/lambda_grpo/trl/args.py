@@ -1,4 +1,4 @@
-"""The configurations around `LambdaGRPOTrainer`: what it is given as `args`, and what TRL is given in turn."""
+"""From the `args` of `LambdaGRPOTrainer` to its configuration, and to the one that TRL gets."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lambda_grpo.trl.sampling_config import STOP_KEYS
 
 
 def lambda_config(args: GRPOConfig | None, model: Any) -> LambdaGRPOConfig:
-    """The configuration that the trainer reads.
+    """The trainer's configuration.
 
     Args:
         args: None for TRL's defaults and TRL's output directory, `{model}-GRPO`.
-        model: a path or a model, for that name.
+        model: a path or a model, for the name of that directory.
 
     Raises:
         TypeError: `args` is something else.
@@ -38,16 +38,16 @@ def lambda_config(args: GRPOConfig | None, model: Any) -> LambdaGRPOConfig:
 
 
 def _of_plain(plain: GRPOConfig) -> LambdaGRPOConfig:
-    """A plain configuration's values as they are now, with the objective that its `loss_type` names.
+    """A plain configuration's current values, with the objective that its `loss_type` names.
 
-    TRL's `__post_init__` doesn't run again: it has replaced some values already, and a second run would refuse them.
+    TRL's `__post_init__` doesn't run again: it has already replaced some values, which a second run would refuse.
     """
     config = object.__new__(LambdaGRPOConfig)
     for one in fields(LambdaGRPOConfig):
         default = one.default if one.default_factory is MISSING else one.default_factory()
         setattr(config, one.name, default)
     config.__dict__.update(vars(plain))
-    # A plain configuration always holds numbers for PPO's clip; losses of another kind read them in TRL's own way.
+    # A plain configuration always has numbers for PPO's clip; TRL's other losses ignore them or read them differently.
     surrogate = get_objective(plain.loss_type).surrogate
     if not has_setting(surrogate, "epsilon"):
         cap = plain.epsilon if plain.epsilon_high is None else plain.epsilon_high
@@ -57,24 +57,24 @@ def _of_plain(plain: GRPOConfig) -> LambdaGRPOConfig:
 
 
 def config_for_trl(config: LambdaGRPOConfig, loss: TRLLoss) -> LambdaGRPOConfig:
-    """A copy for TRL, which reads its own loss and no stop strings there."""
-    host = copy.copy(config)
+    """A copy for TRL, with the settings of TRL's loss, and stop strings only where TRL passes them to vLLM."""
+    trl_config = copy.copy(config)
     settings = {"loss_type": loss.loss_type, "importance_sampling_level": "token", "epsilon": 0.2, **loss.settings}
     for key, value in settings.items():
-        setattr(host, key, value)
-    host.stop_strings, host.generation_kwargs = config.stops(), generation_kwargs(config)
-    return host
+        setattr(trl_config, key, value)
+    trl_config.stop_strings, trl_config.generation_kwargs = config.stops(), generation_kwargs(config)
+    return trl_config
 
 
-def restore(host: LambdaGRPOConfig, config: LambdaGRPOConfig, given: GRPOConfig | None) -> None:
-    """Let a configuration that TRL has read say what was asked for: it is saved and reported."""
+def restore(trl_config: LambdaGRPOConfig, config: LambdaGRPOConfig, given: GRPOConfig | None) -> None:
+    """Put the user's values back into the configuration that TRL has read, since it is saved and reported."""
     for key in ("loss_type", "importance_sampling_level", "epsilon", "epsilon_high", "generation_kwargs"):
-        setattr(host, key, getattr(config if given is None else given, key))
-    host.stop_strings = config.stop_strings
+        setattr(trl_config, key, getattr(config if given is None else given, key))
+    trl_config.stop_strings = config.stop_strings
 
 
 def generation_kwargs(config: LambdaGRPOConfig) -> dict[str, Any] | None:
-    """What TRL is told of generation: vLLM takes the stop strings, `generate` takes them from this project."""
+    """TRL's `generation_kwargs`: stop strings are passed to vLLM; for `generate`, `StopStringEnds` applies them."""
     stops, given = config.stops(), config.generation_kwargs
     if not stops:
         return given

@@ -1,4 +1,4 @@
-"""What `LambdaGRPOTrainer` does at the Trainer's own hooks: λ's step, and a warning at the end."""
+"""The callbacks of `LambdaGRPOTrainer`: λ's step, and a warning at the end of a training without a learning signal."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from transformers import TrainerCallback
 
 from lambda_grpo.runs.signal import missing_signal
 
-LAMBDA_CHECK_STEPS = 20  # how many optimiser steps lie between two comparisons of the ranks' λ
+LAMBDA_CHECK_STEPS = 20  # optimiser steps between two comparisons of the ranks' λ
 
 
 class LambdaStep(TrainerCallback):
-    """The Trainer's hooks: where the number of steps is known, and on both sides of the optimiser's step.
+    """Sets λ's schedule when training begins, and steps λ right after the policy's optimiser step.
 
     Args:
         trainer: a `LambdaGRPOTrainer`.
@@ -37,7 +37,7 @@ class LambdaStep(TrainerCallback):
 
 
 class WarnOfNoSignal(TrainerCallback):
-    """Says at the end of a training that there was nothing to learn from.
+    """Warns at the end of a training whose rewards had no learning signal.
 
     One warning for each sentence of `missing_signal`, on the main process.
     """

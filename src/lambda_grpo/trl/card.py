@@ -1,4 +1,4 @@
-"""What a trainer knows of itself, for the model card."""
+"""The facts about a training for its model card."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def card_facts(
     datasets: list[str] | None = None,
     tags: list[str] | None = None,
 ) -> CardFacts:
-    """The present state of a training."""
+    """The facts for a card at the current state of a training."""
     args, facts = trainer.args, trainer.objective.describe()
     model = trainer.accelerator.unwrap_model(trainer.model)
     base = model_name(get_config_model_id(model.config))
@@ -73,7 +73,7 @@ def card_facts(
 
 
 def _of_dataset(dataset: Any) -> dict[str, Any]:
-    """What `datasets` knows of one."""
+    """Name and size of a data set."""
     info = getattr(dataset, "info", None)
     rows = len(dataset) if hasattr(dataset, "__len__") else None
     return {"data set": getattr(info, "dataset_name", None) or "not named", "rows": rows}

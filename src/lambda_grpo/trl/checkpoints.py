@@ -1,4 +1,4 @@
-"""What is saved with a model beside its weights, λ and the model card, and what of the run is pushed to the hub."""
+"""Saving λ and the model card with a model's weights, and the folder that is pushed to the hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HUB_FOLDER = "hub"
 
 
 def save_beside(folder: str | Path, card: CardFacts, objective: str, lambda_state: LambdaState | None) -> None:
-    """Write the model card and, where one is learned, λ into a model's folder."""
+    """Write the model card and, if the objective has one, λ into a model's folder."""
     write_card(Path(folder, CARD_FILE), card)
     if lambda_state is not None:
         save_lambda(folder, objective, lambda_state)
@@ -24,12 +24,12 @@ def save_beside(folder: str | Path, card: CardFacts, objective: str, lambda_stat
 
 @contextmanager
 def hub_folder(args: Any) -> Iterator[Path]:
-    """Let what is pushed lie in a folder of its own.
+    """A separate folder for the files that are pushed.
 
-    The Trainer's methods upload all of the output directory, whose samples and metrics aren't for the hub.
+    The Trainer's methods upload the whole output directory, whose samples and metrics shouldn't be published.
 
     Args:
-        args: the configuration, whose `output_dir` is that folder meanwhile.
+        args: the configuration; its `output_dir` is this folder inside the context.
     """
     directory = args.output_dir
     folder = Path(directory, HUB_FOLDER)
@@ -42,7 +42,7 @@ def hub_folder(args: Any) -> Iterator[Path]:
 
 
 def copy_beside(checkpoint: str | Path, folder: Path) -> None:
-    """Copy what `save_beside` wrote: the Trainer copies the files that it knows."""
+    """Copy the files of `save_beside`: the Trainer only copies the files that it knows."""
     for name in (CARD_FILE, LAMBDA_STATE_FILE):
         if Path(checkpoint, name).exists():
             shutil.copy(Path(checkpoint, name), folder / name)

@@ -1,12 +1,12 @@
-"""Guided error correction in TRL (EDGE-GRPO, arXiv 2507.21848): wrong samples get a second chance, or the answer.
+"""Guided error correction in TRL (EDGE-GRPO, arXiv 2507.21848): wrong samples are continued, completed or replaced.
 
 Rules, where the paper leaves them open:
 
 - The corrected completion takes the sample's place in its group, is graded again, and all of its tokens are trained
-  on. Those that the policy didn't sample (the reflection prompt, an appended answer, a reference solution) count as
-  though it had: their old log-probabilities are those of the policy that sampled the batch, so their ratio starts at 1.
-- A correction never makes a completion longer than max_completion_length: a reflection that leaves no room to continue,
-  or an answer that doesn't fit, is left out, and the sample stays as it is.
+  on. Tokens that the policy didn't sample (the reflection prompt, an appended answer, a reference solution) are treated
+  as if it had: their old log-probabilities are those of the policy that sampled the batch, so their ratio starts at 1.
+- A correction never makes a completion longer than max_completion_length: if a reflection leaves no room to continue,
+  or an answer doesn't fit, the sample isn't corrected.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KINDS = ("reflected", "answered", "replaced")
 
 
 def check_columns(correction: ErrorCorrection, example: dict[str, Any]) -> None:
-    """Raise ValueError if the first row of a data set lacks what a correction writes."""
+    """Raise ValueError if the first example of a data set lacks a column that the correction needs."""
     for name, share in (("answer", correction.answer), ("solution", correction.solution)):
         if share > 0:
             _column(example, name)
@@ -37,15 +37,15 @@ class Corrector:
     """Corrects wrong samples, the same ones on every rank and after a resume.
 
     Args:
-        correction: the shares of what happens to a wrong sample.
+        correction: the shares of the kinds of correction.
         settings: the configuration's `seed`, `reflection_prompt`, `answer_template` and `max_completion_length`.
         tokenizer: of the policy.
         end_ids: tokens that end a completion.
-        generate: prompts' ids -> completions' ids, by the policy.
-        state: the Trainer's state at this moment.
+        generate: prompt ids -> completion ids, by the policy.
+        state: returns the Trainer's current state.
 
     Attributes:
-        counts: of all ranks' samples since the last `clear`, by kind.
+        counts: corrected samples of all ranks since the last `clear`, by kind.
     """
 
     def __init__(
@@ -64,14 +64,14 @@ class Corrector:
         self.counts: Counter[str] = Counter()
 
     def corrected(self, samples: list[Sample], is_wrong: list[bool]) -> list[Sample]:
-        """This rank's samples, those that were changed as new objects.
+        """This rank's samples; the corrected ones are new objects.
 
         Args:
             samples: this rank's.
-            is_wrong: over all ranks' samples.
+            is_wrong: for the samples of all ranks.
 
         Raises:
-            ValueError: the data set lacks the answer or the solution that is to be written.
+            ValueError: an example lacks the answer or the solution.
         """
         kinds = self._kinds(is_wrong)
         ranks = [kinds[i : i + len(samples)] for i in range(0, len(kinds), len(samples))]
@@ -98,21 +98,21 @@ class Corrector:
         return changed
 
     def _kinds(self, is_wrong: list[bool]) -> list[str | None]:
-        """Which correction each sample gets, None for none: the same on every rank, and after a resume."""
+        """The kind of correction of each sample, None for none: the same on every rank, and after a resume."""
         state = self._state()
-        drawn = state.num_input_tokens_seen  # tells the draws of a step apart
+        drawn = state.num_input_tokens_seen  # differs between the draws of a step
         chance = random.Random(f"{self.settings.seed}-{state.global_step}-{drawn}")
         shares = (self.correction.reflect, self.correction.answer, self.correction.solution)
         weights = (*shares, max(0.0, 1 - sum(shares)))
         return [chance.choices((*KINDS, None), weights)[0] if wrong else None for wrong in is_wrong]
 
     def _continued(self, samples: list[Sample], reflected: list[int], count: int) -> list[list[int] | None]:
-        """The completions that the policy continues after the reflection prompt; None without room.
+        """The completions, continued by the policy after the reflection prompt; None if there is no room.
 
         Args:
             samples: this rank's.
-            reflected: which of them.
-            count: of prompts on every rank, since engines that share a model or a server expect as many of each.
+            reflected: indices of those to continue.
+            count: number of prompts on every rank: engines that share a model or a server need it to be equal.
         """
         reflection = self._tokens(self.settings.reflection_prompt)
         begun = [[*self._body(samples[i]), *reflection] for i in reflected]
@@ -140,7 +140,7 @@ class Corrector:
         return ids[:-1] if ids and ids[-1] in self.end_ids else ids
 
     def _end(self, sample: Sample) -> int:
-        """The token that ends a completion: the sample's own where it has ended, of a model that knows several."""
+        """The token that ends a completion: the sample's own if it has ended, since a model may have several."""
         ids = sample.completion_ids
         return ids[-1] if ids and ids[-1] in self.end_ids else self.tokenizer.eos_token_id
 
@@ -149,7 +149,7 @@ class Corrector:
 
 
 def _column(example: dict[str, Any], name: str) -> str:
-    """The text of a column; a message's content where it holds one of the assistant's."""
+    """The text of a column; the content of a message if the column holds a single one."""
     value = example.get(name)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
         value = value[0].get("content")

@@ -1,4 +1,4 @@
-"""The weights folded into TRL's advantages: stage 1 on whole groups, Z at the loss, and λ's step.
+"""The weights folded into TRL's advantages: stage 1 on whole groups, the ratio of normalisers, and λ's step.
 
 A token preference folds into the advantages, f · min(ρA, clip(ρ)A) = min(ρ · fA, clip(ρ) · fA) for f > 0, and so does
 the ratio of the objective's normaliser to that of TRL's loss.
@@ -23,17 +23,17 @@ from lambda_grpo.trl.losses import TRLLoss
 
 
 class Fold:
-    """An objective in one of TRL's losses, with its λ.
+    """Computes an objective with one of TRL's losses, and trains its λ.
 
     Args:
-        objective: that is trained with.
-        loss: TRL's, which carries it.
+        objective: the objective.
+        loss: the loss of TRL that computes it.
         lambda_state: λ.
         steps_per_generation: micro-batches of a generated batch.
         max_completion_length: tokens that a completion may have.
 
     Attributes:
-        lambda_: λ as a leaf whose gradient the loss leaves; a fresh one after each step.
+        lambda_: λ as a leaf that accumulates the loss's gradient; a new one after each step.
         lambda_grad: dL/dλ of the last optimiser step, over all ranks.
         batches: the generated batch of "train" and of "eval".
     """
@@ -56,20 +56,20 @@ class Fold:
         self.lambda_grad = torch.zeros_like(self.lambda_)
 
     def restart_lambda(self) -> None:
-        """Take λ's present value as the leaf of the next steps."""
+        """Make a new leaf of λ's current value."""
         self.lambda_: Tensor = self.lambda_state.leaf(requires_grad=self.objective.preference.learnable)
 
     # -- 1. whole groups ---------------------------------------------------------------------------------------------
 
     def begin(self, mode: str, batch: GeneratedBatch) -> GeneratedBatch:
-        """Keep a generated batch, as it is folded into each of its losses."""
+        """Store a generated batch, whose weights are folded into the loss of each of its micro-batches."""
         if not self.objective.preference.learnable:  # once for all micro-batches
             batch = replace(batch, fixed_weights=batch.weights(self.objective, self.lambda_))
         self.batches[mode] = batch
         return batch
 
     def weights(self, batch: GeneratedBatch) -> Tensor:
-        """(N,) or (N, T) f of the whole batch at the present λ."""
+        """(N,) or (N, T) f of the whole batch at the current λ."""
         fixed = batch.fixed_weights
         return batch.weights(self.objective, self.lambda_) if fixed is None else fixed
 
@@ -79,9 +79,9 @@ class Fold:
         """(B,) or (B, T) f · A · Z of TRL's loss / Z of the objective.
 
         Args:
-            inputs: a micro-batch of TRL's, with `sample_index`: (B,) the place of each sample in the generated batch.
+            inputs: a micro-batch of TRL, with `sample_index`: (B,) the index of each sample in the generated batch.
             mode: "train" or "eval".
-            micro_batches: of an optimiser step.
+            micro_batches: their number in an optimiser step.
         """
         advantages, mask = inputs["advantages"], _loss_mask(inputs)
         weights = self._weights_of(inputs, mode)
@@ -117,7 +117,7 @@ class Fold:
     def log_policy_loss(
         self, trl_metrics: dict[str, list[Any]], loss: Tensor, metrics: dict[str, Tensor], micro_batches: int
     ) -> None:
-        """Put TRL's metrics of a loss right that was computed here: with advantages of 0 it saw nothing clipped."""
+        """Correct TRL's metrics for a loss that was computed here: with advantages of 0, TRL counts no clipping."""
         clip_ratio = self.accelerator.gather(metrics["clip_ratio"].float()).mean().item()
         for name, values in trl_metrics.items():
             if name.startswith("clip_ratio/"):
@@ -127,7 +127,7 @@ class Fold:
                 values[-1] += self.accelerator.gather(loss.detach()).mean().item() * pieces
 
     def _weights_of(self, inputs: dict[str, Any], mode: str) -> Tensor:
-        """(B,) or (B, T) f of a micro-batch, on the CPU like all that is float64."""
+        """(B,) or (B, T) f of a micro-batch, on the CPU like everything in float64."""
         weights = self.weights(self.batches[mode])[inputs["sample_index"].cpu()]
         # other ranks' completions may be longer
         return weights[:, : inputs["completion_mask"].size(1)] if weights.dim() == 2 else weights
@@ -140,10 +140,10 @@ class Fold:
     def _normalizer(
         self, name: str, inputs: dict[str, Any], mask: Tensor, mode: str, micro_batches: int, share: float = 1.0
     ) -> Tensor:
-        """Z of these samples as TRL has it: this rank's part of an optimiser step's; ranks' gradients are averaged.
+        """Z for a micro-batch, as TRL defines it: for one rank of an optimiser step, as ranks' gradients are averaged.
 
-        name: an objective's normaliser, or "response_mean" for what TRL's "grpo" divides each response by.
-        share: of the generated samples, those that are counted. TRL counts all; their tokens are masked in any case.
+        name: an objective's normaliser, or "response_mean", the divisor of each response in TRL's "grpo".
+        share: of the generated samples that are counted. TRL counts all; the others' tokens are masked in any case.
         """
         tokens, samples = mask.sum(1).cpu().double(), len(mask) * micro_batches
         match name:
@@ -167,7 +167,7 @@ class Fold:
     # -- 3. λ's step -------------------------------------------------------------------------------------------------
 
     def measure(self, metrics: dict[str, list[Any]]) -> None:
-        """Before the optimiser's step, while fp16's loss scale is still the one that the gradient has."""
+        """Compute λ's gradient and the metrics, before the optimiser's step changes the loss scale of fp16."""
         batch = self.batches["train"]
         with torch.no_grad():
             weights = self.weights(batch)
@@ -178,7 +178,7 @@ class Fold:
             return
         self._warn_if_saturated(weights, batch)
         local = torch.zeros_like(self.lambda_) if self.lambda_.grad is None else self.lambda_.grad
-        # The mean over ranks, as DDP and FSDP take it of the policy's gradient.
+        # The mean over ranks, as in DDP and FSDP for the policy's gradient.
         grad = self.accelerator.reduce(local.float().to(self.accelerator.device), "mean").cpu().double()
         scaler = self.accelerator.scaler
         grad = grad if scaler is None else grad / scaler.get_scale()
@@ -194,7 +194,7 @@ class Fold:
             warnings.warn(saturation_warning(self.lambda_state.value), stacklevel=2)
 
     def step(self) -> None:
-        """After the optimiser's step: λ moves when the policy moved. An overflow under fp16 leaves both out."""
+        """Step λ after the optimiser's step, unless that was skipped because of an overflow in fp16."""
         if not self.objective.preference.learnable:
             return
         if not self.accelerator.optimizer_step_was_skipped:
@@ -202,17 +202,17 @@ class Fold:
         self.restart_lambda()
 
     def check_ranks(self, step: int) -> None:
-        """Each rank keeps and steps λ by itself: with different ones their gradients would be of different losses.
+        """Check that all ranks, each of which steps its own copy of λ, have the same value.
 
-        step: of the training, for the message.
+        step: the training step, for the message.
 
         Raises:
-            RuntimeError: two ranks differ; on all ranks alike, so that none waits for another.
+            RuntimeError: two ranks differ; it is raised on all ranks, so that none waits for another.
         """
         if not self.objective.preference.learnable or self.accelerator.num_processes == 1:
             return
-        # As objects: exactly, and on devices without float64, too. It costs one more gathering of TRL's kind, of some
-        # bytes, where TRL gathers several with each generated batch.
+        # As objects: exact, also on devices without float64. This is one more gather of a few bytes; TRL does several
+        # with each generated batch.
         values = gather_object([self.lambda_state.value])
         if any(value != values[0] for value in values):
             raise RuntimeError(
@@ -222,6 +222,6 @@ class Fold:
 
 
 def _loss_mask(inputs: dict[str, Any]) -> Tensor:
-    """(B, T) tokens that the loss is of."""
+    """(B, T) tokens that carry loss."""
     mask: Tensor = inputs["completion_mask"]
     return mask * inputs["tool_mask"] if "tool_mask" in inputs else mask

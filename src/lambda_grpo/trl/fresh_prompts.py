@@ -1,4 +1,4 @@
-"""Prompts for the groups that dynamic sampling replaces, in an order of their own that can be resumed."""
+"""Fresh prompts for dynamic sampling, from separate passes over the data set that can be resumed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ROLLOUT_STATE_FILE = "rollout_state.json"
 
 
 class FreshPrompts:
-    """Passes over a data set beside those of the training, so that these keep their order.
+    """Passes over a data set that are separate from the training's, which therefore keeps its order.
 
-    The same on every rank: what is taken follows from the seed and from what was taken before.
+    They are the same on every rank: which examples come next depends only on the seed and on those taken before.
 
     Args:
-        dataset: the training rows; a stream is read from its start again when a run is resumed.
-        seed: of the order; each pass has another.
-        shuffle: False for the data set's own order, a curriculum's say.
+        dataset: the training data; a stream is read from its start again when a run is resumed.
+        seed: of the order, which differs between passes.
+        shuffle: False for the data set's own order, for example a curriculum.
     """
 
     def __init__(self, dataset: Dataset | IterableDataset, seed: int, *, shuffle: bool = True):
@@ -31,12 +31,12 @@ class FreshPrompts:
         self.load_state_dict({"epoch": 0, "position": 0})
 
     def take(self, count: int, seen: set[str]) -> list[dict[str, Any]]:
-        """The next `count` examples whose prompts aren't among `seen`, which takes them in.
+        """The next `count` examples whose prompts aren't in `seen`; they are added to it.
 
-        A data set that holds too few others gives some again.
+        If the data set has too few such prompts, some are used again.
         """
         taken: list[dict[str, Any]] = []
-        last_epoch = self.epoch + 1  # by its end every prompt has passed by
+        last_epoch = self.epoch + 1  # after it every prompt has been tried
         while len(taken) < count:
             example = next(self._examples, None)
             if example is None:
@@ -50,7 +50,7 @@ class FreshPrompts:
         return taken
 
     def state_dict(self) -> dict[str, int]:
-        """How far it is."""
+        """The position in the current pass."""
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -59,15 +59,15 @@ class FreshPrompts:
         self._examples = self._rest_of_pass()
 
     def save(self, folder: str) -> None:
-        """Write how far it is into a checkpoint."""
+        """Write the position into a checkpoint."""
         with open(os.path.join(folder, ROLLOUT_STATE_FILE), "w") as file:
             json.dump({"fresh_prompts": self.state_dict()}, file)
 
     def load(self, checkpoint: str, *, is_optional: bool = False) -> None:
-        """Continue from where it was when a checkpoint was saved.
+        """Continue from the position saved in a checkpoint.
 
         Raises:
-            FileNotFoundError: the checkpoint doesn't say, and that isn't optional.
+            FileNotFoundError: the checkpoint has none, and `is_optional` isn't set.
         """
         if is_optional and not os.path.exists(os.path.join(checkpoint, ROLLOUT_STATE_FILE)):
             return
@@ -90,5 +90,5 @@ class FreshPrompts:
 
 
 def prompt_key(prompt: Any) -> str:
-    """A prompt, text or messages, as something that can be in a set."""
+    """A prompt, text or messages, as a hashable key."""
     return json.dumps(prompt, default=str)

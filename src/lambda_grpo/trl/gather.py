@@ -1,4 +1,4 @@
-"""Stage 1's input over all ranks: a group may straddle them."""
+"""Gathers the input of stage 1 over all ranks, since a group may straddle them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def gather_batch(
 def _entropies(
     output: dict[str, Any], token_mask: list[list[int]], compute: Callable[[Tensor, Tensor, int], Tensor]
 ) -> Tensor:
-    """(B, T), also for completions that truncation masking hides; those that the sampler knew, where it knew all."""
+    """(B, T) entropies, also of masked truncated completions; the sampler's own if it knows all of them."""
     known = output.get("known_entropies")
     if known is not None and not known.isnan().any():
         return known

@@ -1,4 +1,4 @@
-"""The private methods of TRL that the trainer overrides, and a check that they are where they were."""
+"""The private methods of TRL that the trainer overrides, and a check that the installed TRL has them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOOKS: dict[str, list[str] | None] = {
 
 
 def check_hooks(trainer_class: type) -> None:
-    """Raise ImportError if a method that `LambdaGRPOTrainer` builds on isn't where it was."""
+    """Raise ImportError if a method that `LambdaGRPOTrainer` builds on is missing or has other parameters."""
     for name, parameters in HOOKS.items():
         method = getattr(trainer_class, name, None)
         if method is None or parameters not in (None, list(inspect.signature(method).parameters)):
@@ -41,7 +41,7 @@ def check_hooks(trainer_class: type) -> None:
 
 @contextmanager
 def replaced(trainer: Any, **attributes: Any) -> Iterator[None]:
-    """Let a trainer have other attributes of its own while TRL reads them."""
+    """Replace attributes of a trainer inside the context, while TRL reads them."""
     own = trainer.__dict__
     before = {name: own[name] for name in attributes.keys() & own.keys()}
     own.update(attributes)

@@ -1,8 +1,8 @@
-"""Which of TRL's losses carries an objective, and what TRL's losses divide by.
+"""Which of TRL's losses computes an objective, and by what TRL's losses divide.
 
-`trl.GRPOTrainer` fixes surrogate and normaliser together, by the name of a loss type. An objective takes the loss type
-that has its surrogate; where that one divides by something else than the objective's Z, the ratio of the two folds
-into the advantages as the token preference does.
+In `trl.GRPOTrainer` the loss type determines both surrogate and normaliser. An objective is computed with the loss type
+that has its surrogate; if that one doesn't divide by the objective's Z, the ratio of the two normalisers is folded into
+the advantages, as the token preference is.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class TRLLoss:
     """One of TRL's losses, for an objective.
 
     loss_type: TRL's name.
-    settings: what TRL's configuration has to say beside it.
-    has_surrogate: whether it computes the objective's surrogate. If not, it is there for all the rest (KL term,
-        entropy bonus, metrics) and gets advantages of 0.
+    settings: further settings of TRL's configuration that it needs.
+    has_surrogate: whether it computes the objective's surrogate. If not, it gets advantages of 0, and only computes the
+        rest (KL term, entropy bonus, metrics).
     """
 
     loss_type: str
@@ -48,12 +48,12 @@ class TRLLoss:
 
     @property
     def divides_by(self) -> str:
-        """Its normaliser: an objective's, or "response_mean"."""
+        """Its normaliser: one of an objective's, or "response_mean"."""
         return DIVIDES_BY[self.loss_type]
 
 
 def trl_loss(objective: Objective) -> TRLLoss:
-    """The loss of TRL's that carries the objective, its clip range given."""
+    """The loss of TRL that computes the objective, with its clip range."""
     clip_type = CLIP_LOSS_TYPE[objective.normalizer]
     match objective.surrogate:
         case Clip(level, epsilon, epsilon_high):
@@ -83,7 +83,7 @@ def kl_is_exact(objective: Objective) -> bool:
 
 
 def check_nothing_weighs_tokens(config: GRPOConfig, name: str) -> None:
-    """Raise ValueError on TRL's settings that change the policy's term, where that term isn't TRL's."""
+    """Raise ValueError on settings that change TRL's policy term, for an objective whose policy term isn't TRL's."""
     for setting, is_set in (
         ("top_entropy_quantile", config.top_entropy_quantile < 1.0),
         ("off_policy_mask_threshold", config.off_policy_mask_threshold is not None),

@@ -1,4 +1,4 @@
-"""The packed training pass behind TRL's log-probabilities."""
+"""TRL's log-probabilities, computed by the packed training pass."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lambda_grpo.fast.architectures import UnsupportedError
 
 @dataclass(frozen=True)
 class SkippedSamples:
-    """(B,) which samples aren't computed, and the (B, T) log-probabilities and entropies that they have instead."""
+    """(B,) which samples aren't computed, and (B, T) log-probabilities and entropies to use for them instead."""
 
     is_skipped: Tensor
     logps: Tensor
@@ -27,20 +27,20 @@ class SkippedSamples:
 class Packer:
     """Forward passes without padding that read a prompt once for all of its completions, on a CPU.
 
-    For models that `packing.check_packable` knows; others are left to TRL's own pass, with one warning that names the
-    cause, and so is a GPU, silently. Values and gradients are TRL's, to rounding: its own head makes log-probabilities
-    and entropies of the packed sequence. With dropout each completion has the distribution that it has in TRL's pass;
-    completions of one prompt share the prompt's draws.
+    For models that `packing.check_packable` accepts; others are left to TRL's own pass, with one warning that names the
+    cause. On a GPU TRL's pass is used without a warning. Values and gradients are TRL's up to rounding: TRL's own head
+    computes log-probabilities and entropies of the packed sequence. With dropout each completion has the same
+    distribution as in TRL's pass; completions of one prompt share the dropout masks of the prompt.
 
     Args:
         models: the policy and, where there is one, the reference model.
         is_wanted: whether to pack at all.
-        unsupported: a setting of TRL's that the packed pass doesn't follow; None where there is none.
-        skips_known: whether a sample without an advantage has no part in the gradient, and what the sampler knew of it
-            is the policy's still: then it isn't computed again.
+        unsupported: a setting of TRL that the packed pass doesn't support; None if there is none.
+        skips_known: whether samples with an advantage of 0 may be skipped: they have no gradient, and the policy is
+            still the one that sampled, so the sampler's values are its own.
 
     Attributes:
-        is_on: whether passes are packed; it ends with the first model that isn't known.
+        is_on: whether passes are packed; switched off by the first model that isn't supported.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Packer:
                 packing.prepare(model, native=accelerator.mixed_precision == "no")
 
     def _can_pack(self, models: Sequence[Any]) -> bool:
-        """Whether the models are known at this moment: hooks may come and go. If not, packing ends."""
+        """Whether the models are supported now, since hooks come and go. If not, packing is switched off."""
         try:
             if self.unsupported is not None:
                 raise UnsupportedError(self.unsupported)
@@ -80,7 +80,7 @@ class Packer:
 
     @contextmanager
     def skipping(self, inputs: dict[str, Any]) -> Iterator[None]:
-        """Let the passes of one loss leave out the samples whose values don't matter, or are known."""
+        """Let the passes of one loss skip samples whose values have no effect or are known."""
         self._skipped = self._samples_to_skip(inputs) if self.is_on else None
         try:
             yield
@@ -116,7 +116,7 @@ class Packer:
         batch_size: int | None = None,
         compute_entropy: bool = False,
     ) -> tuple[Tensor, Tensor | None] | None:
-        """(B, T) log-probabilities and entropies of completions, as TRL's method; None where TRL is to compute them.
+        """(B, T) log-probabilities and entropies of completions, as TRL's method; None to let TRL compute them.
 
         Args:
             input_ids: (B, P + T) prompts, padded on the left, and completions, padded on the right.

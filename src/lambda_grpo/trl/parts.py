@@ -1,4 +1,4 @@
-"""What `LambdaGRPOTrainer` holds, made from what TRL's trainer has set up."""
+"""Creates the objects that `LambdaGRPOTrainer` holds, after TRL's trainer has been set up."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from lambda_grpo.trl.stop_strings import StopStringEnds
 
 
 def hold_parts(trainer: Any, tokenize: Callable[[list[Any]], Any]) -> None:
-    """Let a trainer hold its parts, and its data sets the prompts that fit.
+    """Create a trainer's objects, and limit its data sets to prompts that fit.
 
     Args:
         trainer: a `LambdaGRPOTrainer`, set up by TRL.
         tokenize: TRL's `_tokenize_prompts`.
 
     Raises:
-        UserError: TRL would silently leave out what was asked for.
-        ValueError: settings that don't go together.
+        UserError: TRL would silently ignore a setting.
+        ValueError: settings that can't be combined.
     """
     _set_up_models(trainer)
     strings = trainer.args.stops()
@@ -78,7 +78,7 @@ def _epoch_steps(trainer: Any) -> tuple[int, int]:
 
 
 def _set_up_models(trainer: Any) -> None:
-    """The packer, and positions for models that don't count them from the attention mask."""
+    """Create the packer, and correct the positions of models that don't derive them from the attention mask."""
     args, accelerator = trainer.args, trainer.accelerator
     models = [accelerator.unwrap_model(model) for model in (trainer.model, trainer.ref_model) if model is not None]
     head = models[0].get_output_embeddings()

@@ -18,10 +18,10 @@ CHUNK = 1000  # prompts that are tokenised at a time
 
 
 def room_for_prompts(contexts: list[int | None], max_completion_length: int) -> int | None:
-    """Tokens that a model's context leaves for a prompt; None where no context is known.
+    """Tokens that a model's context leaves for a prompt; None if no context length is known.
 
     Args:
-        contexts: the model's positions, and what an engine allows; None or 0 where one isn't known.
+        contexts: the model's context length, and an engine's limit; None or 0 for one that isn't known.
         max_completion_length: tokens of a completion.
 
     Raises:
@@ -40,22 +40,22 @@ def room_for_prompts(contexts: list[int | None], max_completion_length: int) -> 
 
 
 class PromptLimit:
-    """The longest prompt, and what happens to longer ones.
+    """The maximum prompt length, and the handling of longer prompts.
 
-    A data set is looked through before the run, a stream as it is read. Data whose prompts TRL makes later (images,
-    environments, a `rollout_func`) are left alone.
+    A data set is checked before the run, a stream as it is read. Data whose prompts TRL creates later (images,
+    environments, a `rollout_func`) aren't checked.
 
     Args:
-        max_length: the configuration's `max_prompt_length`, the chat template's tokens included.
-        room: what the model's context leaves, see `room_for_prompts`.
+        max_length: the configuration's `max_prompt_length`, including the chat template's tokens.
+        room: tokens that the model's context leaves, see `room_for_prompts`.
         overflow: "drop", "truncate_left", or None to refuse longer prompts.
         tokenize: prompts -> their ids.
         has_chat_template: whether conversations can be tokenised.
         is_made_later: whether TRL makes the prompts itself.
-        batch_prompts: prompts that a training batch takes.
+        batch_prompts: prompts of a training batch.
 
     Attributes:
-        max_tokens: the smaller one of `max_length` and `room`; None where there is neither.
+        max_tokens: the smaller of `max_length` and `room`; None if there is neither.
         dropped: prompts of a stream that were dropped so far.
     """
 
@@ -80,11 +80,10 @@ class PromptLimit:
     # -- before the run ----------------------------------------------------------------------------------------------
 
     def fitting(self, dataset: Any, name: str) -> Any:
-        """The rows of a data set that are to be trained or evaluated on. `name`: of the data set, in messages.
+        """The rows of a data set whose prompts are kept. `name`: of the data set, in messages.
 
         Raises:
-            UserError: a prompt is too long, and `overflow` doesn't say what to do; or what is left doesn't fill a
-                batch.
+            UserError: a prompt is too long and `overflow` isn't set, or the remaining prompts don't fill a batch.
         """
         row = next(iter(dataset), None)
         if row is None or self.max_tokens is None:
@@ -122,7 +121,7 @@ class PromptLimit:
         return kept
 
     def _too_long(self, dataset: Dataset) -> Iterator[tuple[int, int]]:
-        """(row, tokens) of each prompt that is."""
+        """(row, tokens) of each prompt that is too long."""
         assert self.max_tokens is not None
         # other columns may be images, but a transform may need them
         rows = dataset if dataset.format["type"] == "custom" else dataset.select_columns(["prompt"])

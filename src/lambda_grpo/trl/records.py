@@ -1,4 +1,4 @@
-"""What a training records in its output directory beside the models: all that `lambda-grpo report` reads."""
+"""The records of a training in its output directory, besides its models: all that `lambda-grpo report` reads."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from lambda_grpo.runs.directory import Run, metrics_line
 from lambda_grpo.runs.provenance import provenance
 from lambda_grpo.trl.rewards import RewardTable, known, total_reward
 
-# TRL's names of what every metrics line holds under a name of ours
+# TRL's metrics that have another name in metrics.jsonl
 METRIC_NAMES = {"completions/mean_length": "completion_length_mean"}
-SUMMARY = "train_runtime"  # what only the Trainer's closing summary holds
+SUMMARY = "train_runtime"  # a key that only the Trainer's closing summary has
 
 
 class RunRecorder(TrainerCallback):
     """Writes run.json, metrics.jsonl and completions/ on the main process.
 
-    A resumed training continues the records of the one that it resumes. Another training's, which lie in the same
-    directory, are moved into a folder of their own there.
+    A resumed training appends to the records of the one that it resumes. Records of another training in the same
+    directory are moved to a subdirectory.
 
     Args:
         run: the output directory.
-        describe: what run.json is to hold, asked when training begins.
-        on_samples: is called with each generated batch, too.
+        describe: returns the content of run.json; called when training begins.
+        on_samples: also called with each generated batch.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class RunRecorder(TrainerCallback):
         self._next_group = 0  # number of the next prompt group in completions/
 
     def begin(self, state: Any) -> None:
-        """Write run.json, and let the records end at the step that `state` has reached.
+        """Write run.json, and truncate the records at the step that `state` has reached.
 
-        Called at the first step of a training, or before it by whoever records something earlier.
+        Called at the first step of a training, or before it by a caller that records something earlier.
         """
         rows = [_row(entry["step"], entry) for entry in state.log_history if "reward" in entry]
         known = {_as_text(row) for row in rows}
@@ -76,7 +76,7 @@ class RunRecorder(TrainerCallback):
         self.run.log_completions(self._step + 1, {**columns, "group": groups})
 
     def record_model(self, step: int) -> None:
-        """The policy of that step has been saved into the output directory itself."""
+        """Record that the policy of this step has been saved into the output directory itself."""
         if self._has_begun:  # else the records are another training's
             self.run.log_model(step)
 
@@ -88,7 +88,7 @@ class RunRecorder(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
-        # Not when training begins: what other callbacks refuse then is to cost the records nothing.
+        # Not when training begins: if another callback refuses then, the existing records must not be touched.
         if self._step is None and not self._is_prepared:
             self.begin(state)
         self._step, self._is_prepared = state.global_step, False
@@ -103,10 +103,10 @@ class RunRecorder(TrainerCallback):
 
 
 def describe_run(trainer: Any) -> dict[str, Any]:
-    """What run.json holds: the objective, the model, the data, settings, versions, and when it began.
+    """The content of run.json: the objective, the model, the data, settings, versions, and the time of the start.
 
     Args:
-        trainer: a `LambdaGRPOTrainer`, whose `run_details` add to it, and to its "resolved" settings.
+        trainer: a `LambdaGRPOTrainer`; its `run_details` are added, also to the "resolved" settings.
     """
     details = trainer.run_details
     found = {
@@ -128,9 +128,9 @@ def sample_columns(
     Args:
         batch: of N samples.
         weights: (N,) the mean of f over each sample's tokens.
-        answers: (N,) the data set's; None where it has none.
+        answers: (N,) the data set's; None for an example without one.
         logs: TRL's table of completions, whose last N rows are the batch's.
-        table: how rewards add up.
+        table: the sum of rewards.
     """
     count = len(batch.lengths)
     each = {name: list(logs["rewards"][name])[-count:] for name in table.names}
@@ -155,11 +155,11 @@ def _text(value: Any) -> str:
 
 
 def _row(step: int, logs: Mapping[str, Any]) -> dict[str, Any]:
-    """A logged step: an objective without λ has null there, so that every run has the same columns."""
+    """A logged step; `lambda` is null for an objective without λ, so that every run has the same columns."""
     named = {METRIC_NAMES.get(key, key): value for key, value in logs.items()}
     return {"step": step, "lambda": None, "lambda_grad": None, **named}
 
 
 def _as_text(row: Mapping[str, Any]) -> str:
-    """A row, the same for the same values."""
+    """A row as text, for comparison: equal for equal values."""
     return metrics_line(dict(sorted(row.items())))

@@ -1,9 +1,8 @@
-"""Resuming in TRL: exactly, or not without being asked to.
+"""Exact resuming in TRL; an incomplete checkpoint is refused unless `resume_without_optimizer` is set.
 
-TRL and the Trainer load what they find. Without the optimiser's files they start with a fresh optimiser and the
-learning rate of the first step; within a generated batch (`num_iterations` above 1, or `steps_per_generation`
-above `gradient_accumulation_steps`) they generate anew. Here a checkpoint holds the batch too, and one that lacks
-something is refused, unless `resume_without_optimizer` is set.
+TRL and the Trainer silently load whatever is there. Without the optimiser's files they start with a fresh optimiser and
+the learning rate of the first step; within a generated batch (`num_iterations` above 1, or `steps_per_generation`
+above `gradient_accumulation_steps`) they generate a new one. Here a checkpoint includes the generated batch.
 """
 
 from __future__ import annotations
@@ -31,22 +30,22 @@ from lambda_grpo.trl.fresh_prompts import ROLLOUT_STATE_FILE
 
 logger = logging.getLogger(__name__)
 
-# what starts afresh without a part of a checkpoint
-AFRESH = {
+# the consequence of resuming without a part of a checkpoint
+CONSEQUENCES = {
     OPTIMIZER: "the optimizer starts fresh",
     SCHEDULE: "the optimizer starts fresh",
     RANDOM_STATE: "sampling continues with other random numbers",
     ROLLOUT_STATE_FILE: "fresh prompts come from the start of their order",
-    "generated_batch": "completions of its generated batch are generated anew",
+    "generated_batch": "completions of its generated batch are generated again",
 }
 
 
 class SavedBatch(NamedTuple):
-    """A generated batch that a checkpoint was saved within.
+    """The generated batch of a checkpoint that was saved before all of it had been trained on.
 
-    step: micro-batches that had been trained on.
+    step: number of micro-batches that had been trained on.
     inputs: TRL's micro-batches.
-    batch: stage 1's.
+    batch: the batch of stage 1.
     """
 
     step: int
@@ -55,14 +54,14 @@ class SavedBatch(NamedTuple):
 
 
 class Resumption:
-    """What a checkpoint holds beside the Trainer's own files, so that a resumed run is the uninterrupted one.
+    """Saves and restores what a checkpoint needs besides the Trainer's own files, so that resuming is exact.
 
     Args:
         args: the configuration.
         num_iterations: optimiser passes over a generated batch.
         is_learnable: whether the objective has a λ.
-        draws_fresh_prompts: whether the run samples dynamically.
-        epoch_steps: the optimiser steps and the micro-batches of an epoch, asked when there is a checkpoint.
+        draws_fresh_prompts: whether the run uses dynamic sampling.
+        epoch_steps: returns the optimiser steps and the micro-batches of an epoch; called only with a checkpoint.
     """
 
     def __init__(
@@ -78,13 +77,13 @@ class Resumption:
         self.args, self.accelerator, self._epoch_steps = args, accelerator, epoch_steps
         self.is_learnable, self.draws_fresh_prompts = is_learnable, draws_fresh_prompts
         self.num_iterations = num_iterations
-        self._lacks: list[str] = []  # what the checkpoint that is resumed from lacks
-        self._saved_batch: dict[str, Any] | None = None  # the generated batch that it was saved within
+        self._lacks: list[str] = []  # parts that the checkpoint lacks
+        self._saved_batch: dict[str, Any] | None = None  # the checkpoint's generated batch
 
     def begin(self, resume_from_checkpoint: str | bool | None) -> Any:
-        """Check what a training is to resume from. Returns what the Trainer is given in turn.
+        """Check the checkpoint that a training is to resume from, and return the Trainer's `resume_from_checkpoint`.
 
-        True takes the last complete checkpoint: one whose writing was cut short doesn't count.
+        True selects the last complete checkpoint; one that was only partly written doesn't count.
 
         Raises:
             UserError: the checkpoint lacks the optimiser, the schedule, the random state, or the generated batch that
@@ -104,17 +103,17 @@ class Resumption:
 
     @property
     def _generate_every(self) -> int:
-        """How many micro-batches are trained on a generated batch."""
+        """Number of micro-batches that a generated batch is trained on for."""
         return self.args.steps_per_generation * self.num_iterations
 
     @property
     def _batch_file(self) -> str:
-        """Of this rank."""
+        """The file name of this rank's generated batch."""
         return f"generated_batch_{self.accelerator.process_index}.pt"
 
     @property
     def _batch_settings(self) -> dict[str, int]:
-        """What must be the same for a saved batch to be continued."""
+        """The settings that must be the same to resume within a saved batch."""
         args = self.args
         return {
             "processes": self.accelerator.num_processes,
@@ -125,13 +124,13 @@ class Resumption:
         }
 
     def save_batch(self, output_dir: str, step: int, inputs: Any, batches: dict[str, GeneratedBatch]) -> None:
-        """Save the generated batch into a checkpoint that is saved within one.
+        """Save the generated batch into a checkpoint, unless all of it has been trained on.
 
         Args:
             output_dir: the checkpoint.
-            step: micro-batches that have been trained on.
+            step: number of micro-batches that have been trained on.
             inputs: TRL's micro-batches.
-            batches: stage 1's, of which "train" is saved.
+            batches: the batches of stage 1, of which "train" is saved.
         """
         if step % self._generate_every == 0:
             return
@@ -142,13 +141,13 @@ class Resumption:
             "inputs": inputs,
             "batch": {column.name: getattr(batch, column.name) for column in fields(batch)},
         }
-        os.makedirs(output_dir, exist_ok=True)  # rank 0 may not have made it yet
+        os.makedirs(output_dir, exist_ok=True)  # rank 0 may not have created it yet
         torch.save(saved, os.path.join(output_dir, self._batch_file))
 
     # -- what a checkpoint lacks -------------------------------------------------------------------------------------
 
     def _check(self, checkpoint: Path) -> None:
-        """Take note of what a checkpoint lacks, and of its generated batch. Raises UserError as `begin`."""
+        """Find the parts that a checkpoint lacks, and load its generated batch. Raises UserError as `begin`."""
         if not (checkpoint / TRAINER_STATE_NAME).exists():
             raise UserError(f"{checkpoint} is no complete checkpoint: it has no {TRAINER_STATE_NAME}")
         if self.is_learnable:
@@ -165,7 +164,7 @@ class Resumption:
         own = "rng_state.pth" if self.args.world_size <= 1 else f"rng_state_{self.args.process_index}.pth"
         self._lacks = self._missing(checkpoint)
         if RANDOM_STATE not in self._lacks and not (checkpoint / own).exists():
-            warn_once(f"{checkpoint} is of another number of processes: {AFRESH[RANDOM_STATE]}")
+            warn_once(f"{checkpoint} is of another number of processes: {CONSEQUENCES[RANDOM_STATE]}")
         if not self._lacks:
             return
         names = ", ".join(self._lacks)
@@ -176,11 +175,11 @@ class Resumption:
                 "it as a model"
             )
         if self.accelerator.is_main_process:
-            consequences = "; ".join(dict.fromkeys(_afresh(part) for part in self._lacks))
+            consequences = "; ".join(dict.fromkeys(_consequence(part) for part in self._lacks))
             warnings.warn(f"{checkpoint} lacks {names}: {consequences}", stacklevel=4)
 
     def _missing(self, checkpoint: Path) -> list[str]:
-        """The files that a resumption from a checkpoint would lack."""
+        """The files for an exact resume that a checkpoint lacks."""
         missing = missing_state(checkpoint)
         if self.draws_fresh_prompts and not (checkpoint / ROLLOUT_STATE_FILE).exists():
             missing.append(ROLLOUT_STATE_FILE)
@@ -189,7 +188,7 @@ class Resumption:
         return missing
 
     def micro_steps(self, checkpoint: Path) -> int:
-        """How many micro-batches had been trained on when a checkpoint was saved."""
+        """The number of micro-batches that had been trained on when a checkpoint was saved."""
         step = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
         updates, micro_batches = self._epoch_steps()
         return step // updates * micro_batches + step % updates * self.args.gradient_accumulation_steps
@@ -203,7 +202,7 @@ class Resumption:
                 )
 
     def _why(self, lacks: list[str]) -> str:
-        """How that may be."""
+        """The likely reason, in parentheses."""
         if OPTIMIZER in lacks:
             return " (save_only_model?)"
         if ROLLOUT_STATE_FILE in lacks:
@@ -211,7 +210,7 @@ class Resumption:
         return ", the generated batch that it was saved within" if self._batch_file in lacks else ""
 
     def _instead(self, checkpoint: Path) -> str:
-        """The last checkpoint beside it that can be resumed from, as advice; empty without any."""
+        """Advice to use the run's last checkpoint that can be resumed from; empty if there is none."""
         others = [path for path in Run(checkpoint.parent).checkpoints() if path.name != checkpoint.name]
         good = [path for path in others if not self._missing(path) and not (path / self._batch_file).exists()]
         return f"resume from {good[-1]} (remove the later ones), " if good else ""
@@ -219,12 +218,12 @@ class Resumption:
     # -- resuming ----------------------------------------------------------------------------------------------------
 
     def continue_schedule(self, schedule: Any, optimizer: Any, step: int) -> None:
-        """Let a fresh optimiser's schedule begin at the step of the checkpoint."""
+        """Start a fresh optimiser's schedule at the step of the checkpoint."""
         if {OPTIMIZER, SCHEDULE}.intersection(self._lacks):
             set_step(schedule, optimizer, step)
 
     def take_batch(self) -> SavedBatch | None:
-        """The generated batch that the checkpoint was saved within, once; None where it was saved between two."""
+        """The checkpoint's generated batch, at the first call; None if the checkpoint was saved between two batches."""
         saved, self._saved_batch = self._saved_batch, None
         if saved is None:
             return None
@@ -233,7 +232,7 @@ class Resumption:
 
 
 def set_step(schedule: Any, optimizer: Any, step: int) -> None:
-    """Let a fresh schedule begin at a step, where it is a function of the step alone."""
+    """Start a fresh schedule at a step, if it is a function of the step alone."""
     if not isinstance(schedule, LambdaLR):
         return
     schedule.last_epoch = step
@@ -244,5 +243,5 @@ def set_step(schedule: Any, optimizer: Any, step: int) -> None:
         group["lr"] = rate
 
 
-def _afresh(part: str) -> str:
-    return next(text for name, text in AFRESH.items() if part.startswith(name))
+def _consequence(part: str) -> str:
+    return next(text for name, text in CONSEQUENCES.items() if part.startswith(name))

@@ -1,7 +1,7 @@
-"""Reward functions in TRL: what they are called with, and what they may return, checked where TRL calls them.
+"""Checks of reward functions in TRL: that they accept TRL's arguments, and return one number per completion.
 
-A function that can't take what TRL passes is refused when the trainer is made. One that raises, or returns something
-that isn't a number for each completion, ends the training with one line: its name, what is wrong, and the columns.
+A function that can't be called with TRL's arguments is refused when the trainer is created. One that raises an
+exception, or returns something else, ends the training with one line: its name, the problem, and the columns.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def check_signatures(functions: Iterable[tuple[str, Any]], columns: Sequence[str
     """Raise UserError if a reward function can't be called as TRL calls it.
 
     Args:
-        functions: each with its name; reward models among them are left out.
+        functions: each with its name; reward models among them aren't checked.
         columns: of the data set.
-        extra: what else is passed.
+        extra: further arguments that are passed.
     """
     passed = {*ALWAYS, *extra, *_passed(columns)}
     for name, function in functions:

@@ -1,4 +1,4 @@
-"""What TRL's reward functions gave: told apart by name, and summed."""
+"""Rewards by function: distinct names, weighted sums, and which groups have reward variance."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from trl.trainer.utils import nanstd
 
 from lambda_grpo.objective.groups import FLOAT32, has_variance
 
-# Of TRL's table of completions, in which each reward function has a column of its name
+# Columns of TRL's table of completions, in which each reward function has a column, too
 TABLE_COLUMNS = ("step", "prompt", "completion", "advantage")
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """The names of reward functions, those that several have numbered: `length_1`, `length_2`.
+    """The names of reward functions, numbered where several have the same name: `length_1`, `length_2`.
 
-    A number whose name is taken by another function is skipped. So is a name of `TABLE_COLUMNS` itself.
+    A number is skipped if another function has that name. A name in `TABLE_COLUMNS` is numbered, too.
     """
     given = Counter([*names, *TABLE_COLUMNS])
     taken, found = set(given), []
@@ -38,7 +38,7 @@ class RewardSum(NamedTuple):
     """Weighted sums of rewards, on the CPU.
 
     total: (N,) float64, NaN where no function could score.
-    rounding: (N,) how much of a difference between two of them float32 may have made.
+    rounding: (N,) the difference between two equal sums that float32 rounding may cause.
     """
 
     total: Tensor
@@ -48,10 +48,10 @@ class RewardSum(NamedTuple):
 def reward_sum(rewards: Tensor, weights: Tensor) -> RewardSum:
     """(N, F) rewards by function, NaN where one couldn't score, and (F,) their weights -> their sums.
 
-    Each term has three roundings (reward, weight, product), a sum of F terms as TRL takes it F − 1 more; a rounding is
-    half a float32 error of Σ|weight · reward|, and two sums are compared.
+    Each term is rounded three times (reward, weight, product), and TRL's sum of F terms F − 1 times more. Each rounding
+    is at most half of float32's ε times Σ|weight · reward|, and the difference of two sums has both errors.
     """
-    weighted = (rewards * weights.to(rewards.device)).cpu().double()  # the product in float32, as TRL takes it
+    weighted = (rewards * weights.to(rewards.device)).cpu().double()  # the product in float32, as in TRL
     rounding = (rewards.size(1) + 2) * FLOAT32 * weighted.abs().nansum(1)
     return RewardSum(total_reward(weighted), rounding)
 
@@ -67,12 +67,12 @@ def known(rewards: Sequence[float]) -> list[float | None]:
 
 
 class RewardTable:
-    """How (N, F) rewards by function add up.
+    """The weighted sums of (N, F) rewards by function, with or without the overlong penalty.
 
     Args:
         names: of the F reward functions.
         weights: (F,).
-        overlong: the place of the overlong penalty among them, which says nothing about the task; None without one.
+        overlong: index of the overlong penalty, which doesn't count as a reward of the task; None without one.
     """
 
     def __init__(self, names: Sequence[str], weights: Tensor, overlong: int | None = None):

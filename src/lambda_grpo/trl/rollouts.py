@@ -1,8 +1,8 @@
-"""The rollouts of a training batch in TRL: drawn, scored, corrected, and refilled with the groups of fresh prompts.
+"""The rollouts of a training batch in TRL: drawn, scored, corrected, and refilled with groups of fresh prompts.
 
-TRL generates, scores and assembles a batch in one method. Where an objective does more with its samples, they are drawn
-here first, as often as it takes, by TRL's own generation and scoring; TRL's method then finds both done. Every rank
-takes the same decisions, from rewards that all of them have.
+TRL generates, scores and assembles a batch in one method. For an objective with error correction or dynamic sampling,
+the samples are drawn here before, in as many rounds as needed, by TRL's own generation and scoring; TRL's method then
+only assembles them. Every rank takes the same decisions, based on the rewards of all ranks.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ Metrics = dict[str, list[Any]]
 
 
 def check_single_turn(unsupported: dict[str, Any]) -> None:
-    """Raise ValueError if one of the settings is given that samples drawn apart from TRL's batch don't go with."""
+    """Raise ValueError if a setting is given that can't be combined with samples drawn outside of TRL's method."""
     for name, is_given in unsupported.items():
         if is_given:
             raise ValueError(f"dynamic sampling and error correction take text of a single turn: leave {name} out")
 
 
 def overlong_penalty(spec: RolloutSpec, max_length: int, taken: Sequence[str]) -> Callable[..., Any] | None:
-    """The reward function of an objective with an overlong buffer (DAPO, eq. 13): TRL's; None without one.
+    """TRL's reward function for the overlong buffer of an objective (DAPO, eq. 13); None if it has no buffer.
 
     Args:
         spec: the objective's.
@@ -43,7 +43,7 @@ def overlong_penalty(spec: RolloutSpec, max_length: int, taken: Sequence[str]) -
         taken: the names of the other reward functions.
 
     Raises:
-        ValueError: one of them is that function already.
+        ValueError: this function is already among them.
     """
     if spec.overlong_buffer == 0:
         return None
@@ -56,21 +56,21 @@ def overlong_penalty(spec: RolloutSpec, max_length: int, taken: Sequence[str]) -
 
 
 class RolloutPipeline:
-    """Draws a batch: what the policy samples, corrected, and refilled until no group's rewards are all equal.
+    """Draws a batch of samples, corrects wrong ones, and replaces groups whose rewards are all equal.
 
-    Logs what is drawn beyond the batch's own prompts, and what is corrected, apart. The order of the data set is left
-    as it is: fresh prompts come from passes of their own.
+    Samples drawn in addition to the batch's own prompts, and corrections, are logged under their own metrics. The data
+    set keeps its order, since fresh prompts come from separate passes.
 
     Args:
         settings: the configuration's `correct_reward` and `max_resample_times`.
-        table: how rewards add up.
-        generate: prompts -> what TRL's `_generate` returns.
+        table: the sums of rewards.
+        generate: prompts -> the output of TRL's `_generate`.
         score: examples, prompts, completions and their ids -> (N, F) rewards over all ranks.
-        logged: takes what the reward functions have logged for each sample since it was last called, by column.
-        group_size: samples of a prompt.
-        metrics, pending_metrics: TRL's of training, and what reward functions have logged for it.
-        corrector: of wrong samples.
-        fresh_prompts: in place of those whose group's rewards are all equal.
+        logged: returns what the reward functions have logged for each sample since the last call, by column.
+        group_size: samples per prompt.
+        metrics, pending_metrics: TRL's training metrics, and those that reward functions have logged for them.
+        corrector: corrects wrong samples; None for no correction.
+        fresh_prompts: prompts for the groups that are replaced; None for no dynamic sampling.
     """
 
     def __init__(
@@ -94,16 +94,16 @@ class RolloutPipeline:
         self.corrector, self.fresh_prompts = corrector, fresh_prompts
 
     def draw(self, examples: list[dict[str, Any]]) -> ScoredSamples:
-        """The batch of this rank's examples."""
+        """The batch for this rank's examples."""
         if self.corrector is not None:
             self.corrector.counts.clear()
         first = self._draw(examples)
         return first if self.fresh_prompts is None else self._refill_groups(first, self.fresh_prompts)
 
     def log(self, batch: ScoredSamples, tokens: int) -> None:
-        """Let TRL's metrics of the batch be of what the policy drew for its own prompts, and count the rest apart.
+        """Set TRL's metrics of the batch to those of the policy's samples for its own prompts, and log the corrections.
 
-        tokens: that have been sampled and read so far.
+        tokens: number of tokens that have been sampled and read so far.
         """
         self.table.log(self.metrics, batch.policy_rewards, self.group_size)
         self.metrics["num_tokens"] = [tokens]
@@ -114,7 +114,7 @@ class RolloutPipeline:
     # -- drawing and correcting --------------------------------------------------------------------------------------
 
     def _draw(self, examples: list[dict[str, Any]]) -> ScoredSamples:
-        """Generate, score, and correct what is wrong."""
+        """Generate and score samples, and correct wrong ones."""
         prompt_ids, completion_ids, _, completions, logprobs, *_ = self._generate(
             [example["prompt"] for example in examples]
         )
@@ -133,14 +133,14 @@ class RolloutPipeline:
         return ScoredSamples(changed, rewards, self._regraded(samples, changed, rewards))
 
     def _regraded(self, samples: list[Sample], changed: list[Sample], rewards: Tensor) -> Tensor:
-        """(N, F) rewards with those of the changed samples in their place. `changed` takes in what was logged."""
+        """(N, F) rewards, updated for the changed samples, which are replaced in `changed` by graded ones."""
         own = [i for i, (new, old) in enumerate(zip(changed, samples, strict=True)) if new is not old]
         counts = self.accelerator.gather(torch.tensor([len(own)], device=rewards.device))
         count = int(counts.max())
         if count == 0:
             return rewards
-        with _kept(self.pending_metrics):  # they are of what the policy sampled
-            # every rank grades as many, since their rewards are gathered
+        with _kept(self.pending_metrics):  # these describe the policy's own samples
+            # every rank grades the same number, since rewards are gathered
             again, graded = self._score([changed[i] for i in own] + [changed[0]] * (count - len(own)))
         for i, sample in zip(own, graded, strict=False):
             changed[i] = sample
@@ -181,7 +181,7 @@ class RolloutPipeline:
                     prompt_key(prompt) for prompt in gather_object([sample.example["prompt"] for sample in samples])
                 }
             groups = len(empty)
-            while groups * size % ranks:  # every rank draws as many
+            while groups * size % ranks:  # every rank draws the same number
                 groups += 1
             examples = [example for example in fresh_prompts.take(groups, seen) for _ in range(size)]
             local = len(examples) // ranks
@@ -203,13 +203,13 @@ class RolloutPipeline:
         return ScoredSamples(samples, first.policy_rewards, rewards)
 
     def _groups_where(self, is_so: Tensor) -> list[int]:
-        """The groups of whose samples (N,) something is true that is the same for all samples of a group."""
+        """The groups for which a condition holds. `is_so`: (N,) by sample, equal within each group."""
         return is_so.view(-1, self.group_size)[:, 0].nonzero()[:, 0].tolist()
 
 
 @contextmanager
 def _kept(metrics: Metrics) -> Iterator[None]:
-    """Leave metrics as they were."""
+    """Restore metrics after the context."""
     before = {name: list(values) for name, values in metrics.items()}
     yield
     metrics.clear()

@@ -1,4 +1,4 @@
-"""Samples on their way from the policy to the loss."""
+"""The samples of a batch between generation and the loss, with their rewards."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sample:
-    """One completion with the row of the data set that it answers.
+    """One completion, with the data set example that it belongs to.
 
-    completion: text, or messages where the prompt is a conversation.
-    logprobs: of the sampling engine, where it gives them.
-    logged: what reward functions have logged for it, by column.
+    completion: text, or messages if the prompt is a conversation.
+    logprobs: from the sampling engine, if it returns them.
+    logged: values that reward functions have logged for it, by column.
     """
 
     example: dict[str, Any]
@@ -27,7 +27,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class ScoredSamples:
-    """This rank's samples, and the (N, F) rewards of all ranks' by function: of the policy's own, and as corrected."""
+    """This rank's samples, and all ranks' (N, F) rewards by function: before and after correction and refilling."""
 
     samples: list[Sample]
     policy_rewards: Tensor
@@ -35,18 +35,18 @@ class ScoredSamples:
 
     @property
     def examples(self) -> list[dict[str, Any]]:
-        """The rows of the data set that the samples answer."""
+        """The samples' data set examples."""
         return [sample.example for sample in self.samples]
 
     @property
     def logged(self) -> dict[str, list[Any]]:
-        """What reward functions have logged, by column."""
+        """Values that reward functions have logged, by column."""
         columns = {column for sample in self.samples for column in sample.logged}
         return {column: [sample.logged.get(column) for sample in self.samples] for column in columns}
 
     @property
     def generated(self) -> tuple[Any, ...]:
-        """What TRL's `_generate` returns of a single turn."""
+        """The samples in the form of TRL's `_generate` for a single turn."""
         has_logprobs = all(sample.logprobs is not None for sample in self.samples)
         return (
             [sample.prompt_ids for sample in self.samples],

@@ -1,4 +1,4 @@
-"""The fast sampler behind TRL's narrow generation hook."""
+"""Generation by the fast sampler instead of TRL, through TRL's `_generate_single_turn`."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from lambda_grpo.fast.sampler import FastSampler, SampledCompletions, StopString
 
 
 class FastGeneration:
-    """Completions by `FastSampler` in place of TRL's generation, on a CPU.
+    """Completions by `FastSampler` instead of TRL's generation, on a CPU.
 
-    A model or a setting that the sampler doesn't know exactly goes to TRL's generation; one warning names it. So does a
-    GPU, silently: there the sampler hasn't been measured.
+    A model or a setting that the sampler doesn't support is left to TRL's generation, with one warning that names it.
+    On a GPU TRL generates, without a warning: the sampler hasn't been measured there.
 
-    The sampler knows the log-probabilities and entropies of what it draws. They are taken where TRL computes old
-    log-probabilities, and go with the batch as `known_logps` and `known_entropies`: (B, T), NaN for samples that were
-    made in another way.
+    The sampler knows the log-probabilities and entropies of its tokens. They replace the old log-probabilities that TRL
+    would compute, and are added to the batch as `known_logps` and `known_entropies`: (B, T), NaN for samples from
+    another source.
 
     Args:
-        model: that is to sample.
-        generation_config: TRL's settings at this moment.
-        stops: texts that end a completion.
+        model: the policy.
+        generation_config: returns TRL's current settings.
+        stops: stop strings.
         end_ids: the tokens at which TRL ends completions.
         temperature: of the loss.
         checkpointing: TRL's `gradient_checkpointing_kwargs`.
-        is_wanted: whether to take the fast sampler at all.
-        unsupported: a setting of TRL's that it doesn't follow; None where there is none.
+        is_wanted: whether the settings ask for the fast sampler.
+        unsupported: a setting of TRL that it doesn't support; None if there is none.
 
     Attributes:
-        is_on: whether it samples; it ends with the first model or setting that isn't known.
+        is_on: whether it samples; switched off by the first model or setting that isn't supported.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class FastGeneration:
             )
 
     def make_sampler(self, model: Any) -> FastSampler:
-        """By TRL's settings and, where they leave one open, the model's own, as `generate` has them at this moment.
+        """A sampler with TRL's current settings and, where those leave one open, the model's own, as in `generate`.
 
         Raises:
-            UnsupportedError: naming a setting that the sampler doesn't follow.
+            UnsupportedError: naming a setting that the sampler doesn't support.
         """
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         if model.generation_config is not base.generation_config:
@@ -90,11 +90,11 @@ class FastGeneration:
 
     @torch.no_grad()
     def sample(self, model: Any, prompt_ids: list[list[int]]) -> list[list[int]] | None:
-        """A completion for each prompt; None where the sampler is off or doesn't know the model.
+        """A completion for each prompt; None if the sampler is off or doesn't support the model.
 
         Args:
-            model: as the accelerator has wrapped it.
-            prompt_ids: a group's prompts are equal and adjacent.
+            model: as wrapped by the accelerator.
+            prompt_ids: the equal prompts of a group are adjacent.
         """
         if not self.is_on:
             return None
@@ -104,7 +104,7 @@ class FastGeneration:
             try:
                 sampler = self.make_sampler(unwrapped)
                 sampled = sampler(unwrapped, prompt_ids)
-            except UnsupportedError as error:  # in here: TRL turns checkpointing on again only after a quiet end
+            except UnsupportedError as error:  # inside: TRL turns checkpointing on again only without an exception
                 self._fall_back(error)
                 return None
         # in mixed precision the loss would have other values of the same policy
@@ -121,11 +121,11 @@ class FastGeneration:
     # -- what is known of the samples --------------------------------------------------------------------------------
 
     def await_old_logps(self, awaits: bool) -> None:
-        """Say whether TRL computes old log-probabilities next: the first thing that it asks for after generation."""
+        """Set whether TRL's first request for log-probabilities after generation is for the old ones."""
         self._awaits_old_logps = awaits
 
     def old_logps(self, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int) -> Tensor | None:
-        """(B, T) old log-probabilities of (B, P + T) samples; None where they aren't asked for, or not all known."""
+        """(B, T) old log-probabilities of (B, P + T) samples; None if they aren't requested or not all known."""
         if not self._awaits_old_logps:
             return None
         self._awaits_old_logps = False
@@ -136,7 +136,7 @@ class FastGeneration:
         return None if logps.isnan().any() else logps
 
     def add_known(self, output: dict[str, Any]) -> None:
-        """Add `known_logps` and `known_entropies` to TRL's output, and forget the batch."""
+        """Add `known_logps` and `known_entropies` to TRL's output, and clear them here."""
         if self._known:
             parts = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
             output["known_logps"], output["known_entropies"] = self._look_up(*(output[part] for part in parts))
@@ -145,7 +145,7 @@ class FastGeneration:
     def _look_up(
         self, prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor, completion_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(B, T) log-probabilities and entropies of padded samples, 0 behind their ends; NaN where unknown."""
+        """(B, T) log-probabilities and entropies of padded samples, 0 in the padding; NaN where unknown."""
         width = completion_ids.size(1)
         samples = zip(
             prompt_ids.tolist(), prompt_mask.sum(1).tolist(), completion_ids.tolist(), completion_mask.sum(1).tolist(),

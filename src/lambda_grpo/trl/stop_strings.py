@@ -1,6 +1,6 @@
-"""Stop strings in TRL, which knows end-of-sequence tokens alone.
+"""Stop strings in TRL, which itself only supports end-of-sequence tokens.
 
-What is sampled ends with the token that completes a stop string, whichever engine samples it, and counts as ended: in
+With every sampling engine a completion ends with the token that completes a stop string, and counts as terminated: in
 TRL's metrics, and for `mask_truncated_completions`.
 """
 
@@ -17,11 +17,11 @@ from lambda_grpo.fast.sampler import StopAtStrings, StopStrings
 
 
 class StopStringEnds:
-    """Where completions end that stop strings end.
+    """Ends completions at stop strings, and counts them as terminated.
 
     Args:
         stops: the stop strings.
-        end_ids: tokens that end a completion, too: end-of-sequence and padding.
+        end_ids: tokens that also end a completion: end-of-sequence and padding.
     """
 
     def __init__(self, accelerator: Any, stops: StopStrings, end_ids: set[int]):
@@ -29,7 +29,7 @@ class StopStringEnds:
 
     @contextmanager
     def stopping(self, model: Any) -> Iterator[None]:
-        """Let `model.generate` end at stop strings: TRL gives it neither a tokenizer nor a criterion."""
+        """Make `model.generate` end at stop strings: TRL passes it neither a tokenizer nor a criterion."""
         generate = model.generate
 
         def generate_to_stops(*, input_ids: Tensor, **settings: Any) -> Any:
@@ -43,13 +43,13 @@ class StopStringEnds:
             del model.generate
 
     def truncate(self, completions: list[list[int]]) -> list[list[int]]:
-        """Completions without what follows a stop string: padding."""
+        """Completions without the padding after a stop string."""
         return self.stops.truncate(completions)
 
     def log(
         self, metrics: dict[str, list[float]], completions: list[list[int]], tool_masks: list[list[int]] | None
     ) -> None:
-        """Put completions that stop strings ended among the ended ones, in TRL's metrics of a generation."""
+        """Count completions that stop strings ended as terminated, in TRL's metrics of a generation."""
         lengths = [sum(mask) for mask in tool_masks] if tool_masks is not None else [len(ids) for ids in completions]
         is_truncated = self.accelerator.gather(self._is_truncated(completions))
         ended = self.accelerator.gather(torch.tensor(lengths, device=is_truncated.device))[~is_truncated].float()
@@ -59,7 +59,7 @@ class StopStringEnds:
             metrics[f"completions/{name}_terminated_length"][-1] = value.item()
 
     def mask_truncated(self, output: dict[str, Any]) -> None:
-        """Mask truncated completions in TRL's output, as it does by end-of-sequence tokens alone."""
+        """Mask truncated completions in TRL's output; TRL itself would only check for end-of-sequence tokens."""
         mask = output["completion_mask"]
         samples = zip(output["completion_ids"].tolist(), mask.sum(1).tolist(), strict=True)
         is_kept = (~self._is_truncated([ids[:length] for ids, length in samples]))[:, None].to(mask)

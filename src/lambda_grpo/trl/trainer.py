@@ -1,11 +1,11 @@
 """λ-GRPO and its family in TRL: one subclass of `trl.GRPOTrainer` that copies no loss code.
 
-The methods of TRL's that it overrides stand here in the order in which TRL calls them in a step. Each is a few lines on
-one of the objects that the trainer holds, none of which knows it:
+The overridden methods are in the order in which TRL calls them in a step. Each is a few lines, and delegates to one of
+the objects that the trainer holds, none of which depends on the trainer:
 
     prompt_limit     prompts that are too long                              prompts.py
     fast_generation  the fast sampler in place of TRL's generation          sampling.py
-    stop_ends        completions that end at a text                         stop_strings.py
+    stop_ends        completions that end at stop strings                   stop_strings.py
     rollouts         drawing, correcting and refilling a batch              rollouts.py
     advantages       exact zeros, and which samples are kept                advantages.py
     packer           the packed pass in place of TRL's log-probabilities    packing.py
@@ -13,8 +13,8 @@ one of the objects that the trainer holds, none of which knows it:
     resumption       what a checkpoint holds for an exact resume            resume.py
     recorder         the run directory                                      records.py
 
-A surrogate that none of TRL's losses has (GMPO's, FSPO's, one of your own) takes `policy_loss` instead: TRL's loss then
-gets advantages of 0 and brings the rest, from the KL term to the metrics.
+For a surrogate that none of TRL's losses has (GMPO's, FSPO's, your own), `policy_loss` computes the loss: TRL's loss
+then gets advantages of 0, and still computes the rest, from the KL term to the metrics.
 
 λ lives outside the model: in the Trainer's optimiser its gradient would never be zeroed, and inside the model DDP
 and FSDP2 fail on it and it would be sent to vLLM.
@@ -57,36 +57,36 @@ check_hooks(GRPOTrainer)
 
 
 class LambdaGRPOTrainer(GRPOTrainer):
-    """`trl.GRPOTrainer` with any objective of the family, λ learned beside the policy where it has one.
+    """`trl.GRPOTrainer` with any objective of the family. λ is trained along with the policy if the objective has one.
 
     Takes all of `GRPOTrainer`'s arguments; without `args`, or with a plain `trl.GRPOConfig`, it trains as TRL would.
-    Beside TRL's metrics it logs `lambda`, `lambda_grad`, `weight_min`, `weight_max`, `effective_sample_size` (of a
-    group, the mean over groups) and `informative_groups` (the share of groups with an advantage other than 0); these
-    are over the whole generated batch, and with `logging_steps` above 1 means over the steps, as TRL's are. An
-    objective with several λ logs their mean, and each as `lambda/1` …. λ is saved with each checkpoint and model in
-    `lambda_state.json`, and resumed from there. When the softmax saturates, one warning says so; at the end of a
-    training whose rewards gave it nothing to learn from, another one does.
+    In addition to TRL's metrics it logs `lambda`, `lambda_grad`, `weight_min`, `weight_max`, `effective_sample_size`
+    (per group, mean over groups) and `informative_groups` (the share of groups with an advantage other than 0); these
+    are over the whole generated batch, and with `logging_steps` above 1 means over the steps, like TRL's. An objective
+    with several λ logs their mean, and each one as `lambda/1` …. λ is saved with each checkpoint and model in
+    `lambda_state.json`, and restored from there on resume. A saturated softmax is reported by one warning, and so is,
+    at the end, a training whose rewards had no learning signal.
 
-    Reward functions of one name are numbered (`length_1`, `length_2`) in metrics and records.
+    Reward functions with the same name are numbered (`length_1`, `length_2`) in metrics and records.
 
-    The output directory is a run directory, of which `lambda-grpo report` makes a page: `save_run_records` writes
+    The output directory is a run directory, for which `lambda-grpo report` makes a page: `save_run_records` writes
     run.json, metrics.jsonl and completions/ there.
 
     Args:
         on_samples: called on the main process with each generated batch, as columns: prompt, completion, answer
             (None where the data set has no such column), reward (the weighted sum; None where it could not be scored),
-            `reward/NAME` (what the reward function of that name gave), advantage, length, weight, and group, counted
-            from 0 in each batch.
+            `reward/NAME` (the value of the reward function with that name), advantage, length, weight, and group,
+            counted from 0 in each batch.
 
     Raises:
-        UserError: a prompt is too long and `max_prompt_overflow` doesn't say what to do, or a reward function can't be
-            called as TRL calls it.
-        ValueError: a setting that the objective, or another setting, contradicts.
+        UserError: a prompt is too long and `max_prompt_overflow` isn't set, or a reward function can't be called as
+            TRL calls it.
+        ValueError: a setting contradicts the objective or another setting.
     """
 
     args: LambdaGRPOConfig
     mask_truncated_completions: bool
-    # for the model card: by default what the data set tells of itself
+    # for the model card; by default from the data set's own information
     data_description: dict[str, Any] | None = None
     hub_data_sets: list[str] | None = None
     recorder: RunRecorder | None = None
@@ -106,18 +106,18 @@ class LambdaGRPOTrainer(GRPOTrainer):
             check_nothing_weighs_tokens(config, self.objective.name)
         self.lambda_state = config.make_lambda_state(config.num_generations)
         self.run_directory = Path(config.output_dir)
-        self.run_details: dict[str, Any] = {}  # what run.json holds beside what the trainer knows
-        self.loaded_step: int | None = None  # where the policy is of another step than training has reached
-        self.examples: list[dict[str, Any]] = []  # this rank's rows of the data set, one for each sample of the batch
-        self._scored: ScoredSamples | None = None  # a batch that TRL's method finds drawn and scored
+        self.run_details: dict[str, Any] = {}  # further entries of run.json
+        self.loaded_step: int | None = None  # the policy's step, if it isn't the one that training has reached
+        self.examples: list[dict[str, Any]] = []  # this rank's data set examples, one for each sample of the batch
+        self._scored: ScoredSamples | None = None  # a batch that is drawn and scored before TRL's method runs
         self._per_token_logps = torch.empty(0)
 
-        host = config_for_trl(config, self.trl_loss)
-        signature.arguments["args"] = host
+        trl_config = config_for_trl(config, self.trl_loss)
+        signature.arguments["args"] = trl_config
         super().__init__(*signature.args[1:], **signature.kwargs)
         hold_parts(self, super()._tokenize_prompts)
         restore(self.args, config, given)
-        if self.is_deepspeed_enabled and host.fp16 and self.objective.preference.learnable:
+        if self.is_deepspeed_enabled and trl_config.fp16 and self.objective.preference.learnable:
             raise ValueError("DeepSpeed's fp16 scales the loss where λ's gradient can't be unscaled: use bf16")
         self.add_callback(LambdaStep(self))
         self.add_callback(WarnOfNoSignal())
@@ -133,16 +133,16 @@ class LambdaGRPOTrainer(GRPOTrainer):
 
     @property
     def _micro_batches(self) -> int:
-        """How many make an optimiser step."""
+        """Micro-batches per optimiser step."""
         return self.current_gradient_accumulation_steps if self._mode == "train" else 1
 
     @property
     def policy_step(self) -> int:
-        """The step that the policy is of: the best one's where that was loaded."""
+        """The step at which the policy was saved or reached: that of the best checkpoint if it was loaded."""
         return self.state.global_step if self.loaded_step is None else self.loaded_step
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """As TRL's, of a data set that `evaluate` is given, too, and for any `per_device_eval_batch_size`."""
+        """TRL's, also for a data set passed to `evaluate`, and for any `per_device_eval_batch_size`."""
         self.args.fit_eval_batch()
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             eval_dataset = self.prompt_limit.fitting(eval_dataset, "evaluation")
@@ -173,9 +173,9 @@ class LambdaGRPOTrainer(GRPOTrainer):
         return output
 
     def _assemble(self, batch: ScoredSamples | None) -> dict[str, Any]:
-        """TRL's output of `self.examples`, with what the sampler knew of them.
+        """TRL's output for `self.examples`, with the sampler's log-probabilities and entropies.
 
-        batch: what TRL's methods are to find drawn and scored; None to let them do it.
+        batch: samples that are already drawn and scored; None to let TRL's methods do both.
         """
         calculate = self._calculate_rewards  # a subclass's, or an instance's
 
@@ -268,7 +268,7 @@ class LambdaGRPOTrainer(GRPOTrainer):
 
     @torch.no_grad()
     def _entropies(self, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int) -> Tensor:
-        """(B, T) of the policy that sampled."""
+        """(B, T) entropies of the policy that sampled."""
         train, evaluation = self.args.per_device_train_batch_size, self.args.per_device_eval_batch_size
         size = train if self.model.training else evaluation
         with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
@@ -312,7 +312,7 @@ class LambdaGRPOTrainer(GRPOTrainer):
     # -- 4. saving and resuming --------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer's, from checkpoints that `Resumption.begin` lets through. Raises UserError as that does."""
+        """The Trainer's, after the checks of `Resumption.begin`, which may raise UserError."""
         return super().train(self.resumption.begin(resume_from_checkpoint), *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -350,7 +350,7 @@ class LambdaGRPOTrainer(GRPOTrainer):
             super()._push_from_checkpoint(checkpoint_folder)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer's. λ and the model card go with the policy; the rest of the output directory stays."""
+        """The Trainer's. λ and the model card are pushed with the policy; the rest of the output directory isn't."""
         with hub_folder(self.args):
             return super().push_to_hub(*args, **kwargs)
 
@@ -373,11 +373,11 @@ class LambdaGRPOTrainer(GRPOTrainer):
         self.loaded_step = self.state.best_global_step
 
     def load_trained(self, checkpoint: Path, policy: Path) -> None:
-        """Be as after a training that ended at a checkpoint.
+        """Load the state after a training that ended at a checkpoint.
 
         Args:
             checkpoint: where the training ended.
-            policy: the checkpoint whose policy and λ are taken: an earlier one where that is the best.
+            policy: the checkpoint from which policy and λ are loaded: an earlier one if that is the best.
         """
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         self.state.is_world_process_zero = self.is_world_process_zero()

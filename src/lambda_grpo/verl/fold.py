@@ -23,8 +23,8 @@ class FoldedBatch:
     """A batch with its weights.
 
     advantages: (B, jagged) f · A · Z of verl's loss / Z of the objective; 0 in groups of equal rewards.
-    slope: (B, K) ∂ln f/∂λ for each of the K λ, float64; None where nothing is learned.
-    verl_z: tokens of the whole batch, which advantages were multiplied by; None where both divide by them.
+    slope: (B, K) ∂ln f/∂λ for each of the K λ, float64; None for an objective without λ.
+    verl_z: tokens of the whole batch, by which advantages were multiplied; None if the objective divides by them, too.
     """
 
     batch: GeneratedBatch
@@ -52,12 +52,12 @@ def fold(
         advantages: (B, jagged) verl's, the same for all tokens of a response.
         mask: (B, jagged) 1 for tokens that the policy generated, before any are rejected.
         uids: of each response's prompt.
-        is_kept: (B,) booleans, False for padding responses. Where an objective has a λ for each pass rate, groups of
-            another size are filtered out, too.
-        objective: one that `settings.check_objective` lets through.
-        lambda_: λ, a leaf that requires a gradient where the objective is learnable.
-        rewards: (B, jagged), where the advantage is divided by their standard deviation.
-        completion_ids: (B, jagged), where the preference needs them.
+        is_kept: (B,) booleans, False for padding responses. For an objective with a λ per pass rate, groups of another
+            size are filtered out, too.
+        objective: one that `settings.check_objective` accepts.
+        lambda_: λ, a leaf that requires a gradient if the objective is learnable.
+        rewards: (B, jagged), needed if the advantage is divided by their standard deviation.
+        completion_ids: (B, jagged), if the preference needs them.
         max_completion_length: tokens that a response may have.
     """
     offsets: Tensor = advantages.offsets()  # type: ignore[attr-defined]  # of jagged tensors
@@ -68,7 +68,7 @@ def fold(
     of_response = torch.zeros_like(lengths)
     if "advantages" in objective.preference.needs:
         of_response = _row_sums(advantages.values() * mask.values(), offsets) / lengths.clamp(min=1)
-    if lambda_.dim() > 0:  # a λ for each pass rate of whole groups: an incomplete group has none
+    if lambda_.dim() > 0:  # a λ per pass rate of complete groups: an incomplete group has none
         members = torch.bincount(group_ids[is_kept], minlength=len(group_ids))[group_ids]
         is_kept = is_kept & (members == len(lambda_) + 1)
     tokens = {}
@@ -100,9 +100,9 @@ def fold(
 def _zero_where_rewards_are_equal(advantages: Tensor, group_ids: Tensor) -> Tensor:
     """(B, jagged) -> the same with exactly 0 in each group of equal rewards.
 
-    verl's float32 mean of equal rewards may be off by rounding, which verl then divides by 1e-6. Rewards are equal
-    where advantages are. A group of one keeps verl's advantage, its reward. So does a group with a response that
-    verl's rejection sampling emptied: its advantage can't be seen.
+    verl's float32 mean of equal rewards may have a rounding error, which verl then divides by 1e-6. Rewards are equal
+    where advantages are. A group of one response keeps verl's advantage, which is its reward, and so does a group with
+    a response whose tokens verl's rejection sampling has all masked: its advantage isn't known here.
     """
     offsets: Tensor = advantages.offsets()  # type: ignore[attr-defined]  # of jagged tensors
     values = advantages.values().double()
@@ -139,8 +139,8 @@ def _group_ids(uids: Sequence[str]) -> list[int]:
 def _slope(weights: Tensor, lambda_: Tensor) -> Tensor:
     """(B, K) ∂ln f/∂λ, 0 where f is 0.
 
-    Autograd gives sums over the responses, of f weighed by any u; they are linear in u, so their derivative by u is
-    each response's own.
+    Autograd gives the derivative of Σ u·f over the responses by λ. It is linear in u, so its own derivative by u is
+    ∂f/∂λ of each response.
     """
     u = torch.ones_like(weights, requires_grad=True)
     (total,) = torch.autograd.grad((weights * u).sum(), lambda_, create_graph=True)

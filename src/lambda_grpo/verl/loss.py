@@ -1,4 +1,4 @@
-"""verl's own loss with the gradient of λ beside it: what runs in each worker, on each micro-batch."""
+"""verl's own loss, and the gradient of λ: runs in each worker, on each micro-batch."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from verl.utils.metric import AggregationType, Metric
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
-SLOPE = "lambda_grpo_slope"  # (B, K) ∂ln f/∂λ, in the queue beside the advantages
-TOKENS = "lambda_grpo_tokens"  # mean tokens of a mini-batch, where advantages were divided by something else
+SLOPE = "lambda_grpo_slope"  # (B, K) ∂ln f/∂λ, in the queue with the advantages
+TOKENS = "lambda_grpo_tokens"  # mean tokens of a mini-batch, if the objective doesn't divide by tokens
 GRADIENT = "lambda_grpo_gradient"  # of λ; the k-th of several ends in _k
-SHARE = "lambda_grpo_share"  # of the mini-batch's tokens: must come back as 1
+SHARE = "lambda_grpo_share"  # of the mini-batch's tokens: must sum to 1
 
 
 def lambda_grpo_loss(config: Any, model_output: Any, data: Any, dp_group: Any = None) -> tuple[Tensor, dict[str, Any]]:
-    """verl's `ppo_loss`, on advantages that the weights are folded into, and dL/dλ as summed metrics.
+    """verl's `ppo_loss` on the folded advantages, and dL/dλ as summed metrics.
 
-    Args: those of `ppo_loss`.
+    The arguments are those of `ppo_loss`.
     """
     tokens = tu.get_non_tensor_data(data, TOKENS, None)
     if tokens is not None:
-        # N of the whole batch was folded in; the mean that verl takes has this mini-batch's.
+        # N of the whole batch was folded in, but verl's mean divides by this mini-batch's.
         data = data.copy()
         data["advantages"] = data["advantages"] * (data["batch_num_tokens"] / tokens)
     loss, metrics = ppo_loss(config=config, model_output=model_output, data=data, dp_group=dp_group)
@@ -42,7 +42,7 @@ def lambda_gradient(config: Any, log_probs: Tensor, data: Any) -> Tensor:
     """(K,) dL/dλ of a micro-batch, by the chain rule: Σ_i ∂ln f_i/∂λ Σ_t Â_it ∂L/∂Â_it, Â the folded advantages.
 
     L is verl's loss, whatever its loss_mode; its KL and entropy terms don't depend on λ. `ppo_loss` has run before and
-    told `config` the global batch's numbers. In float64: a sum of many terms of both signs.
+    set the global batch's counts in `config`. In float64, since it sums many terms of both signs.
     """
     names = ["response_mask", "old_log_probs", "advantages", SLOPE]  # verl's queue gives all of them as jagged
     names += ["rollout_is_weights"] if "rollout_is_weights" in data else []

@@ -28,17 +28,17 @@ logger = logging.getLogger(__name__)
 
 
 def install() -> None:
-    """Add the check to verl, and the trainer as soon as verl loads its own. Raises ImportError for another verl."""
+    """Add the check to verl, and the trainer once verl imports its own. Raises ImportError for another version."""
     if version("verl") != VERL:
         raise ImportError(f"lambda-grpo builds on verl {VERL}, this is {version('verl')}: pip install 'verl=={VERL}'")
     import verl.utils.config
     import wrapt
 
-    # verl 0.9.1 gives a plug-in no word between reading the configuration and starting Ray. `main_ppo` takes this
-    # function from its module after plug-ins are loaded, and calls it there.
+    # verl 0.9.1 has no hook for a plug-in between reading the configuration and starting Ray. `main_ppo` imports this
+    # function after plug-ins are loaded, and calls it there.
     verl.utils.config.validate_config = _checked_first(verl.utils.config.validate_config)
-    # verl 0.9.1 loads plug-ins in every process, and its trainer in one of them: with the trainer come all of its
-    # engines, which samplers and reward workers needn't have.
+    # verl 0.9.1 loads plug-ins in every process, and its trainer in one of them. Importing the trainer imports all of
+    # its engines, which samplers and reward workers don't need.
     wrapt.register_post_import_hook(_register, REGISTRY)
 
 
@@ -47,7 +47,7 @@ def _register(registry: ModuleType) -> None:
         from lambda_grpo.verl.trainer import LambdaGRPOVerlTrainer
 
         registry.register_trainer(TRAINER)(LambdaGRPOVerlTrainer)
-    except Exception as error:  # a run of verl's own, which is importing its trainer, goes on
+    except Exception as error:  # a run without this plug-in, which imports verl's trainer, must not fail
         _say_why(error)
 
 
@@ -62,7 +62,7 @@ def _checked_first(validate_config: Callable[..., None]) -> Callable[..., None]:
             except UserError as error:
                 import ray
 
-                if ray.is_initialized():  # an exit would be the end of some actor, without a word
+                if ray.is_initialized():  # an exit would end some actor without a message
                     raise
                 print(f"lambda-grpo: error: {error}", file=sys.stderr)
                 raise SystemExit(2) from error
@@ -72,9 +72,9 @@ def _checked_first(validate_config: Callable[..., None]) -> Callable[..., None]:
 
 
 def _check_program(caller: FrameType) -> None:
-    """verl 0.9.1 has programs of the same configuration with loops of their own, which would leave λ out."""
+    """Refuse verl's programs that have the same configuration but another training loop, which would ignore λ."""
     spec, file = caller.f_globals.get("__spec__"), str(caller.f_globals.get("__file__"))
-    program = spec.name if spec else Path(file).with_suffix("").as_posix()  # without one it was started by its path
+    program = spec.name if spec else Path(file).with_suffix("").as_posix()  # no spec: it was started by its path
     if not program.replace("/", ".").endswith(PROGRAM):
         raise UserError(f"algorithm.lambda_grpo is for {PROGRAM}, and {program} has a loop of its own: start {PROGRAM}")
 

@@ -1,8 +1,8 @@
 """λ-GRPO and its family in verl 0.9.1: its synchronous trainer, with three additions.
 
-1. On the driver, where a batch is whole: the weights fold into the advantages, and ∂ln f/∂λ of each response goes with
-   them (`fold`).
-2. In the workers: verl's own loss, and beside it the exact gradient of λ as a summed metric (`loss`).
+1. On the driver, where a batch is whole: the weights are folded into the advantages, and ∂ln f/∂λ of each response is
+   stored with them (`fold`).
+2. In the workers: verl's own loss, and the exact gradient of λ as a summed metric (`loss`).
 3. On the driver: λ takes a step with the mean gradient of the batch's updates.
 
 λ never leaves the driver. It is saved with verl's checkpoints and restored with them.
@@ -33,17 +33,17 @@ logger = logging.getLogger(__name__)
 
 
 class LambdaGRPOVerlTrainer(PPOTrainerSync):
-    """verl's `PPOTrainerSync` with any objective that folds exactly, λ learned beside the policy where it has one.
+    """verl's `PPOTrainerSync` with any objective that folds exactly; λ is trained along with the policy if it has one.
 
-    Beside verl's metrics it logs `lambda`, `lambda_grad`, `weight_min`, `weight_max` and `effective_sample_size`, as
-    the TRL trainer does; `lambda` is the value that the batch was weighed with. verl's own metrics of advantages are
-    those of the folded ones.
+    In addition to verl's metrics it logs `lambda`, `lambda_grad`, `weight_min`, `weight_max` and
+    `effective_sample_size`, as the TRL trainer does; `lambda` is the value that the batch was weighted with. verl's
+    metrics of advantages are those of the folded advantages.
 
     Args:
         config: verl's, with `VerlSettings` under `algorithm.lambda_grpo`.
 
     Raises:
-        UserError: the objective doesn't fold exactly into what verl is set to.
+        UserError: the objective doesn't fold exactly into the loss that verl is configured for.
     """
 
     def __init__(self, config: Any):
@@ -53,7 +53,7 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
         self._lambda: Tensor = torch.zeros(())
         self._folded: FoldedBatch | None = None
         self._warned: set[str] = set()
-        # verl 0.9.1 tells its loops apart by this word, from the sampler to what a checkpoint holds: here it is sync.
+        # verl 0.9.1 distinguishes its loops by this value, from the sampler to the content of a checkpoint.
         config.trainer.v1.trainer_mode = "sync"
         super().__init__(config)
 
@@ -67,7 +67,7 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         tags, keys = batch.tags, batch.keys
         super()._compute_advantage(batch, metrics)
-        # `loss_mask` is what was generated; verl's rollout correction may have taken tokens out of `response_mask`
+        # `loss_mask` has all generated tokens; verl's rollout correction may have removed some from `response_mask`
         names = ["loss_mask", "advantages"]
         names += ["responses"] if "completion_ids" in self.objective.preference.needs else []
         names += ["rm_scores"] if self.objective.advantage_scale == "batch" else []
@@ -127,9 +127,9 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
         return batch
 
     def _step_lambda(self, batch: GeneratedBatch, metrics: dict[str, Any]) -> None:
-        """Raises RuntimeError where the engine didn't sum what came from the workers as λ's gradient is meant."""
+        """Step λ. Raises RuntimeError if the engine aggregated the workers' metrics in another way than as a sum."""
         share = metrics.pop(f"actor/{SHARE}")
-        if abs(share - 1) > 1e-6:  # NaN, of a mini-batch without tokens, goes on: so does its gradient
+        if abs(share - 1) > 1e-6:  # NaN (a mini-batch without tokens) passes, and so does its gradient
             strategy = self.config.actor_rollout_ref.actor.strategy
             raise RuntimeError(
                 f"verl's {strategy!r} engine sums a mini-batch's tokens to {share} of them: it gathers metrics in "
@@ -141,14 +141,14 @@ class LambdaGRPOVerlTrainer(PPOTrainerSync):
         metrics.update(lambda_metrics(self._lambda, gradient))
         if gradient.isfinite().all():
             self.lambda_state.step(gradient)
-        else:  # verl's engines leave such an update of the policy out, and go on
+        else:  # verl's engines skip such an update of the policy, and continue
             logger.warning("the gradient of λ is %s: λ stays %s", gradient.tolist(), self.lambda_state.value)
             self.lambda_state.step(torch.zeros_like(gradient))
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self) -> None:
-        if self.objective.preference.learnable:  # first: what verl writes last is the mark of a whole checkpoint
+        if self.objective.preference.learnable:  # first: the file that verl writes last marks a complete checkpoint
             folder = self._checkpoint_folder()
             os.makedirs(folder, exist_ok=True)
             save_lambda(folder, self.objective.name, self.lambda_state)
