@@ -1,6 +1,7 @@
 import gc
 import os
 from importlib.util import find_spec
+from multiprocessing import forkserver
 
 # Before any Hugging Face import: nothing is downloaded, and the tests share two cores.
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TRL_EXPERIMENTAL_SILENCE="1", OMP_NUM_THREADS="1")
@@ -17,6 +18,11 @@ collect_ignore = [folder for folder, package in NEEDS.items() if not find_spec(p
 torch.set_num_threads(1)
 settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("default")
+
+# Whichever test starts the fork server: what any of them runs in its processes needn't be imported there again.
+PRELOAD = ("lambda_grpo.grading.judge", "lambda_grpo.training.preload")
+set_preload = forkserver.set_forkserver_preload
+forkserver.set_forkserver_preload = lambda names: set_preload([*names, *PRELOAD])
 
 
 def pytest_collection_finish():

@@ -80,7 +80,7 @@ def test_killed_in_the_middle_and_resumed_it_finds_the_same(whole, tmp_path):
             time.sleep(0.02)
         kill(process, out)
         assert len(finished(out)) < RUNS
-    subprocess.run(command(study, out), check=True)
+    assert main(["compare", study, "--output_dir", str(out)]) == 0
     assert results(out) == results(undisturbed)
 
 

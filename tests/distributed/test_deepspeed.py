@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lambda_grpo.runs.directory import Run
-from tests.invariant.torchrun import torchrun
+from tests.invariant.ranks import torchrun
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-5

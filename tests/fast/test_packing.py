@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from trl.trainer.utils import add_fused_lm_head
 
 from lambda_grpo.fast import packing
-from lambda_grpo.fast.native import build
 from lambda_grpo.fast.packing import native_layers
 from lambda_grpo.fast.packing.native_attention import attention
 from tests.fast.models import MODELS, make_model, with_lora
@@ -85,16 +84,11 @@ def native(request):
 
 
 @pytest.fixture(params=["-march=x86-64", "-march=x86-64-v3"])
-def processor(request, monkeypatch, tmp_path):
+def processor(request, compile_for):
     """Another processor's vectors, of 4 and of 8 numbers."""
     if platform.machine() != "x86_64" or "avx2" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("not a processor that has both")
-    flags = tuple(request.param if flag.startswith("-march") else flag for flag in build.FLAGS)
-    monkeypatch.setattr(build, "FLAGS", flags)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    build._library.cache_clear()
-    yield
-    build._library.cache_clear()
+    compile_for(request.param)
 
 
 @pytest.mark.parametrize("name", MODELS)

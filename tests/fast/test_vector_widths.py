@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from lambda_grpo.fast import packing
-from lambda_grpo.fast.native import build as native
 from lambda_grpo.fast.packing import native_layers
 from lambda_grpo.fast.sampler import FastSampler
 from tests.fast.models import make_model
@@ -18,23 +17,11 @@ CPU = Path("/proc/cpuinfo")
 MACHINES = {"x86-64": "sse2", "haswell": "avx2"}  # gcc's names of processors, and the feature needed to run their code
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Compiled once for each of them."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture(params=MACHINES)
-def narrow(request, monkeypatch, cache):
+def narrow(request, compile_for):
     if platform.machine() != "x86_64" or not CPU.exists() or f" {MACHINES[request.param]} " not in CPU.read_text():
         pytest.skip(f"this processor isn't a {request.param}")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    flags = [f"-march={request.param}" if flag == "-march=native" else flag for flag in native.FLAGS]
-    monkeypatch.setattr(native, "FLAGS", tuple(flags))
-    native._library.cache_clear()
-    assert native.library().lgrpo_vector_width() == {"x86-64": 4, "haswell": 8}[request.param]
-    yield
-    native._library.cache_clear()
+    assert compile_for(f"-march={request.param}").lgrpo_vector_width() == {"x86-64": 4, "haswell": 8}[request.param]
 
 
 @pytest.fixture

@@ -186,17 +186,18 @@ def test_answers_that_are_the_same_have_the_same_vote():
     assert right[0].vote == right[1].vote != votes[0]
 
 
-def test_a_batch_is_graded_at_least_as_fast_as_by_math_verify_in_a_loop():
+def test_a_batch_is_graded_at_least_as_fast_as_by_math_verify_in_a_loop(monkeypatch):
+    monkeypatch.setattr(bench_grading, "COMPLETIONS", 128)
     bench_grading.ours(0)  # the processes are started once
     ratios = []
-    for number in (1, 2):
+    for number in (1, 2, 3):
         start = time.perf_counter()
         theirs = bench_grading.peer(number)
         middle = time.perf_counter()
         ours = bench_grading.ours(number)
         ratios.append((middle - start) / (time.perf_counter() - middle))
         assert ours == theirs
-        assert ours.count(True) == 448
+        assert ours.count(True) == 112
     assert statistics.median(ratios) > 1, ratios
 
 

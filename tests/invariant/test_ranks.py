@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lambda_grpo import PRESETS
-from tests.invariant.torchrun import torchrun
+from tests.invariant.ranks import fork_ranks
 
 ROWS = 24  # three groups of eight: over four processes of six rows, groups straddle ranks
 SPLITS = {"1 process": (1, 1), "1 process, 4 micro-batches": (1, 4), "2 processes": (2, 2), "4 processes": (4, 2)}
@@ -21,7 +21,7 @@ def gradients(tmp_path_factory):
     for split, (processes, micro_batches) in SPLITS.items():
         out = tmp_path_factory.mktemp("run")
         names = sorted(ON_FOUR if processes == 4 else PRESETS)
-        torchrun(processes, "injected_run", out, ROWS // processes, micro_batches, *names)
+        fork_ranks(processes, "injected_run", out, ROWS // processes, micro_batches, *names)
         found[split] = torch.load(out / "gradients.pt")
     return found
 
@@ -65,7 +65,7 @@ def test_every_rank_draws_and_corrects_the_same(tmp_path):
     for processes in (1, 3, 4):
         out = tmp_path / str(processes)
         out.mkdir()
-        torchrun(processes, "scripted_run", out, ROWS // processes)
+        fork_ranks(processes, "scripted_run", out, ROWS // processes)
         found[processes] = torch.load(out / "found.pt")
     one = found.pop(1)
     assert sum(one["logged"]["dynamic_sampling/extra_groups"]) > 0
@@ -85,7 +85,7 @@ def test_every_rank_draws_and_corrects_the_same(tmp_path):
 @pytest.mark.timeout(900)
 def test_every_rank_leaves_out_rows_that_teach_nothing(tmp_path):
     """Four processes of six rows, so that groups of eight straddle them: against all rows, without packing."""
-    torchrun(4, "skipping_run", tmp_path)
+    fork_ranks(4, "skipping_run", tmp_path)
     found = torch.load(tmp_path / "found.pt")
     assert found[False]["rows"] == 0  # not packed
     assert 0 < found[True]["rows"] < 3 * 2 * 4 * 6  # steps, micro-batches, processes, rows

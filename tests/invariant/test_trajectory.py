@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lambda_grpo.trl.callbacks import LAMBDA_CHECK_STEPS
-from tests.invariant.torchrun import torchrun
+from tests.invariant.ranks import fork_ranks, torchrun
 
 TOLERANCE = 1e-5
 MOVES = {"lambda": 1e-2, "policy": 1e-3}  # at least, on the way
@@ -21,13 +21,13 @@ def trajectories(tmp_path_factory):
     """By number of processes and run. "from 1" is two processes that go on from the checkpoint of one."""
     out = {name: tmp_path_factory.mktemp("run") for name in (*PROCESSES, "resumed")}
     for processes, saved in PROCESSES.items():
-        torchrun(processes, "trajectory_run", out[processes], *OBJECTIVES, *saved)
+        fork_ranks(processes, "trajectory_run", out[processes], *OBJECTIVES, *saved)
     resumed = {
         f"{name}={out[processes]}/{name}/checkpoint-3": (f"from {processes}", name)
         for processes, saved in PROCESSES.items()
         for name in saved
     }
-    torchrun(2, "trajectory_run", out["resumed"], *resumed)
+    fork_ranks(2, "trajectory_run", out["resumed"], *resumed)
     found = {name: torch.load(directory / "found.pt") for name, directory in out.items()}
     for directory in out.values():
         (directory / "found.pt").unlink()  # large
