@@ -29,7 +29,7 @@ ALLOWED = {
     "tasks": {"errors", "grading", "import_paths", "suggestions"},
     "models": {"errors", "runs", "suggestions", "tasks"},
     "trl": {"distributed", "errors", "fast", "models", "objective", "options", "runs", "suggestions"},
-    "verl": {"errors", "objective", "suggestions"},
+    "verl": {"errors", "objective", "options", "suggestions"},
     "evaluation": {"errors", "fast", "files", "models", "options", "runs", "suggestions", "tasks"},
     "report": {"errors", "files", "formatting", "runs", "suggestions"},
     "training": {

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from lambda_grpo.cli import main
-from lambda_grpo.comparison.directory import changes
+from lambda_grpo.comparison.study_directory import changes
 from lambda_grpo.runs.directory import Run
 from tests.comparison.real_study import RUNS, command, finished, kill, results, write_study
 from tests.comparison.simulated import simulated_study

@@ -243,10 +243,11 @@ def test_a_version_that_an_engine_does_not_take_of_a_part(verl_environment, fact
 
 
 def test_without_an_engine_both_are_named(tmp_path):
-    """An interpreter that sees torch alone."""
+    """An interpreter that sees what the base package needs."""
     for name in ("torch", "numpy"):
         place(tmp_path, name, version(name), {f"{name}/__init__.py": ""})
-    (tmp_path / "lambda_grpo").symlink_to(os.path.dirname(sys.modules["lambda_grpo"].__file__))
+    for name in ("lambda_grpo", "annotated_types"):
+        (tmp_path / name).symlink_to(os.path.dirname(sys.modules[name].__file__))
     command = [sys.executable, "-S", "-m", "lambda_grpo.cli", "doctor"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 1

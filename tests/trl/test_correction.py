@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from lambda_grpo import group_advantages
 from lambda_grpo.models import BUILTIN, resolve_model
-from lambda_grpo.objective.sampling import ErrorCorrection
+from lambda_grpo.objective.rollout_spec import ErrorCorrection
 from lambda_grpo.training.data import task_dataset
 from lambda_grpo.trl import LambdaGRPOTrainer, correction
 from lambda_grpo.trl.correction import KINDS, Corrector

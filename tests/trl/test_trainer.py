@@ -15,7 +15,7 @@ from lambda_grpo import PRESETS, Objective, response_weights
 from lambda_grpo.errors import UserError
 from lambda_grpo.objective.lambda_file import LAMBDA_STATE_FILE
 from lambda_grpo.objective.preferences import LambdaExp, LambdaSoftmax
-from lambda_grpo.objective.sampling import AtLeast, BestAndWorst, ErrorCorrection, RolloutSpec
+from lambda_grpo.objective.rollout_spec import AtLeast, BestAndWorst, ErrorCorrection, RolloutSpec
 from lambda_grpo.objective.surrogates import CappedWeight, Clip, GammaWeight, GeometricMean, SoftGate, TracedClip
 from lambda_grpo.objective.token_preferences import TailDecay
 from lambda_grpo.training.data import task_dataset

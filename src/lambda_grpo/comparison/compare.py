@@ -11,17 +11,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lambda_grpo.comparison.directory import changes, check_directory, exclusive_lock
 from lambda_grpo.comparison.measures import measure
-from lambda_grpo.comparison.plan import PlannedRun, reported_runs, run_folders, tuning_runs
+from lambda_grpo.comparison.planned_runs import PlannedRun, reported_runs, run_folders, tuning_runs
 from lambda_grpo.comparison.results import results
 from lambda_grpo.comparison.study import Study
+from lambda_grpo.comparison.study_directory import changes, check_directory, exclusive_lock
+from lambda_grpo.comparison.sweep import choose_learning_rates
 from lambda_grpo.errors import UserError
 from lambda_grpo.files import write_json
 from lambda_grpo.parallel import Call, run_all
 from lambda_grpo.runs.directory import Run
 from lambda_grpo.runs.provenance import digest
-from lambda_grpo.runs.study_record import FailureRecord, RunResult, StudyRecord, TuningRecord
+from lambda_grpo.runs.study_record import FailureRecord, RunResult, StudyRecord
 
 PRELOAD = "lambda_grpo.training.preload"  # imported once for all runs of a study
 
@@ -56,7 +57,7 @@ def compare(study: Study, directory: Path, *, processes: int | None = None) -> S
         count = len(tuned) + len(study.arms) * len(study.tasks) * len(study.seeds)
         with tqdm(total=count, desc="compare", unit="run", file=sys.stderr) as bar:
             failures += _run_missing(study, tuned, digests, processes, bar)
-            tuning = _tuning(study, tuned)
+            tuning = choose_learning_rates(study, tuned)
             chosen = {(rate["objective"], rate["task"]): rate["learning_rate"] for rate in tuning if rate["chosen"]}
             reported = reported_runs(study, directory, chosen)
             failures += _run_missing(study, reported, digests, processes, bar)
@@ -173,48 +174,3 @@ def _remove_checkpoints(path: Path) -> None:
         shutil.rmtree(checkpoint)
     for weights in path.glob("*.safetensors"):  # of the final model
         weights.unlink()
-
-
-def _tuning(study: Study, tuned: Sequence[PlannedRun]) -> list[TuningRecord]:
-    """Each arm's mean accuracy at each learning rate on the tuning seeds, and the chosen rate.
-
-    Each arm gets its best rate, the lowest in a tie. If the endpoint has no better direction, all arms get the
-    rate that is best on average: different rates would be a difference between the arms. A rate with a failed run isn't
-    chosen.
-    """
-    rates = sorted(study.learning_rates)
-    values: dict[tuple[str, str, float], list[float | None]] = {}
-    for one in tuned:  # in the order of the tuning seeds
-        evaluation = Run(one.path).evaluation("after") if one.is_finished else None
-        accuracy = None if evaluation is None else evaluation["accuracy"]
-        values.setdefault((one.arm, one.task, one.learning_rate), []).append(accuracy)
-    means: dict[tuple[str, str, float], float] = {}
-    for key, of_seeds in values.items():
-        known = [value for value in of_seeds if value is not None]
-        if len(known) == len(of_seeds):
-            means[key] = sum(known) / len(known)
-
-    def best(arm: str, task: str) -> float | None:
-        if study.higher_is_better:
-            rated = {rate: means[arm, task, rate] for rate in rates if (arm, task, rate) in means}
-        else:
-            complete = [name for name in study.arms if all((name, task, rate) in means for rate in rates)]
-            rated = {rate: sum(means[name, task, rate] for name in complete) for rate in rates} if complete else {}
-        return max(rated, key=lambda rate: rated[rate]) if rated else None
-
-    records: list[TuningRecord] = []
-    for task in study.tasks:
-        for arm in study.arms:
-            chosen = best(arm, task)
-            for rate in rates:
-                records.append(
-                    {
-                        "objective": arm,
-                        "task": task,
-                        "learning_rate": rate,
-                        "value": means.get((arm, task, rate)),
-                        "values": values[arm, task, rate],
-                        "chosen": rate == chosen,
-                    }
-                )
-    return records

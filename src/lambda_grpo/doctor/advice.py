@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 
-from lambda_grpo.doctor.parts import ENGINES, PARTS, Facts
+from lambda_grpo.doctor.packages import ENGINES, PARTS, Facts
 from lambda_grpo.doctor.requirements import version_of
 from lambda_grpo.verl.versions import VERL
 

@@ -9,7 +9,7 @@ from importlib import metadata
 
 from lambda_grpo import __version__
 from lambda_grpo.doctor.advice import blocking, hints, problems
-from lambda_grpo.doctor.parts import ENGINES, PARTS, PLUGIN, Facts, Part
+from lambda_grpo.doctor.packages import ENGINES, PARTS, PLUGIN, Facts, Part
 from lambda_grpo.doctor.probe import run_probe
 from lambda_grpo.doctor.requirements import can_check, unmet_of, version_of
 from lambda_grpo.parallel import cores

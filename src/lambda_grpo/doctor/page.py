@@ -7,7 +7,7 @@ import textwrap
 from collections import Counter
 
 from lambda_grpo.doctor.advice import describe_unmet
-from lambda_grpo.doctor.parts import ENGINES, PARTS, Facts
+from lambda_grpo.doctor.packages import ENGINES, PARTS, Facts
 from lambda_grpo.verl.versions import TRAINER
 
 WIDTH = 90

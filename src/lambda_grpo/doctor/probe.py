@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from lambda_grpo.doctor.parts import PLUGIN, Facts
+from lambda_grpo.doctor.packages import PLUGIN, Facts
 from lambda_grpo.verl.versions import TRAINER
 
 MARK = "lambda-grpo doctor: "  # marks the result in the output, which may also have text that an import prints

@@ -6,7 +6,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
-from lambda_grpo.doctor.parts import ENGINES, Facts
+from lambda_grpo.doctor.packages import ENGINES, Facts
 
 UNKNOWN = "(version unknown)"
 

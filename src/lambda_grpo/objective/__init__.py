@@ -27,7 +27,7 @@ from lambda_grpo.objective.preferences import (
     Uniform,
 )
 from lambda_grpo.objective.presets import PRESETS, get_objective
-from lambda_grpo.objective.sampling import AtLeast, BestAndWorst, ErrorCorrection, RolloutSpec, Selection
+from lambda_grpo.objective.rollout_spec import AtLeast, BestAndWorst, ErrorCorrection, RolloutSpec, Selection
 from lambda_grpo.objective.surrogates import (
     CappedWeight,
     Clip,

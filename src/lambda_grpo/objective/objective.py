@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from lambda_grpo.formatting import fields_in_words, in_words
 from lambda_grpo.objective.preferences import Preference
-from lambda_grpo.objective.sampling import RolloutSpec
+from lambda_grpo.objective.rollout_spec import RolloutSpec
 from lambda_grpo.objective.surrogates import Clip, Surrogate
 from lambda_grpo.suggestions import did_you_mean
 

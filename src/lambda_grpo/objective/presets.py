@@ -18,7 +18,7 @@ from lambda_grpo.objective.preferences import (
     SignBalanced,
     Uniform,
 )
-from lambda_grpo.objective.sampling import BestAndWorst, ErrorCorrection, RolloutSpec
+from lambda_grpo.objective.rollout_spec import BestAndWorst, ErrorCorrection, RolloutSpec
 from lambda_grpo.objective.surrogates import (
     CappedWeight,
     Clip,

@@ -8,7 +8,7 @@ from typing import Any
 
 from lambda_grpo.formatting import percent, percent_range
 from lambda_grpo.runs.directory import Run
-from lambda_grpo.runs.signal import missing_signal
+from lambda_grpo.runs.learning_signal import missing_signal
 
 NEARLY_ONE = 0.1  # weights within 1 ± 0.1 hardly differ from DAPO's
 

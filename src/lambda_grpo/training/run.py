@@ -31,7 +31,7 @@ from lambda_grpo.training.callbacks import AtTrainBegin, ProgressBar
 from lambda_grpo.training.data import read_training_data
 from lambda_grpo.training.datasets import is_conversation
 from lambda_grpo.training.recipe import Recipe, read_recipes
-from lambda_grpo.training.resume import checkpoint_to_resume, read_trainer_state, set_learning_rate
+from lambda_grpo.training.resume_checks import checkpoint_to_resume, read_trainer_state, set_learning_rate
 from lambda_grpo.trl import LambdaGRPOConfig, LambdaGRPOTrainer
 from lambda_grpo.trl.callbacks import WarnOfNoSignal
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lambda_grpo.objective import group_advantages
 from lambda_grpo.objective.groups import has_variance
-from lambda_grpo.objective.sampling import RolloutSpec
+from lambda_grpo.objective.rollout_spec import RolloutSpec
 from lambda_grpo.trl.rewards import RewardTable, reward_sum
 
 

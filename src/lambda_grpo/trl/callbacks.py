@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from lambda_grpo.runs.signal import missing_signal
+from lambda_grpo.runs.learning_signal import missing_signal
 
 LAMBDA_CHECK_STEPS = 20  # optimiser steps between two comparisons of the ranks' λ
 

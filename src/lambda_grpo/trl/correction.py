@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from trl.data_utils import is_conversational
 
-from lambda_grpo.objective.sampling import ErrorCorrection
+from lambda_grpo.objective.rollout_spec import ErrorCorrection
 from lambda_grpo.trl.samples import Sample
 
 KINDS = ("reflected", "answered", "replaced")

@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from trl.rewards import get_soft_overlong_punishment
 
-from lambda_grpo.objective.sampling import RolloutSpec
+from lambda_grpo.objective.rollout_spec import RolloutSpec
 from lambda_grpo.trl.correction import KINDS, Corrector
 from lambda_grpo.trl.fresh_prompts import FreshPrompts, prompt_key
 from lambda_grpo.trl.rewards import RewardTable

@@ -4,11 +4,11 @@ The overridden methods are in the order in which TRL calls them in a step. Each 
 the objects that the trainer holds, none of which depends on the trainer:
 
     prompt_limit     prompts that are too long                              prompts.py
-    fast_generation  the fast sampler in place of TRL's generation          sampling.py
+    fast_generation  the fast sampler in place of TRL's generation          fast_generation.py
     stop_ends        completions that end at stop strings                   stop_strings.py
     rollouts         drawing, correcting and refilling a batch              rollouts.py
     advantages       exact zeros, and which samples are kept                advantages.py
-    packer           the packed pass in place of TRL's log-probabilities    packing.py
+    packer           the packed pass in place of TRL's log-probabilities    packer.py
     fold             stage 1, Z of the objective over Z of TRL's loss, λ    fold.py
     resumption       what a checkpoint holds for an exact resume            resume.py
     recorder         the run directory                                      records.py
@@ -43,15 +43,15 @@ from lambda_grpo.runs.model_card import CARD_FILE, write_card
 from lambda_grpo.trl.args import config_for_trl, lambda_config, restore
 from lambda_grpo.trl.callbacks import LambdaStep, WarnOfNoSignal
 from lambda_grpo.trl.card import card_facts
-from lambda_grpo.trl.checkpoints import copy_beside, hub_folder, save_beside
+from lambda_grpo.trl.components import hold_parts
 from lambda_grpo.trl.config import LambdaGRPOConfig
 from lambda_grpo.trl.gather import gather_batch
 from lambda_grpo.trl.hooks import check_hooks, replaced
 from lambda_grpo.trl.losses import check_nothing_weighs_tokens, trl_loss
-from lambda_grpo.trl.parts import hold_parts
-from lambda_grpo.trl.records import RunRecorder, describe_run, sample_columns
+from lambda_grpo.trl.recorder import RunRecorder, describe_run, sample_columns
 from lambda_grpo.trl.reward_functions import checked
 from lambda_grpo.trl.samples import ScoredSamples
+from lambda_grpo.trl.saving import copy_beside, hub_folder, save_beside
 
 check_hooks(GRPOTrainer)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lambda_grpo import PRESETS, group_advantages
 from lambda_grpo.objective.groups import has_variance
-from lambda_grpo.objective.sampling import AtLeast, BestAndWorst, ErrorCorrection, RolloutSpec
+from lambda_grpo.objective.rollout_spec import AtLeast, BestAndWorst, ErrorCorrection, RolloutSpec
 from tests.objective import reference
 
 REWARDS = st.one_of(st.sampled_from([0.0, 1.0, 0.5]), st.floats(-3, 3), st.just(math.nan))

@@ -12,15 +12,15 @@ from lambda_grpo.fast.positions import correct_positions
 from lambda_grpo.fast.sampler import StopStrings
 from lambda_grpo.trl.advantages import Advantages
 from lambda_grpo.trl.correction import Corrector, check_columns
+from lambda_grpo.trl.fast_generation import FastGeneration
 from lambda_grpo.trl.fold import Fold
 from lambda_grpo.trl.fresh_prompts import FreshPrompts
-from lambda_grpo.trl.packing import Packer
+from lambda_grpo.trl.packer import Packer
 from lambda_grpo.trl.prompts import PromptLimit, room_for_prompts
 from lambda_grpo.trl.resume import Resumption
 from lambda_grpo.trl.reward_functions import check_signatures
 from lambda_grpo.trl.rewards import RewardTable, distinct_names
 from lambda_grpo.trl.rollouts import RolloutPipeline, check_single_turn, overlong_penalty
-from lambda_grpo.trl.sampling import FastGeneration
 from lambda_grpo.trl.stop_strings import StopStringEnds
 
 

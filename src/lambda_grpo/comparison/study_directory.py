@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lambda_grpo.comparison.plan import PlannedRun, possible_runs, run_folders
+from lambda_grpo.comparison.planned_runs import PlannedRun, possible_runs, run_folders
 from lambda_grpo.comparison.study import Study
 from lambda_grpo.errors import UserError
 from lambda_grpo.runs.directory import Run

@@ -4,7 +4,7 @@ import pytest
 
 from lambda_grpo.cli import main
 from lambda_grpo.runs.directory import Run
-from lambda_grpo.runs.signal import missing_signal
+from lambda_grpo.runs.learning_signal import missing_signal
 from lambda_grpo.tasks.arithmetic import Arithmetic
 from tests.invariant.scripted_run import Scripted, one_third
 from tests.trl.setup import config, make_trainer
@@ -56,7 +56,7 @@ class OneReward(Arithmetic):
 
 
 SETTINGS = [
-    "--task", "tests.runs.test_signal:OneReward", "--max_steps", "2", "--save_steps", "1", "--eval_size", "8",
+    "--task", "tests.runs.test_learning_signal:OneReward", "--max_steps", "2", "--save_steps", "1", "--eval_size", "8",
     "--per_device_train_batch_size", "16", "--max_completion_length", "16",
 ]  # fmt: skip
 
