@@ -1,6 +1,6 @@
 """lambda-grpo: train with every objective of the GRPO family under one formula, and learn the choice between them.
 
-The base package needs torch alone; engines live in `lambda_grpo.trl` and `lambda_grpo.verl`.
+The base package needs only torch and annotated-types; engines live in `lambda_grpo.trl` and `lambda_grpo.verl`.
 """
 
 from typing import TYPE_CHECKING, Any

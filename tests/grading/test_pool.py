@@ -52,7 +52,7 @@ def test_the_deadline_of_a_batch_ends_what_is_left():
     done = [outcome for outcome in outcomes if not outcome.limit_exceeded]
     assert 0 < len(done) < 100
     assert [outcome.result for outcome in done] == [2 * i for i in range(len(done))]
-    assert results(pool.run([(4,)], 10)) == [8]  # and the pool goes on
+    assert results(pool.run([(4,)], 10)) == [8]  # and the pool still works
 
 
 def test_a_call_that_raises_says_where():

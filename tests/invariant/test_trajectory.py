@@ -18,7 +18,7 @@ PROCESSES = {1: ["saved"], 2: ["saved", "saved_adam"], 4: []}  # and what is res
 
 @pytest.fixture(scope="module")
 def trajectories(tmp_path_factory):
-    """By number of processes and run. "from 1" is two processes that go on from the checkpoint of one."""
+    """By number of processes and run. "from 1" is two processes that resume from the checkpoint of one."""
     out = {name: tmp_path_factory.mktemp("run") for name in (*PROCESSES, "resumed")}
     for processes, saved in PROCESSES.items():
         fork_ranks(processes, "trajectory_run", out[processes], *OBJECTIVES, *saved)

@@ -251,7 +251,7 @@ def test_nothing_is_drawn_for_an_evaluation(tmp_path):
 
 @pytest.mark.parametrize("name", ["dapo_full", "edge_grpo"])
 def test_resume_is_exact(name, tmp_path):
-    """Fresh prompts go on where they were, and the chances of a correction are the same."""
+    """Fresh prompts continue where they were, and the chances of a correction are the same."""
     settings = {
         "objective": name, "max_steps": 6, "save_strategy": "steps", "save_steps": 3, "reflection_prompt": ",",
         "answer_template": "#{answer}",

@@ -74,9 +74,9 @@ def implied_lambda(
 
     def cross_entropy(candidate: float) -> float:
         """KL(method ‖ λ) up to what doesn't depend on λ, summed over the groups."""
-        theirs = preference(groups, torch.tensor(candidate, dtype=torch.float64, device=lengths.device))
-        theirs = torch.where(used, theirs, 0.0)
-        log_share = theirs.clamp(min=1e-300).log() - groups.sum(theirs).clamp(min=1e-300).log()
+        fitted = preference(groups, torch.tensor(candidate, dtype=torch.float64, device=lengths.device))
+        fitted = torch.where(used, fitted, 0.0)
+        log_share = fitted.clamp(min=1e-300).log() - groups.sum(fitted).clamp(min=1e-300).log()
         return -(share * torch.where(used, log_share, 0.0)).sum().item()
 
     grid = torch.linspace(low, high, GRID, dtype=torch.float64).tolist()
