@@ -372,7 +372,7 @@ BAD = [
     (["--seed", "99999999999999999"], "--seed must be from 0 to 4294967295"),
     (["--output_dir", __file__], "is a file"),
     (["--top_k", "-1"], "--top_k must be at least 0, got -1"),
-    (["--engine", "sglang"], "--engine must be one of auto, fast, transformers, vllm, got 'sglang'"),
+    (["--engine", "sglang"], "--engine is 'sglang': use 'auto', 'fast', 'transformers' or 'vllm'"),
     (["--server", "http://127.0.0.1:1"], "--server needs --engine vllm"),
     (["--template", "boxd"], "unknown template 'boxd': use plain, boxed_system"),
     (["--data", "x.jsonl"], "--data is another source of one benchmark"),

@@ -35,6 +35,7 @@ _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")  # the parser's own rule misses it behind a digit
+_BRACED_DIGIT = re.compile(r"\^\{(\d)\}(?=[-+=)]|$)")  # x^{2} is x^2, which the parser reads faster
 _CAPITAL_GREEK = re.compile(r"\\(Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega)(?![A-Za-z_(])")
 
 
@@ -51,7 +52,7 @@ def parse_expression(text: str) -> Basic | MatrixBase | None:
     marked = _CAPITAL_GREEK.sub(r"\\\1_{capital}", marked)  # nor is \Theta \theta
     marked = re.sub(r"(?<![A-Za-z\\])I_\{(\w+)\}", r"\\iota_{\1capital}", marked)  # nor I_p the imaginary unit
     marked = re.sub(r"\\gamma(?![A-Za-z_])", r"\\nu_{gamma}", marked)  # a variable, and not Euler's constant
-    latex = normalize_latex(marked, _NORMALIZATION)
+    latex = _BRACED_DIGIT.sub(r"^\1", normalize_latex(marked, _NORMALIZATION))
     for attempt in dict.fromkeys((latex, get_last_eq(latex))):
         try:
             found = latex2sympy(
