@@ -1,4 +1,4 @@
-"""Every option that a user may set: its type, default, range and help, each said once, on the field itself.
+"""Every option that a user may set: its type, default, range and help, all on the field itself.
 
 `--help`, the checks and docs/options.md read them from here. The classes are plain dataclasses, which TRL's
 configurations are too: the configurations of the parts inherit from them. Nothing here imports another part or a
