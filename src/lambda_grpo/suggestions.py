@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -24,6 +24,13 @@ def did_you_mean_option(argument: str, known: Iterable[str]) -> str:
     """The same for a command line's `--name` or `--name=value`; `known` are names without the hyphens."""
     name = argument.split("=")[0].lstrip("-")
     return did_you_mean(f"--{name}", [f"--{one}" for one in known])
+
+
+def not_a_choice(name: str, value: object, choices: Sequence[object]) -> str:
+    """The message for a setting that isn't one of several words; `name` as the user wrote it."""
+    *others, last = map(repr, choices)
+    meant = did_you_mean(str(value), map(str, choices))
+    return f"{name} is {value!r}{meant}: use {', '.join(others)} or {last}"
 
 
 def check_choice(action: argparse.Action, value: Any) -> None:

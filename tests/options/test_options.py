@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lambda_grpo.comparison.study import ENDPOINTS
 from lambda_grpo.options.__main__ import PAGE
 from lambda_grpo.options.evaluation import EvaluationOptions
 from lambda_grpo.options.option import OptionFacts, options_of
@@ -17,6 +18,7 @@ from lambda_grpo.options.study import StudyOptions
 from lambda_grpo.options.text import describe, describe_in_full
 from lambda_grpo.options.training import TaskOptions
 from lambda_grpo.trl import LambdaGRPOConfig
+from lambda_grpo.trl.config import LAMBDA_SCHEDULES
 from lambda_grpo.verl.settings import VerlSettings
 
 BOUNDS = {Ge: ("at least", lambda x, b: x >= b), Gt: ("above", lambda x, b: x > b),
@@ -92,6 +94,11 @@ def test_bounds_and_choices_are_read_from_the_type():
 def test_a_script_gets_the_same_checks(setting, tmp_path):
     with pytest.raises(ValueError, match=rf"^{next(iter(setting))} (must be|is) "):
         LambdaGRPOConfig(output_dir=str(tmp_path), **setting)
+
+
+def test_choices_are_those_that_the_code_knows():
+    assert options_of(StudyOptions)["endpoint"].choices == tuple(ENDPOINTS)
+    assert options_of(LambdaGRPOConfig)["lambda_lr_scheduler_type"].choices == tuple(LAMBDA_SCHEDULES)
 
 
 def test_both_engines_options_are_the_same_fields():

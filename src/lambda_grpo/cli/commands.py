@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from lambda_grpo.cli.interrupts import EXIT_CODE, command_line, exit_on_interrupt, report_interrupt
-from lambda_grpo.cli.parser import EVAL_OPTIONS, STUDY_OPTIONS, command_line_parser, import_module
+from lambda_grpo.cli.parser import EVAL_OPTIONS, RECIPE_COMMANDS, STUDY_OPTIONS, command_line_parser, import_module
 from lambda_grpo.distributed import is_main_process
 from lambda_grpo.errors import Stopped, UserError
 from lambda_grpo.formatting import percent, percent_range
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft)\.")
     try:
         options, rest = command_line_parser().parse_known_args(arguments)
-        if rest and options.command not in ("train", "compare"):
+        if rest and options.command not in RECIPE_COMMANDS:
             meant = did_you_mean(rest[0], [f"--{name}" for name in EVAL_OPTIONS]) if options.command == "eval" else ""
             raise UserError(f"unknown argument {rest[0]!r}, see lambda-grpo {options.command} --help{meant}")
         options.arguments = arguments

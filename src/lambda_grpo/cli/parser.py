@@ -17,6 +17,7 @@ from lambda_grpo.options.text import describe_in_full
 from lambda_grpo.suggestions import check_choice, did_you_mean, did_you_mean_option
 
 EVAL_OPTIONS = options_of(EvaluationOptions)
+RECIPE_COMMANDS = ("train", "compare")  # whose other options are keys of a recipe
 STUDY_OPTIONS = {name: facts for name, facts in options_of(StudyOptions).items() if name != "keep_checkpoints"}
 
 
@@ -25,32 +26,40 @@ def command_line_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lambda-grpo", description="Learn which tokens a reinforcement-learning run listens to.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_CommandParser)
 
-    def add(name: str, help: str, description: str | None = None, **settings: Any) -> argparse.ArgumentParser:
-        formatter = argparse.RawDescriptionHelpFormatter
+    def add(
+        name: str, help: str, description: str | None = None, usage: str | None = None, **on_help: Any
+    ) -> argparse.ArgumentParser:
+        """A command. With a usage of its own, its options are those that the description explains."""
         command: _CommandParser = commands.add_parser(
-            name, help=help, description=description, formatter_class=formatter, allow_abbrev=False, **settings
+            name,
+            help=help,
+            description=description,
+            usage=usage,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            add_help=usage is None,
         )
-        command.takes_recipe_keys = name in ("train", "compare")
+        if usage is not None:
+            command.add_argument("-h", "--help", help=argparse.SUPPRESS, **(on_help or {"action": "help"}))
+        command.takes_recipe_keys = name in RECIPE_COMMANDS
         return command
 
     train = add(
         "train",
         "train a policy; without arguments, the demonstration",
         TRAIN_HELP,
-        usage="lambda-grpo train [RECIPE.yaml …] [--key value …] [--output_dir DIR [--resume]]",
-        add_help=False,
+        "lambda-grpo train [RECIPE.yaml …] [--key value …] [--output_dir DIR [--resume]]",
+        nargs="*",
+        action=_ExplainKeys,
     )
-    train.add_argument("-h", "--help", nargs="*", action=_ExplainKeys, help=argparse.SUPPRESS)
     train.add_argument("--resume", action="store_true", help=argparse.SUPPRESS)
 
     compare = add(
         "compare",
         "compare objectives, with several seeds and error bars",
         COMPARE_HELP,
-        usage="lambda-grpo compare [STUDY.yaml] [--objectives A,B,…] [--seeds N] [--key value …]",
-        add_help=False,
+        "lambda-grpo compare [STUDY.yaml] [--objectives A,B,…] [--seeds N] [--key value …]",
     )
-    compare.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     for facts in STUDY_OPTIONS.values():
         _add_option(compare, facts, "--task" if facts.name == "tasks" else f"--{facts.name}")
     compare.add_argument("--output_dir", "--output-dir", help=argparse.SUPPRESS)
@@ -60,10 +69,8 @@ def command_line_parser() -> argparse.ArgumentParser:
         "eval",
         "evaluate a model on tasks, with confidence intervals",
         EVAL_HELP,
-        usage="lambda-grpo eval --model MODEL --task NAME,… [--key value …] [--output_dir DIR]",
-        add_help=False,
+        "lambda-grpo eval --model MODEL --task NAME,… [--key value …] [--output_dir DIR]",
     )
-    evaluate.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     evaluate.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
     for facts in EVAL_OPTIONS.values():
         _add_option(evaluate, facts, f"--{facts.name}")
@@ -105,7 +112,7 @@ class _Parser(argparse.ArgumentParser):
 class _CommandParser(_Parser):
     """A command's parser. It reports an unknown option before a missing one, which may be the same one misspelt."""
 
-    takes_recipe_keys = False  # if True, other options are keys of a recipe
+    takes_recipe_keys = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         known = [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]

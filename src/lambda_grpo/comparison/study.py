@@ -12,7 +12,7 @@ from trl import GRPOConfig
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.objective import PRESETS, get_objective
-from lambda_grpo.options.option import options_of
+from lambda_grpo.options.option import OptionFacts, options_of
 from lambda_grpo.options.study import StudyOptions
 from lambda_grpo.suggestions import did_you_mean
 from lambda_grpo.training.recipe import Recipe, read_recipe
@@ -26,7 +26,6 @@ ENDPOINTS = {
 }
 FIRST_TUNING_SEED = 1001
 MIN_LEARNING_RATES = 3
-MIN_RATE, MAX_RATE = 1e-12, 1e3
 RATE_FACTORS = (1 / 3, 1.0, 3.0)  # times the recipe's learning rate: a study's default
 # The keys of TRL that an arm may set, besides the keys that this package adds; all others are the same for all arms
 LOSS_KEYS = {
@@ -135,10 +134,10 @@ def read_study(path: str | None, options: Mapping[str, Any], overrides: Sequence
         tasks=tasks,
         seeds=seeds,
         tuning_seeds=tuning_seeds,
-        learning_rates=_rates(settings.learning_rates, recipe.training.learning_rate),
+        learning_rates=_rates(settings.learning_rates, recipe.training.learning_rate, known["learning_rates"]),
         keys=shared,
         endpoint=settings.endpoint,
-        target_accuracy=_number("target_accuracy", settings.target_accuracy, 0.0, 1.0),
+        target_accuracy=_number(settings.target_accuracy, known["target_accuracy"]),
         keep_checkpoints=settings.keep_checkpoints,
     )
 
@@ -213,12 +212,12 @@ def _seeds(name: str, value: Any, first: int) -> tuple[int, ...]:
     raise UserError(f"{name} must be a number of at least 1, or a list of different seeds below 2^32, got {value!r}")
 
 
-def _rates(value: Any, default: float) -> tuple[float, ...]:
+def _rates(value: Any, default: float, facts: OptionFacts) -> tuple[float, ...]:
     # three digits, so that a third of 3e-4 is 1e-4, also in folder names
     given = [float(f"{default * factor:.3g}") for factor in RATE_FACTORS] if value is None else value
     if not isinstance(given, list):
         raise UserError(f"learning_rates must be a list, got {given!r}")
-    rates = [_number("learning_rates", rate, MIN_RATE, MAX_RATE) for rate in given]
+    rates = [_number(rate, facts) for rate in given]
     if len({f"{rate:g}" for rate in rates}) < max(len(rates), MIN_LEARNING_RATES):
         raise UserError(
             f"learning_rates must be at least {MIN_LEARNING_RATES} different ones, since each objective gets the best "
@@ -227,11 +226,11 @@ def _rates(value: Any, default: float) -> tuple[float, ...]:
     return tuple(rates)
 
 
-def _number(name: str, value: Any, low: float, high: float) -> float:
+def _number(value: Any, facts: OptionFacts) -> float:
     try:  # YAML reads 1e-4 as text
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if not low <= number <= high:
-        raise UserError(f"{name}: {value!r} isn't a number from {low:g} to {high:g}")
+    if not facts.holds(number):
+        raise UserError(f"{facts.name}: {value!r} isn't a number {facts.range}")
     return number

@@ -3,7 +3,7 @@
 from lambda_grpo.options.evaluation import EvaluationOptions
 from lambda_grpo.options.objective import ObjectiveOptions
 from lambda_grpo.options.study import StudyOptions
-from lambda_grpo.options.text import markdown
+from lambda_grpo.options.text import sections, table
 from lambda_grpo.options.training import TaskOptions
 from lambda_grpo.options.trl import TRL_OPTIONS
 
@@ -18,25 +18,23 @@ also read. Without a default an option is unset, or its text says what holds.
 Keys of a recipe and options of `lambda-grpo train`, in addition to those of TRL's `GRPOConfig` and `ModelConfig`; all
 but the first table are arguments of `LambdaGRPOConfig`. `lambda-grpo train --help KEY` explains any of them, TRL's too.
 
-### Task and data
-
-{markdown([TaskOptions])}
+{sections([TaskOptions])}
 
 The next table holds the keys of verl's `algorithm.lambda_grpo`, too.
 
-{markdown([ObjectiveOptions, *TRL_OPTIONS])}
+{sections([ObjectiveOptions, *TRL_OPTIONS])}
 
 ## Studies
 
 Keys of a study in addition to those of a recipe, and options of `lambda-grpo compare`.
 
-{markdown([StudyOptions])}
+{table(StudyOptions)}
 
 ## Evaluation
 
 Options of `lambda-grpo eval`.
 
-{markdown([EvaluationOptions])}
+{table(EvaluationOptions)}
 """
 
 if __name__ == "__main__":

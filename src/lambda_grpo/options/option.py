@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from lambda_grpo.suggestions import did_you_mean
+from lambda_grpo.suggestions import not_a_choice
 
 Bound = Ge | Gt | Le | Lt
 COMPARISONS: dict[type, Callable[[float, float], bool]] = {Ge: ge, Gt: gt, Le: le, Lt: lt}
@@ -52,16 +52,18 @@ class OptionFacts:
         """The range in words, such as "above 0 and at most 1"; empty where there is none."""
         return _in_words(self.bounds)
 
+    def holds(self, value: float) -> bool:
+        """Whether a number is finite and within the bounds."""
+        return math.isfinite(value) and all(COMPARISONS[type(one)](value, _limit(one)) for one in self.bounds)
+
     def check(self, value: Any, spelling: str) -> None:
         """Raise ValueError where a value is out of range or none of the choices. None, for a default, passes."""
         if value is None:
             return
         if self.choices and value not in self.choices:
-            *others, last = map(repr, self.choices)
-            meant = did_you_mean(str(value), map(str, self.choices))
-            raise ValueError(f"{spelling} is {value!r}{meant}: use {', '.join(others)} or {last}")
+            raise ValueError(not_a_choice(spelling, value, self.choices))
         for item in value if isinstance(value, list | tuple) else [value]:
-            if self.bounds and isinstance(item, int | float) and not _holds(self.bounds, item):
+            if self.bounds and isinstance(item, int | float) and not self.holds(item):
                 finite = "" if math.isfinite(item) else "finite and "
                 raise ValueError(f"{spelling} must be {finite}{self.range}, got {value}")
 
@@ -102,10 +104,6 @@ def _parts(hint: Any, kind: Any, wanted: Callable[[Any], bool]) -> Iterator[Any]
     if get_origin(hint) is not Literal:
         for inner in get_args(hint):
             yield from _parts(inner, kind, wanted)
-
-
-def _holds(bounds: tuple[Bound, ...], value: float) -> bool:
-    return math.isfinite(value) and all(COMPARISONS[type(one)](value, _limit(one)) for one in bounds)
 
 
 def _limit(bound: Bound) -> float:

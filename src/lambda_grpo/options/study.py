@@ -22,7 +22,7 @@ class StudyOptions:
     tasks: list[str] | None = option(None, "One or more; on a command line --task. Default: the recipe's.")
     seeds: int | list[int] = option(5, "Number of seeds, or in a file a list of them.")
     tuning_seeds: int | list[int] = option(2, "Other seeds, to choose the learning rate with.")
-    learning_rates: list[float] | None = option(
+    learning_rates: list[Annotated[float, Ge(1e-12), Le(1000)]] | None = option(
         None,
         "Three or more, of which each objective gets its best one. Default: the recipe's, a third of it, and three "
         "times that.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
@@ -43,17 +43,16 @@ def overview(kinds: Iterable[type]) -> str:
     )
 
 
-def markdown(kinds: Sequence[type]) -> str:
-    """A table for each class, under its title where there are several."""
-    if len(kinds) == 1:
-        return _table(options_of(kinds[0]).values())
-    return "\n\n".join(f"### {title(kind)}\n\n" + _table(options_of(kind).values()) for kind in kinds)
+def sections(kinds: Iterable[type]) -> str:
+    """The Markdown table of each class under its title."""
+    return "\n\n".join(f"### {title(kind)}\n\n{table(kind)}" for kind in kinds)
 
 
-def _table(options: Iterable[OptionFacts]) -> str:
+def table(kind: type) -> str:
+    """The options of a class as a Markdown table."""
     cells = [
         (f"`{one.name}`", type_in_words(one.hint), one.range, _default(one, quote="`"), _escaped(one.help))
-        for one in options
+        for one in options_of(kind).values()
     ]
     rows = [f"| {' | '.join(row)} |" for row in cells]
     return "\n".join(["| option | type | range | default | |", "|---|---|---|---|---|", *rows])

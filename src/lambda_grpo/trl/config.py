@@ -20,7 +20,7 @@ from lambda_grpo.options.trl import (
     SpeedOptions,
     TraceOptions,
 )
-from lambda_grpo.suggestions import did_you_mean
+from lambda_grpo.suggestions import not_a_choice
 from lambda_grpo.trl.losses import kl_is_exact, trl_loss
 from lambda_grpo.trl.sampling_config import SamplingConfig
 
@@ -84,8 +84,7 @@ class LambdaGRPOConfig(
         scales = {True: "group", False: "none", "true": "group", "false": "none"}
         self.scale_rewards = scales.get(self.scale_rewards, self.scale_rewards)
         if self.scale_rewards not in (None, *SCALES):
-            meant = did_you_mean(str(self.scale_rewards), SCALES)
-            raise ValueError(f"scale_rewards is {self.scale_rewards!r}{meant}: use 'group', 'batch' or 'none'")
+            raise ValueError(not_a_choice("scale_rewards", self.scale_rewards, SCALES))
         objective = self.resolve_objective()
         self.scale_rewards = objective.advantage_scale
         self.check_sampling()
