@@ -10,6 +10,7 @@ from lambda_grpo.bench import benchmarks, training_steps
 from lambda_grpo.bench import decode as bench_decode
 from lambda_grpo.bench.benchmarks import BENCHMARKS, plain_group_stage
 from lambda_grpo.bench.measurement import Benchmark, timed
+from lambda_grpo.objective import Groups
 from tests.fast.models import make_model
 
 ROWS = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.integers(1, 500), st.integers(0, 3)), min_size=1, max_size=30)
@@ -22,6 +23,12 @@ def test_the_plain_loop_does_what_the_group_stage_does(rows, lam):
     assert group_advantages(rewards.double(), ids).tolist() == pytest.approx(advantages, abs=1e-9)
     assert response_weights(lengths, ids, "lambda_grpo", lam).tolist() == pytest.approx(weights, rel=1e-9)
     assert loss_normalizer(lengths, ids, "lambda_grpo")[0].item() == total
+
+
+def test_groups_of_uneven_sizes_are_no_rows():
+    _, lengths, group_ids = benchmarks._responses()
+    assert Groups.of(lengths, group_ids).index is None
+    assert Groups.of(lengths[:-1], group_ids[:-1]).index is not None
 
 
 def test_pairs_alternate_and_the_ratio_is_the_peers_time_over_ours():

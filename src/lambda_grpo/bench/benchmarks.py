@@ -16,29 +16,44 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lambda_grpo.bench import grading, training_steps
 from lambda_grpo.bench.measurement import Benchmark, Work, timed
 from lambda_grpo.objective import group_advantages, loss_normalizer, policy_loss, response_weights
 
+GROUP_SIZE = 8
+
+
+def _responses() -> tuple[Tensor, Tensor, Tensor]:
+    """Rewards, lengths and group ids of 1 M responses in 125 k groups."""
+    count, generator = 1_000_000, torch.Generator().manual_seed(0)
+    rewards = torch.randint(0, 2, (count,), generator=generator).double()
+    return rewards, torch.randint(1, 4096, (count,), generator=generator), torch.arange(count) // GROUP_SIZE
+
+
+def _stage_1(responses: tuple[Tensor, ...], lambda_: float) -> Any:
+    """Advantages, f and Z of λ-GRPO."""
+    rewards, lengths, group_ids = responses
+    return (
+        group_advantages(rewards, group_ids),
+        response_weights(lengths, group_ids, "lambda_grpo", lambda_),
+        loss_normalizer(lengths, group_ids, "lambda_grpo"),
+    )
+
 
 def _group_stage() -> tuple[Work, Work]:
-    """Stage 1 (advantages, f and Z) of 1 M responses in 125 k groups of 8, against a plain loop."""
-    count, size, lambda_ = 1_000_000, 8, 1.5
-    generator = torch.Generator().manual_seed(0)
-    rewards = torch.randint(0, 2, (count,), generator=generator).double()
-    lengths = torch.randint(1, 4096, (count,), generator=generator)
-    group_ids = torch.arange(count) // size
-    responses = list(zip(rewards.tolist(), lengths.tolist(), group_ids.tolist(), strict=True))
+    """Stage 1 against a plain loop."""
+    responses, lambda_ = _responses(), 1.5
+    listed = list(zip(*(column.tolist() for column in responses), strict=True))
+    return timed(lambda: _stage_1(responses, lambda_), lambda: plain_group_stage(listed, lambda_))
 
-    def ours() -> Any:
-        return (
-            group_advantages(rewards, group_ids),
-            response_weights(lengths, group_ids, "lambda_grpo", lambda_),
-            loss_normalizer(lengths, group_ids, "lambda_grpo"),
-        )
 
-    return timed(ours, lambda: plain_group_stage(responses, lambda_))
+def _group_rows() -> tuple[Work, Work]:
+    """Stage 1 of groups of one size, whose sums are over rows, against the same without the last response, by index."""
+    rows = _responses()
+    uneven = tuple(column[:-1] for column in rows)
+    return timed(lambda: _stage_1(rows, 1.5), lambda: _stage_1(uneven, 1.5))
 
 
 def plain_group_stage(
@@ -159,6 +174,7 @@ BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
         Benchmark("group_stage", "1 M responses in 125 k groups, against a plain loop", 30, _group_stage),
+        Benchmark("group_rows", "the same, against groups of uneven sizes", 30, _group_rows),
         *(
             Benchmark(
                 f"step_{name}",

@@ -26,7 +26,8 @@ class Groups:
 
     lengths: (B,) float64 tokens that the policy generated, before truncation masking.
     index: (B,) group of each response, 0 .. count - 1; None where the groups are the rows of a (P, G) view, as
-        engines generate them: a sum over a group is then one over a row.
+        engines generate them: a sum over a group is then one over a row, which is faster
+        (docs/performance.md, `group_rows`).
     count: P.
     advantages: (B,), and entropies, completion_ids: (B, T), for an objective that names them in its `needs`.
     token_mask: (B, T) booleans, where the last two hold tokens that the policy generated; None without them.
