@@ -1,4 +1,4 @@
-"""Atomic writes: a reader, or a program that is killed, never finds half a file."""
+"""Atomic writes: a reader, or a program that is killed, never finds half a file. And the user's cache folder."""
 
 from __future__ import annotations
 
@@ -25,3 +25,12 @@ def write_text(path: Path, content: str) -> Path:
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Write a JSON file atomically. Values that JSON lacks are written as `str` gives them."""
     return write_text(path, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def cache_folder() -> Path:
+    """The folder for what can be made again: XDG_CACHE_HOME/lambda-grpo, by default ~/.cache/lambda-grpo.
+
+    Raises:
+        RuntimeError: the user has no home directory.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lambda-grpo"

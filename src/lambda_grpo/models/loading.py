@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from typing_extensions import TypedDict
 
 from lambda_grpo.errors import UserError
+from lambda_grpo.models.gguf import SMOLLM2, SUFFIX, smollm2_file, unpacked
 from lambda_grpo.runs.directory import RECORDS, Run, is_run
 from lambda_grpo.suggestions import did_you_mean
 
@@ -21,13 +22,15 @@ BUILTIN = "builtin"
 BUILTIN_LLAMA = "builtin-llama"
 CHUNK_BYTES, MAX_CHUNKS = 2**16, 1000  # read from each file for its digest
 _FOLDERS = {BUILTIN: "qwen2", BUILTIN_LLAMA: "llama"}
+NAMES = (*_FOLDERS, SMOLLM2)
 
 
 def resolve_model(name: str) -> str:
     """The path or hub id that `from_pretrained` loads for a name.
 
     Args:
-        name: a built-in policy, a model directory, a run directory (its policy is `Run.model`) or a hub id.
+        name: a built-in policy, `smollm2` or a GGUF file (`gguf`), a model directory, a run directory (its policy is
+            `Run.model`) or a hub id.
 
     Raises:
         UserError: there is no such model.
@@ -35,6 +38,8 @@ def resolve_model(name: str) -> str:
     if name in _FOLDERS:
         return str(files("lambda_grpo.models.builtin").joinpath(_FOLDERS[name]))
     path = Path(name)
+    if name == SMOLLM2 or path.suffix == SUFFIX:
+        return str(unpacked(smollm2_file() if name == SMOLLM2 else path))
     if path.is_dir():
         policy = Run(path).model() if is_run(path) else None
         if policy not in (None, path):  # a run that is still training, or was killed
@@ -50,8 +55,8 @@ def resolve_model(name: str) -> str:
         AutoConfig.from_pretrained(name)
     except OSError as error:
         raise UserError(
-            f"no model {name!r}{did_you_mean(name, _FOLDERS)}: it is neither a directory here, nor "
-            f"{' or '.join(map(repr, _FOLDERS))}, nor could it be loaded from the hub"
+            f"no model {name!r}{did_you_mean(name, NAMES)}: it is neither a directory here, nor "
+            f"{', '.join(map(repr, NAMES[:-1]))} or {NAMES[-1]!r}, nor could it be loaded from the hub"
         ) from error
     return name
 

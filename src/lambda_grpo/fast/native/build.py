@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lambda_grpo.errors import LambdaGRPOError, warn_once
 from lambda_grpo.fast.native.structures import BY_SIZE_FUNCTION
+from lambda_grpo.files import cache_folder
 
 SOURCES = (
     "vectors.h", "decoder.h", "packed_attention.c", "sample_tokens.c", "training_layers.c", "prefill.c", "decode.c"
@@ -91,7 +92,7 @@ def _built() -> Path:
     sources = {name: files("lambda_grpo.fast.native").joinpath(name).read_text() for name in SOURCES}
     # the compiler's own version and what it takes the processor to be: machines may share a cache folder
     macros = _run(compiler, *FLAGS, "-dM", "-E", "-x", "c", os.devnull)
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lambda-grpo"
+    folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         return _compiled(compiler, [*FLAGS, *OPENMP], sources, macros, folder)
