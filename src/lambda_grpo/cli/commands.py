@@ -48,9 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code or 0
 
 
-def _train(options: argparse.Namespace, rest: list[str]) -> None:
+def _recipes_and_overrides(rest: list[str]) -> tuple[list[str], list[str]]:
+    """A command line as the recipe files at its start, and the `--key value` pairs."""
     first = next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))
-    recipes, overrides = rest[:first], rest[first:]
+    return rest[:first], rest[first:]
+
+
+def _warmup(options: argparse.Namespace, rest: list[str]) -> None:
+    with exit_on_interrupt(options.arguments):
+        warmup = import_module("lambda_grpo.training.warmup", "trl")
+    print(f"Model: {warmup.warm_up(*_recipes_and_overrides(rest))}")
+
+
+def _train(options: argparse.Namespace, rest: list[str]) -> None:
+    recipes, overrides = _recipes_and_overrides(rest)
     with exit_on_interrupt(options.arguments):
         training = import_module("lambda_grpo.training.run", "trl")
         report = import_module("lambda_grpo.report", "report")
@@ -198,5 +209,6 @@ def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int | None]] = {  # None is exit code 0
-    "train": _train, "compare": _compare, "eval": _eval, "report": _report, "bench": _bench, "doctor": _doctor,
+    "train": _train, "warmup": _warmup, "compare": _compare, "eval": _eval, "report": _report, "bench": _bench,
+    "doctor": _doctor,
 }  # fmt: skip

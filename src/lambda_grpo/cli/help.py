@@ -7,6 +7,7 @@ from lambda_grpo.options.study import StudyOptions
 from lambda_grpo.options.text import describe, overview
 from lambda_grpo.options.training import TaskOptions
 from lambda_grpo.options.trl import TRL_OPTIONS
+from lambda_grpo.options.warmup import WarmupOptions
 
 TRAIN_OPTIONS = (TaskOptions, ObjectiveOptions, *TRL_OPTIONS)
 
@@ -21,12 +22,29 @@ demonstration, which takes less than a minute on two CPU cores.
 A recipe is a TRL YAML. Several are layered: later ones override, and --key value
 overrides all. All keys of TRL's GRPOConfig and ModelConfig work. Without a recipe,
 and in one with base: demo (or base: another recipe's path), defaults are the
-demonstration's (CPU). model_name_or_path is builtin, builtin-llama, a directory or
-a hub id.
+demonstration's (CPU). model_name_or_path is builtin, builtin-llama, smollm2, a GGUF
+file, a directory or a hub id.
 
 Additional keys, with their defaults. --help KEY … explains them, and also TRL's:
 
 {overview(TRAIN_OPTIONS)}"""
+
+
+WARMUP_HELP = f"""\
+Fine-tune a model on solutions of problems by TRL's SFTTrainer, so that it solves
+some of them before reinforcement learning begins.
+
+  lambda-grpo warmup --model_name_or_path smollm2 --tasks gsm8k --output_dir runs/warm
+  lambda-grpo train recipes/mine.yaml --model_name_or_path runs/warm
+
+Recipes are layered as in lambda-grpo train. All keys of TRL's SFTConfig and
+ModelConfig work, and these:
+
+{describe(options_of(WarmupOptions).values())}
+
+With several styles the model samples short and long solutions, so that the lengths
+within a group differ. On a CPU batches are packed, without padding. The folder also
+gets warmup.json: settings, versions, numbers of problems and losses."""
 
 
 COMPARE_HELP = f"""\

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, get_args, get_origin
 
-from lambda_grpo.cli.help import COMPARE_HELP, DOCTOR_HELP, EVAL_HELP, TRAIN_HELP, TRAIN_OPTIONS
+from lambda_grpo.cli.help import COMPARE_HELP, DOCTOR_HELP, EVAL_HELP, TRAIN_HELP, TRAIN_OPTIONS, WARMUP_HELP
 from lambda_grpo.errors import UserError
 from lambda_grpo.options.evaluation import EvaluationOptions
 from lambda_grpo.options.option import REQUIRED, OptionFacts, options_of
@@ -17,7 +17,7 @@ from lambda_grpo.options.text import describe_in_full
 from lambda_grpo.suggestions import check_choice, did_you_mean, did_you_mean_option
 
 EVAL_OPTIONS = options_of(EvaluationOptions)
-RECIPE_COMMANDS = ("train", "compare")  # whose other options are keys of a recipe
+RECIPE_COMMANDS = ("train", "warmup", "compare")  # whose other options are keys of a recipe
 STUDY_OPTIONS = {name: facts for name, facts in options_of(StudyOptions).items() if name != "keep_checkpoints"}
 
 
@@ -53,6 +53,13 @@ def command_line_parser() -> argparse.ArgumentParser:
         action=_ExplainKeys,
     )
     train.add_argument("--resume", action="store_true", help=argparse.SUPPRESS)
+
+    add(
+        "warmup",
+        "fine-tune a model on solutions, before it is trained",
+        WARMUP_HELP,
+        "lambda-grpo warmup [RECIPE.yaml …] --model_name_or_path MODEL --tasks NAME … --output_dir DIR",
+    )
 
     compare = add(
         "compare",

@@ -10,10 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +80,8 @@ def _unpack(file: Path, folder: Path) -> None:
 
     place: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     try:
-        with _without_progress():
-            tokenizer = AutoTokenizer.from_pretrained(**place)
-            model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(**place)
+        model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
     except (OSError, ValueError, KeyError, IndexError, NotImplementedError) as error:  # whatever its reader meets
         raise UserError(f"can't read {file} as a model in GGUF: {' '.join(str(error).split())}") from error
     # transformers takes the model for a quantised one, which it wouldn't save
@@ -94,15 +90,3 @@ def _unpack(file: Path, folder: Path) -> None:
     model.hf_quantizer = None
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-@contextmanager
-def _without_progress() -> Iterator[None]:
-    """Hide the progress bar of a conversion that takes seconds."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.enable_progress_bar()

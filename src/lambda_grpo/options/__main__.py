@@ -6,6 +6,7 @@ from lambda_grpo.options.study import StudyOptions
 from lambda_grpo.options.text import sections, table
 from lambda_grpo.options.training import TaskOptions
 from lambda_grpo.options.trl import TRL_OPTIONS
+from lambda_grpo.options.warmup import WarmupOptions
 
 PAGE = f"""\
 # Options
@@ -23,6 +24,12 @@ but the first table are arguments of `LambdaGRPOConfig`. `lambda-grpo train --he
 The next table holds the keys of verl's `algorithm.lambda_grpo`, too.
 
 {sections([ObjectiveOptions, *TRL_OPTIONS])}
+
+## Warm-up
+
+Keys of a recipe and options of `lambda-grpo warmup`, in addition to those of TRL's `SFTConfig` and `ModelConfig`.
+
+{table(WarmupOptions)}
 
 ## Studies
 

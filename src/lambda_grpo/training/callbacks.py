@@ -1,9 +1,9 @@
-"""The progress bar of `lambda-grpo train`, and a callback at the beginning of training."""
+"""The progress bar of a training, and a callback at its beginning."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -20,10 +20,21 @@ class AtTrainBegin(TrainerCallback):
         self.function(state.global_step)
 
 
+REINFORCEMENT = (("reward", "reward", ".3f"), ("length", "completions/mean_length", ".1f"), ("λ", "lambda", "+.4f"))
+SUPERVISED = (("loss", "loss", ".3f"), ("accuracy of tokens", "mean_token_accuracy", ".3f"))
+
+
 class ProgressBar(TrainerCallback):
-    """Shows step, reward, length, λ and the remaining time."""
+    """Shows the step, some of the logged values and the remaining time.
+
+    Args:
+        shown: label, key and format of each value. Logs without the first one are those of an evaluation, or the end's.
+    """
 
     bar: Any = None
+
+    def __init__(self, shown: Sequence[tuple[str, str, str]] = REINFORCEMENT):
+        self.shown = shown
 
     def close(self) -> None:
         """Close the bar, also after an error."""
@@ -41,14 +52,11 @@ class ProgressBar(TrainerCallback):
             self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if logs is None or "reward" not in logs or not state.is_world_process_zero:
+        if logs is None or self.shown[0][1] not in logs or not state.is_world_process_zero:
             return
-        shown = (
-            ("reward", logs["reward"], ".3f"),  # None if no sample could be scored
-            ("length", logs.get("completions/mean_length"), ".1f"),
-            ("λ", logs.get("lambda"), "+.4f"),
-        )
-        self.bar.set_postfix({name: format(value, spec) for name, value, spec in shown if value is not None})
+        # a reward is None if no sample could be scored
+        values = [(label, logs.get(key), spec) for label, key, spec in self.shown]
+        self.bar.set_postfix({label: format(value, spec) for label, value, spec in values if value is not None})
 
     def on_train_end(self, *args: Any, **_: Any) -> None:
         self.close()

@@ -244,15 +244,31 @@ def _training_task(recipe: Recipe) -> Task:
         split = data.dataset_train_split
         return hub_training_set(name, data.dataset_name, data.dataset_config, split, size=settings.task_size, **columns)
     assert settings.task is not None
-    if is_file_of_problems(settings.task):
-        return local_training_set(settings.task, size=settings.task_size, **columns)
-    if any(columns.values()):
+    return training_task(settings.task, size=settings.task_size, seed=settings.task_seed, **columns)
+
+
+def training_task(
+    name: str, *, size: int | None = None, seed: int = 0, question: str | None = None, answer: str | None = None
+) -> Task:
+    """A task to train on, by name: a file of problems, one of `TRAINING_SETS`, or a generated task.
+
+    Args:
+        size: how many problems, from the first; by default all, or `DEFAULT_TRAIN_SIZE` of a generated task.
+        seed: of a generated task.
+        question, answer: column names in a file.
+
+    Raises:
+        UserError: the task can't be loaded, or has no such columns.
+    """
+    if is_file_of_problems(name):
+        return local_training_set(name, size=size, question=question, answer=answer)
+    if question or answer:
         raise UserError(
             "question_column and answer_column are for a file of problems, or a dataset_name: leave them out"
         )
-    if settings.task in TRAINING_SETS:
-        return load_training_set(settings.task, size=settings.task_size)
-    return load_task(settings.task, "train", size=settings.task_size or DEFAULT_TRAIN_SIZE, seed=settings.task_seed)
+    if name in TRAINING_SETS:
+        return load_training_set(name, size=size)
+    return load_task(name, "train", size=size or DEFAULT_TRAIN_SIZE, seed=seed)
 
 
 def _held_out(recipe: Recipe) -> Task | None:

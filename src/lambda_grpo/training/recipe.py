@@ -73,35 +73,54 @@ class Recipe:
         Raises:
             UserError: a setting is unknown or can't be used; the message names it.
         """
-        parser = _Parser(KINDS)
-        known = [action.dest for action in parser._actions]
-        options = [*known, *other_options]
-        environment = _environment(keys)
-        # A copy: TRL's classes convert their arguments in place, and `keys` may be parsed again.
-        settings = copy.deepcopy({key: value for key, value in keys.items() if key != "env"})
-        for key in settings:
-            if key not in known:
-                raise UserError(f"the recipe has an unknown key {key!r}{did_you_mean(str(key), options)}")
-        parser.set_defaults_with_config(**settings)
-        values, unknown = parser.parse_known_args(list(overrides))
-        if unknown:
-            if unknown[0].endswith((".yaml", ".yml")):
-                raise UserError(f"recipes must stand before all --keys: {unknown[0]} doesn't")
-            raise UserError(f"unknown argument {unknown[0]!r}{did_you_mean_option(unknown[0], options)}")
-        hints = {key: hint for kind in KINDS for key, hint in get_type_hints(kind).items()}
-        check_types({key: getattr(values, key) for key in settings}, hints)  # argparse checks a command line's
-        check_ranges(vars(values))
-        try:
-            recipe = cls(keys, *parser.parse_args_into_dataclasses(list(overrides), look_for_args_file=False))
-        except (ValueError, TypeError) as error:  # settings that contradict each other
-            raise UserError(_one_line(error)) from error
-        os.environ.update(environment)
+        parser, values = parse_settings(KINDS, keys, overrides, other_options=other_options)
+        recipe = cls(keys, *values)
         actions = parser._option_string_actions  # --learning-rate and --no_bf16 are other spellings of keys
         written = {actions[name].dest for argument in overrides if (name := argument.split("=")[0]) in actions}
         resolved = {**recipe.settings(), "datasets": asdict(recipe.mixture)["datasets"]}  # JSON values, for run.json
         keys = {**keys, **{key: resolved[key] for key in written}}
         # Tokens are secrets: they aren't written into the run directory.
         return replace(recipe, keys={key: value for key, value in keys.items() if not key.endswith("_token")})
+
+
+def parse_settings(
+    kinds: Sequence[type], keys: dict[str, Any], overrides: Sequence[str] = (), *, other_options: Iterable[str] = ()
+) -> tuple[TrlParser, tuple[Any, ...]]:
+    """TRL's parser for some dataclasses, and an instance of each.
+
+    Args:
+        kinds: the dataclasses whose fields are the keys.
+        keys: of a recipe.
+        overrides: a command line's `--key value`.
+        other_options: options that the caller handles itself, for suggestions.
+
+    Raises:
+        UserError: a setting is unknown or can't be used; the message names it.
+    """
+    parser = _Parser(kinds)
+    known = [action.dest for action in parser._actions]
+    options = [*known, *other_options]
+    environment = _environment(keys)
+    # A copy: TRL's classes convert their arguments in place, and `keys` may be parsed again.
+    settings = copy.deepcopy({key: value for key, value in keys.items() if key != "env"})
+    for key in settings:
+        if key not in known:
+            raise UserError(f"the recipe has an unknown key {key!r}{did_you_mean(str(key), options)}")
+    parser.set_defaults_with_config(**settings)
+    values, unknown = parser.parse_known_args(list(overrides))
+    if unknown:
+        if unknown[0].endswith((".yaml", ".yml")):
+            raise UserError(f"recipes must stand before all --keys: {unknown[0]} doesn't")
+        raise UserError(f"unknown argument {unknown[0]!r}{did_you_mean_option(unknown[0], options)}")
+    hints = {key: hint for kind in kinds for key, hint in get_type_hints(kind).items()}
+    check_types({key: getattr(values, key) for key in settings}, hints)  # argparse checks a command line's
+    check_ranges(vars(values))
+    try:
+        parsed = parser.parse_args_into_dataclasses(list(overrides), look_for_args_file=False)
+    except (ValueError, TypeError) as error:  # settings that contradict each other
+        raise UserError(_one_line(error)) from error
+    os.environ.update(environment)
+    return parser, tuple(parsed)
 
 
 def read_recipes(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:

@@ -67,12 +67,12 @@ def check_ranges(values: Mapping[str, Any]) -> None:
     """Raise UserError, naming the key, if a value is outside of its range. None stands for a default and passes."""
     ranges = [(words, is_valid, key) for words, is_valid, keys in RANGES for key in keys]
     # -1 in vLLM is 0 in transformers
-    ranges.append(("at least 0 (0: no limit)", lambda x: x >= (-1 if values["use_vllm"] else 0), "top_k"))
+    ranges.append(("at least 0 (0: no limit)", lambda x: x >= (-1 if values.get("use_vllm") else 0), "top_k"))
     for name in ("logging", "save", "eval"):
         if values[f"{name}_strategy"] == "steps":
             ranges.append(("above 0", lambda x: x > 0, f"{name}_steps"))
     for words, is_valid, key in ranges:
-        value = values[key]
+        value = values.get(key)  # a supervised warm-up has fewer keys
         if value is not None and not (math.isfinite(value) and is_valid(value)):
             raise UserError(f"{key} must be {words}, got {value}")
 

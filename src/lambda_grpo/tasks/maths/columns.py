@@ -14,7 +14,7 @@ LEAD_COLUMNS = ("context", "body", "Body")  # text that precedes the question: O
 ANSWER_COLUMNS = ("answer", "final_answer", "Answer")
 INPUT_TARGET = ("input", "target")  # MAWPS; only used together, as other data sets have `input` beside an instruction
 BOX_COLUMNS = ("solution", "Solution")  # the box in it holds the answer if no column does: MATH, Minerva
-SOLUTION_COLUMNS = (*BOX_COLUMNS, "answer")
+SOLUTION_COLUMNS = (*BOX_COLUMNS, "answer", "formula")  # the last one: ASDiv
 ID_COLUMNS = ("unique_id", "id", "ID", "question_number", "idx")
 MAX_EXACT = 2**53  # up to here a float represents every integer exactly
 

@@ -1,0 +1,88 @@
+"""TRL's SFTTrainer on a packed sequence: no padding, and native layers, as in the packed pass of GRPO.
+
+A packed batch holds what TRL's fused head asks for, so TRL's loss is computed by TRL's own code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from trl import SFTConfig, SFTTrainer
+
+from lambda_grpo.errors import UserError, warn_once
+from lambda_grpo.fast import packing
+from lambda_grpo.fast.architectures import UnsupportedError
+
+IGNORED = -100  # torch's label of tokens without a loss
+
+
+def make_sft_trainer(
+    model: Any, args: SFTConfig, train_dataset: Any, processing_class: PreTrainedTokenizerBase, **settings: Any
+) -> SFTTrainer:
+    """TRL's SFTTrainer, whose batches are packed where the model and the device support it.
+
+    On a CPU a model that the packed pass doesn't know is left to TRL's padded batches, with one warning that names the
+    cause; on a GPU they are always TRL's.
+
+    Args:
+        train_dataset: columns prompt and completion, as TRL reads them.
+        settings: further arguments of SFTTrainer.
+
+    Raises:
+        UserError: a prompt leaves no room for its completion in `max_length` tokens.
+    """
+    trainer = SFTTrainer(
+        model=model, args=args, train_dataset=train_dataset, processing_class=processing_class, **settings
+    )
+    cut = sum(all(label == IGNORED for label in labels) for labels in trainer.train_dataset["labels"])
+    if cut:
+        raise UserError(
+            f"{cut} of {len(trainer.train_dataset)} prompts fill the max_length of {args.max_length} tokens by "
+            "themselves: set it higher, or leave these problems out"
+        )
+    if trainer.accelerator.device.type == "cpu":
+        try:
+            packing.prepare(trainer.model, native=trainer.accelerator.mixed_precision == "no")
+        except UnsupportedError as error:
+            warn_once(f"the packed training pass doesn't know {error}. TRL's padded batches take its place")
+        else:
+            packing.keep_freed_memory()
+            trainer.data_collator = PackedCollator()
+    return trainer
+
+
+class PackedCollator:
+    """Tokenised prompts and completions -> the inputs of one packed pass.
+
+    An example has input_ids and labels, as TRL prepares them: a prompt, whose labels are IGNORED, and a completion.
+    """
+
+    def __call__(self, examples: list[dict[str, list[int]]]) -> dict[str, Any]:
+        starts = [next(i for i, label in enumerate(one["labels"]) if label != IGNORED) for one in examples]
+        prompts = [one["input_ids"][:start] for one, start in zip(examples, starts, strict=True)]
+        completions = [one["input_ids"][start:] for one, start in zip(examples, starts, strict=True)]
+        layout = packing.pack(*_padded(prompts, on_the_left=True), *_padded(completions, on_the_left=False))
+        return {
+            "input_ids": layout.ids,
+            "position_ids": layout.positions,
+            # Four dimensions, so that transformers builds no mask; its sum is TRL's number of tokens
+            "attention_mask": torch.ones(1, 1, 1, layout.length),
+            "labels": layout.labels,  # for the Trainer, which counts them
+            "shift_labels": layout.labels,
+            "packed_layout": layout,
+        }
+
+
+def _padded(sequences: list[list[int]], *, on_the_left: bool) -> tuple[Tensor, Tensor]:
+    """(B, longest) ids, and which of them are tokens."""
+    longest = max(map(len, sequences))
+    ids = torch.zeros(len(sequences), longest, dtype=torch.long)
+    is_token = torch.zeros(len(sequences), longest, dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        place = slice(longest - len(sequence), longest) if on_the_left else slice(0, len(sequence))
+        ids[row, place] = torch.tensor(sequence)
+        is_token[row, place] = 1
+    return ids, is_token
