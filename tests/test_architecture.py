@@ -33,7 +33,7 @@ ALLOWED = {
     "evaluation": {"errors", "fast", "files", "models", "options", "runs", "suggestions", "tasks"},
     "report": {"errors", "files", "formatting", "runs", "suggestions"},
     "training": {
-        "distributed", "errors", "evaluation", "files", "import_paths", "models", "options", "report", "runs",
+        "distributed", "errors", "evaluation", "fast", "files", "import_paths", "models", "options", "report", "runs",
         "suggestions", "tasks", "trl",
     },
     "comparison": {"errors", "files", "objective", "options", "parallel", "runs", "suggestions", "training", "trl"},

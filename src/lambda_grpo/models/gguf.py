@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import struct
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def _unpack(file: Path, folder: Path) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(**place)
         model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, IndexError, NotImplementedError) as error:  # whatever its reader meets
+    except (OSError, ValueError, LookupError, NotImplementedError, struct.error) as error:  # whatever its reader meets
         raise UserError(f"can't read {file} as a model in GGUF: {' '.join(str(error).split())}") from error
     # transformers takes the model for a quantised one, which it wouldn't save
     if hasattr(model.config, "quantization_config"):

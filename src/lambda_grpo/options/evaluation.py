@@ -20,7 +20,8 @@ class EvaluationOptions:
     """
 
     model: str = option(
-        REQUIRED, "A model directory, a run directory (its last checkpoint), a hub id, builtin or builtin-llama."
+        REQUIRED,
+        "A model directory, a run directory (its last checkpoint), a hub id, a GGUF file, builtin, builtin-llama or smollm2.",
     )
     task: str = option(
         REQUIRED,

@@ -32,17 +32,20 @@ def make_sft_trainer(
         settings: further arguments of SFTTrainer.
 
     Raises:
-        UserError: a prompt leaves no room for its completion in `max_length` tokens.
+        UserError: no prompt leaves room for its completion in `max_length` tokens. Where only some don't, TRL leaves
+            them out, with a warning.
     """
     trainer = SFTTrainer(
         model=model, args=args, train_dataset=train_dataset, processing_class=processing_class, **settings
     )
-    cut = sum(all(label == IGNORED for label in labels) for labels in trainer.train_dataset["labels"])
-    if cut:
-        raise UserError(
-            f"{cut} of {len(trainer.train_dataset)} prompts fill the max_length of {args.max_length} tokens by "
-            "themselves: set it higher, or leave these problems out"
+    dropped = len(train_dataset) - len(trainer.train_dataset)
+    if dropped:
+        full = (
+            f"{dropped} of {len(train_dataset)} prompts fill the max_length of {args.max_length} tokens by themselves"
         )
+        if not len(trainer.train_dataset):
+            raise UserError(f"{full}: set it higher")
+        warn_once(f"{full}: TRL leaves them out")
     if trainer.accelerator.device.type == "cpu":
         try:
             packing.prepare(trainer.model, native=trainer.accelerator.mixed_precision == "no")
@@ -61,7 +64,8 @@ class PackedCollator:
     """
 
     def __call__(self, examples: list[dict[str, list[int]]]) -> dict[str, Any]:
-        starts = [next(i for i, label in enumerate(one["labels"]) if label != IGNORED) for one in examples]
+        # at least one token, since the first one is predicted from nothing
+        starts = [max(1, sum(label == IGNORED for label in one["labels"])) for one in examples]
         prompts = [one["input_ids"][:start] for one, start in zip(examples, starts, strict=True)]
         completions = [one["input_ids"][start:] for one, start in zip(examples, starts, strict=True)]
         layout = packing.pack(*_padded(prompts, on_the_left=True), *_padded(completions, on_the_left=False))

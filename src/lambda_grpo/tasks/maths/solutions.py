@@ -26,7 +26,5 @@ def write_solution(example: Example, style: str, ending: str) -> str:
     stated = ending.replace("{answer}", answer)
     if style == "answer" or not example.solution:
         return stated.lstrip()
-    worked = example.solution.rstrip()
-    if worked.endswith(stated.strip()):
-        return worked
-    return _FINAL_LINE.sub("", _CALCULATOR.sub("", worked)).rstrip() + stated
+    worked = _FINAL_LINE.sub("", _CALCULATOR.sub("", example.solution)).rstrip()
+    return worked if worked.endswith(stated.strip()) else worked + stated
