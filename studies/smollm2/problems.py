@@ -2,9 +2,10 @@
 
     python studies/smollm2/problems.py DATA OUTPUT_DIR [--seed N]
 
-DATA holds the published data sets as JSONL: ASDiv (arXiv 2106.15772; body, question, answer, formula) as asdiv.jsonl, and
-MAWPS (NAACL 2016; input, target) as mawps_addsub.jsonl, mawps_singleop.jsonl, mawps_singleeq.jsonl and
-mawps_multiarith.jsonl.
+DATA holds published data sets as JSONL: ASDiv (arXiv 2106.15772; columns body, question, answer, formula) as
+asdiv.jsonl, and MAWPS (NAACL 2016; columns input, target) as mawps_addsub.jsonl, mawps_singleop.jsonl,
+mawps_singleeq.jsonl and mawps_multiarith.jsonl. Problems of MAWPS that share 13 words in a row with one of ASDiv or
+with a held-out one are left out when the run begins (`remove_overlap`).
 """
 
 from __future__ import annotations

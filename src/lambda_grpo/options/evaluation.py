@@ -21,7 +21,8 @@ class EvaluationOptions:
 
     model: str = option(
         REQUIRED,
-        "A model directory, a run directory (its last checkpoint), a hub id, a GGUF file, builtin, builtin-llama or smollm2.",
+        "A model directory, a run directory (its last checkpoint), a hub id, a GGUF file, or one of builtin, "
+        "builtin-llama and smollm2.",
     )
     task: str = option(
         REQUIRED,
