@@ -25,7 +25,7 @@ def available_memory(root: Path = Path("/")) -> int:
     except OSError:  # not Linux
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
-    return min(1024 * kib["MemAvailable"], *_left_in_groups(root))
+    return min([1024 * kib["MemAvailable"], *_left_in_groups(root)])
 
 
 def _left_in_groups(root: Path) -> list[int]:

@@ -1,9 +1,12 @@
 """How many processes and threads a study gets, for machines and models of several sizes."""
 
+from dataclasses import replace
+
 import pytest
 
 from lambda_grpo.comparison.processes import choose_processes, study_footprint
 from lambda_grpo.training.footprint import Footprint
+from lambda_grpo.training.recipe import read_recipe
 from tests.comparison.simulated import simulated_study
 
 GB = 1_000_000_000
@@ -53,9 +56,9 @@ def test_the_choice_is_one_line_with_its_reason():
 
 
 def test_a_study_needs_what_its_largest_arm_needs():
-    study = simulated_study({"dapo": 0, "grpo": 0}, 2)
+    demo = read_recipe(None)
+    study = replace(simulated_study({"dapo": 0, "grpo": 0}, 2), keys=demo)
     plain = study_footprint(study)
     assert plain.parameters == 968_960
-    with_reference = simulated_study({"dapo": 0, "grpo": 0}, 2)
-    with_reference.arms["grpo"]["beta"] = 0.1
+    with_reference = replace(study, arms={**study.arms, "with KL": {"objective": "grpo", "beta": 0.1}})
     assert study_footprint(with_reference).memory == plain.memory + 4 * 968_960

@@ -113,7 +113,7 @@ def check_space(recipe: Recipe, occupied: int = 0) -> None:
 
 def _moments(config: Any) -> int:
     """How many values per parameter the optimiser saves, as far as it is known: two of AdamW."""
-    return 2 if str(config.optim).startswith("adamw_torch") else 0
+    return 2 if _word(config.optim).startswith("adamw_torch") else 0
 
 
 def _memory(size: ModelSize, recipe: Recipe, width: int) -> int:
@@ -139,7 +139,7 @@ def _activations(size: ModelSize, recipe: Recipe) -> int:
 
 def _checkpoints(config: Any) -> tuple[int, int]:
     """How many checkpoints are left at the end, and how many exist at the same time."""
-    strategy = str(getattr(config.save_strategy, "value", config.save_strategy))
+    strategy = _word(config.save_strategy)
     if strategy == "no":
         return 0, 0
     count = 1
@@ -153,3 +153,8 @@ def _checkpoints(config: Any) -> tuple[int, int]:
         return count, count
     limit = max(limit, 2) if config.load_best_model_at_end else limit  # the best one and the last one
     return min(count, limit), min(count, limit + 1)
+
+
+def _word(value: Any) -> str:
+    """A setting that transformers may have made an enumeration."""
+    return str(getattr(value, "value", value))
