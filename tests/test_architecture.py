@@ -19,7 +19,7 @@ ALLOWED = {
     "suggestions": set(),
     "files": set(),
     "machine": set(),
-    "disk": {"errors", "formatting"},
+    "disk": {"errors"},
     "formatting": set(),
     "parallel": set(),
     "import_paths": {"errors", "suggestions"},

@@ -119,6 +119,6 @@ def test_a_study_that_does_not_fit_is_refused(tmp_path, capsys):
         study = write_study(tmp_path / "study", keep_checkpoints=True)
         assert main(["compare", study, "--output_dir", str(disk.path / "out")]) == 2
         line = capsys.readouterr().err.splitlines()[-1]
-        assert "needs at least 2" in line
+        assert "needs at least 0.3 GB" in line
         assert "for 10 runs of which checkpoints are kept (keep_checkpoints), with checkpoints of 12 MB each" in line
         assert not (disk.path / "out").exists()
