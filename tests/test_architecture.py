@@ -18,6 +18,8 @@ ALLOWED = {
     "distributed": set(),
     "suggestions": set(),
     "files": set(),
+    "machine": set(),
+    "disk": {"errors"},
     "formatting": set(),
     "parallel": set(),
     "import_paths": {"errors", "suggestions"},
@@ -33,15 +35,18 @@ ALLOWED = {
     "evaluation": {"errors", "fast", "files", "models", "options", "runs", "suggestions", "tasks"},
     "report": {"errors", "files", "formatting", "runs", "suggestions"},
     "training": {
-        "distributed", "errors", "evaluation", "fast", "files", "import_paths", "models", "options", "report", "runs",
-        "suggestions", "tasks", "trl",
+        "disk", "distributed", "errors", "evaluation", "fast", "files", "formatting", "import_paths", "models",
+        "options", "report", "runs", "suggestions", "tasks", "trl",
     },
-    "comparison": {"errors", "files", "objective", "options", "parallel", "runs", "suggestions", "training", "trl"},
+    "comparison": {
+        "disk", "errors", "files", "formatting", "machine", "objective", "options", "parallel", "runs", "suggestions",
+        "training", "trl",
+    },
     "bench": {"fast", "grading", "models", "objective", "parallel", "tasks", "training", "trl"},
     "doctor": {"fast", "parallel", "verl"},
     "cli": {
-        "bench", "comparison", "distributed", "doctor", "errors", "evaluation", "formatting", "options", "report",
-        "runs", "suggestions", "training",
+        "bench", "comparison", "disk", "distributed", "doctor", "errors", "evaluation", "formatting", "options",
+        "report", "runs", "suggestions", "training",
     },
     "": {"objective"},
 }  # fmt: skip

@@ -13,8 +13,12 @@ def write_bytes(path: Path, content: bytes) -> Path:
     """Write a file atomically. Several processes may write the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    return partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        return partial.replace(path)
+    except OSError:  # such as a full disk
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_text(path: Path, content: str) -> Path:

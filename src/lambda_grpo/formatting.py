@@ -22,6 +22,11 @@ def percent_range(ends: Sequence[float]) -> str:
     return f"{100 * low:.1f} – {100 * high:.1f} %"
 
 
+def byte_size(count: float) -> str:
+    """Bytes as "1.6 GB" or "25 MB", in powers of 1000."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
+
+
 def in_words(value: Any, *, defaults: bool = True) -> str:
     """A setting in words.
 

@@ -11,7 +11,8 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -81,7 +82,7 @@ def run_all(
     preload: str,
     processes: int | None = None,
     threads: int = 1,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Run calls in parallel, started in the given order, and yield each outcome as its call ends.
 
     A call that raises, or whose process is killed, yields an outcome with `failure`, and the others continue. When the
@@ -149,6 +150,16 @@ def _receive(process: Any, receiver: Connection) -> dict[str, Any]:
 
 def _child(call: Call, threads: int, connection: Connection) -> None:
     threading.Thread(target=_exit_with_parent, args=(connection,), daemon=True).start()
+    try:
+        connection.send({"result": _result(call, threads)})
+    except Exception as error:
+        connection.send({"failure": f"{type(error).__name__}: {error}"})
+        with suppress(OSError):  # a full disk
+            traceback.print_exc()
+            sys.stderr.flush()
+
+
+def _result(call: Call, threads: int) -> Any:
     call.output.parent.mkdir(parents=True, exist_ok=True)
     with open(call.output, "a") as output:
         os.dup2(output.fileno(), 1)  # for the output of libraries written in C too
@@ -159,11 +170,7 @@ def _child(call: Call, threads: int, connection: Connection) -> None:
     torch.set_num_threads(threads)
     tqdm.set_lock(threading.RLock())  # the default is a semaphore, which leaks when the process is terminated
     module, _, name = call.function.partition(":")
-    try:
-        connection.send({"result": getattr(importlib.import_module(module), name)(*call.arguments)})
-    except Exception as error:
-        traceback.print_exc()
-        connection.send({"failure": f"{type(error).__name__}: {error}"})
+    return getattr(importlib.import_module(module), name)(*call.arguments)
 
 
 def _exit_with_parent(connection: Connection) -> None:

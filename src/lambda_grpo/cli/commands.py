@@ -8,12 +8,14 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from lambda_grpo.cli.interrupts import EXIT_CODE, command_line, exit_on_interrupt, report_interrupt
 from lambda_grpo.cli.parser import EVAL_OPTIONS, RECIPE_COMMANDS, STUDY_OPTIONS, command_line_parser, import_module
+from lambda_grpo.disk import reporting_full_disk
 from lambda_grpo.distributed import is_main_process
 from lambda_grpo.errors import Stopped, UserError
 from lambda_grpo.formatting import percent, percent_range
@@ -85,12 +87,14 @@ def _compare(options: argparse.Namespace, rest: list[str]) -> None:
         raise UserError(f"--processes must be at least 1, got {options.processes}")
     directory = Path(options.output_dir or f"studies/{datetime.now():%Y-%m-%d-%H%M%S}")
     print(study.describe(), file=sys.stderr)
-    try:
-        results = comparison.compare(study, directory, processes=options.processes)
-    except KeyboardInterrupt as stop:
-        where = [] if options.output_dir else ["--output_dir", str(directory)]
-        raise Stopped(command_line([*options.arguments, *where])) from stop
-    page = report.write_study_report(results, directory)
+    where = [] if options.output_dir else ["--output_dir", str(directory)]
+    command = command_line([*options.arguments, *where])
+    with reporting_full_disk(directory, lambda: command):
+        try:
+            results = comparison.compare(study, directory, processes=options.processes)
+        except KeyboardInterrupt as stop:
+            raise Stopped(command) from stop
+        page = report.write_study_report(results, directory)
     for task in study.tasks:
         _print_table(f"{study.endpoint} on {task}, against {study.against}", *comparison.arms_table(results, task))
     print("\n".join(results["verdict"]))
@@ -101,8 +105,14 @@ def _eval(options: argparse.Namespace, rest: list[str]) -> None:
     with exit_on_interrupt(options.arguments):
         evaluation = import_module("lambda_grpo.evaluation.run", "trl,eval")
     given = {name: getattr(options, name) for name in EVAL_OPTIONS if hasattr(options, name)}
-    for result in evaluation.run(evaluation.Request(**given)):
-        if options.json:
+    request = evaluation.Request(**given)
+    with reporting_full_disk(request.directory, lambda: command_line(options.arguments)):
+        _print_results(evaluation.run(request), options.json)
+
+
+def _print_results(results: Iterable[Any], as_json: bool) -> None:
+    for result in results:
+        if as_json:
             print(json.dumps(result), flush=True)
             continue
         rows = [
@@ -123,8 +133,6 @@ def _eval(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _report(options: argparse.Namespace, rest: list[str]) -> None:
-    from lambda_grpo.runs.directory import Run
-
     report = import_module("lambda_grpo.report", "report")
     if options.table:
         print(report.results_table(options.paths, options.metric or "accuracy", options.format or "markdown"))
@@ -133,11 +141,18 @@ def _report(options: argparse.Namespace, rest: list[str]) -> None:
         raise UserError("--format and --metric need --table")
     for path in options.paths:
         directory = Path(path)
-        if (directory / "results.json").is_file():
-            page = report.write_study_report(json.loads((directory / "results.json").read_text()), directory)
-        else:
-            page = report.write_report(Run.open(directory))
+        with reporting_full_disk(directory, lambda: command_line(options.arguments)):
+            page = _write_page(directory)
         print(f"Report: {page}")
+
+
+def _write_page(directory: Path) -> Path:
+    from lambda_grpo.report import write_report, write_study_report
+    from lambda_grpo.runs.directory import Run
+
+    if (directory / "results.json").is_file():
+        return write_study_report(json.loads((directory / "results.json").read_text()), directory)
+    return write_report(Run.open(directory))
 
 
 def _bench(options: argparse.Namespace, rest: list[str]) -> None:

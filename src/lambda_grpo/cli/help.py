@@ -62,7 +62,7 @@ additional keys:
 
 On the command line --seeds and --tuning_seeds are numbers, lists are A,B,C, and
 --key value sets any key of the recipe. --processes is the number of parallel runs
-(the number of cores). The results are results.json, report.html and figures/ in
+(by cores, memory and model). The results are results.json, report.html and figures/ in
 --output_dir, beside the runs."""
 
 

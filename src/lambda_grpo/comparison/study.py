@@ -34,6 +34,8 @@ LOSS_KEYS = {
     "scale_rewards", "top_entropy_quantile", "use_bias_correction_kl",
 }  # fmt: skip
 SPEED_KEYS = {"packing", "sampler"}
+# Which checkpoints are written, and how many are kept: a run is the same with any of them
+STORAGE_KEYS = ("save_strategy", "save_steps", "save_total_limit")
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,16 @@ class Study:
         """The recipe keys of one run."""
         own = {"task": task, "learning_rate": learning_rate, "seed": seed}
         return {**self.keys, **self.arms[arm], **own}
+
+    def number_of_runs(self) -> int:
+        """All runs: those that choose learning rates, and the reported ones."""
+        pairs = len(self.arms) * len(self.tasks)
+        return pairs * (len(self.learning_rates) * len(self.tuning_seeds) + len(self.seeds))
+
+    def most_runs_at_once(self) -> int:
+        """The most runs that can be made at the same time: the reported ones need the chosen learning rates."""
+        pairs = len(self.arms) * len(self.tasks)
+        return pairs * max(len(self.learning_rates) * len(self.tuning_seeds), len(self.seeds))
 
     def describe(self) -> str:
         """The planned runs in one line."""
@@ -102,6 +114,8 @@ def read_study(path: str | None, options: Mapping[str, Any], overrides: Sequence
     other_options = (*known, "task", "processes", "output_dir")
     recipe = Recipe.parse({**keys, "output_dir": "unused"}, overrides, other_options=other_options)
     shared = {key: value for key, value in recipe.keys.items() if key != "output_dir"}
+    if not settings.keep_checkpoints:
+        shared["save_total_limit"] = 1  # they serve to resume
     if recipe.task.eval_size < 1:
         raise UserError("a study compares held-out accuracy: set eval_size above 0")
     arms = _arms(settings.objectives)

@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lambda_grpo.comparison.planned_runs import PlannedRun, possible_runs, run_folders
-from lambda_grpo.comparison.study import Study
+from lambda_grpo.comparison.study import STORAGE_KEYS, Study
 from lambda_grpo.errors import UserError
 from lambda_grpo.runs.directory import Run
 from lambda_grpo.training.recipe import Recipe
@@ -129,8 +129,14 @@ def _recipe_differences(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> d
         return {}
     if "env" in differing:
         return {"env": (made.get("env"), wanted.get("env"))}
-    before, now = (Recipe.parse(keys).settings() for keys in (made, wanted))
+    before, now = (_without_storage(Recipe.parse(keys).settings()) for keys in (made, wanted))
     return {key: (before[key], now[key]) for key in _differing(before, now)}
+
+
+def _without_storage(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that make a difference to a run; when checkpoints are saved does if the best one is chosen."""
+    free = ("save_total_limit",) if settings["load_best_model_at_end"] else STORAGE_KEYS
+    return {key: value for key, value in settings.items() if key not in free}
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -31,4 +31,7 @@ class StudyOptions:
     target_accuracy: Annotated[float, Ge(0), Le(1)] = option(
         0.9, "Accuracy of the training samples; the number of tokens to reach it is reported."
     )
-    keep_checkpoints: bool = option(False, "Of finished runs; only in a file.")
+    keep_checkpoints: bool = option(
+        False,
+        "Keep checkpoints and models of finished runs; otherwise one checkpoint of unfinished ones. Only in a file.",
+    )

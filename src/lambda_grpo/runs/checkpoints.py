@@ -26,18 +26,18 @@ def is_complete(checkpoint: Path) -> bool:
 
     The Trainer writes trainer_state.json last.
     """
+    return (checkpoint / "trainer_state.json").exists() and all(map(is_whole, checkpoint.iterdir()))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file of a checkpoint or a model was written in full, as far as its format shows."""
     from safetensors import SafetensorError, safe_open
 
-    if not (checkpoint / "trainer_state.json").exists():
+    try:
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".safetensors":
+            safe_open(path, framework="pt").__enter__()  # compares the header with the file's size
+    except (ValueError, SafetensorError):  # ValueError: JSON or UTF-8 that was cut short
         return False
-    for path in checkpoint.iterdir():
-        try:
-            if path.suffix == ".json":
-                json.loads(path.read_text())
-            elif path.suffix == ".safetensors":
-                safe_open(path, framework="pt").__enter__()  # compares the header with the file's size
-        except (json.JSONDecodeError, SafetensorError):
-            return False
-        if path.suffix in (".pt", ".pth") and not zipfile.is_zipfile(path):  # the format of torch.save
-            return False
-    return True
+    return path.suffix not in (".pt", ".pth") or zipfile.is_zipfile(path)  # the format of torch.save

@@ -24,6 +24,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -31,7 +32,7 @@ from typing import Any
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.files import write_json, write_text
-from lambda_grpo.runs.checkpoints import is_complete
+from lambda_grpo.runs.checkpoints import is_complete, is_whole
 from lambda_grpo.runs.record import MetricsRecord, RunRecord
 
 RUN_FILE = "run.json"
@@ -88,8 +89,13 @@ class Run:
         table = pa.table({**columns, "step": [step] * count})
         if path.exists():  # TRL may generate several batches for one optimizer step
             table = pa.concat_tables([pq.read_table(path), table], promote_options="permissive")
-        pq.write_table(table, path.with_suffix(".partial"))
-        path.with_suffix(".partial").replace(path)  # so that a reader never sees half a file
+        partial = path.with_suffix(".partial")
+        try:
+            pq.write_table(table, partial)
+            partial.replace(path)  # so that a reader never sees half a file
+        except OSError:  # such as a full disk
+            partial.unlink(missing_ok=True)
+            raise
 
     def log_evaluation(self, name: str, evaluation: Mapping[str, Any]) -> None:
         """Write eval/NAME.json."""
@@ -164,6 +170,19 @@ class Run:
         """The folder with the run's policy: the directory itself, or a checkpoint while there is no final model."""
         has_weights = any(self.path.glob("*.safetensors")) or any(self.path.glob("pytorch_model*.bin"))
         return self.path if has_weights and "model_step" in self.config() else self.policy_checkpoint()
+
+    def weights_bytes(self) -> int:
+        """Bytes of the checkpoints and of the final model."""
+        files = [*self.path.glob("checkpoint-*/**/*"), *self.path.glob("*.safetensors")]
+        return sum(path.stat().st_size for path in files if path.is_file())
+
+    def remove_half_written(self) -> None:
+        """Remove checkpoints that aren't complete and weights of the final model that were cut short."""
+        for path in set(self.path.glob("checkpoint-*")).difference(self.checkpoints()):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in self.path.glob("*.safetensors"):
+            if not is_whole(path):
+                path.unlink()
 
     def step_of(self, model: Path) -> int:
         """The step of a folder that `model` or `checkpoints` returned."""

@@ -19,6 +19,7 @@ from transformers import PrinterCallback
 from transformers.integrations import get_available_reporting_integrations, is_deepspeed_zero3_enabled
 from trl import get_peft_config, get_quantization_config
 
+from lambda_grpo.disk import reporting_full_disk
 from lambda_grpo.distributed import is_main_process, world_size
 from lambda_grpo.errors import Stopped, UserError, warn_once
 from lambda_grpo.evaluation import Sampling, evaluate
@@ -30,6 +31,7 @@ from lambda_grpo.runs.model_card import update_cards
 from lambda_grpo.training.callbacks import AtTrainBegin, ProgressBar
 from lambda_grpo.training.data import read_training_data
 from lambda_grpo.training.datasets import is_conversation
+from lambda_grpo.training.footprint import check_space
 from lambda_grpo.training.recipe import Recipe, read_recipes
 from lambda_grpo.training.resume_checks import checkpoint_to_resume, read_trainer_state, set_learning_rate
 from lambda_grpo.trl import LambdaGRPOConfig, LambdaGRPOTrainer
@@ -77,6 +79,8 @@ def train(
             )
         recipe = Recipe.parse(keys, overrides)
         checkpoint = checkpoint_to_resume(run, recipe)
+        if world_size() == 1:
+            check_space(recipe, run.weights_bytes())
         with _resumable(run, shlex.join(["lambda-grpo", "train", *overrides, "--resume"])):
             return _Training(recipe, run).resume(checkpoint)
     keys = read_recipes(recipes)
@@ -89,20 +93,36 @@ def train(
     run = Run(recipe.training.output_dir)
     if is_main_process():
         run.check_empty()
+    if world_size() == 1:  # of several processes each may save its share, and on a machine of its own
+        check_space(recipe)
     with _resumable(run, shlex.join(["lambda-grpo", "train", *recipes, *overrides]), same_directory=is_named):
         return _Training(recipe, run).start(before)
 
 
 @contextmanager
 def _resumable(run: Run, restart: str, *, same_directory: bool = False) -> Iterator[None]:
-    """On Ctrl-C, raise Stopped with the command that resumes from the last checkpoint; without one, `restart`."""
+    """On Ctrl-C and on a full disk, name the command that resumes from the last checkpoint; without one, `restart`.
+
+    Raises:
+        Stopped: after Ctrl-C.
+        DiskFullError: the disk is full. What is half written has been removed.
+    """
+
+    def command() -> str:
+        if run.checkpoints():
+            return shlex.join(["lambda-grpo", "train", "--output_dir", str(run.path), "--resume"])
+        is_in_the_way = same_directory and run.path.exists()  # a new run needs an empty directory
+        return f"rm -r {shlex.quote(str(run.path))} && {restart}" if is_in_the_way else restart
+
+    def clean_up() -> None:
+        if is_main_process():
+            run.remove_half_written()
+
     try:
-        yield
+        with reporting_full_disk(run.path, command, clean_up):
+            yield
     except KeyboardInterrupt as stop:
-        resume = shlex.join(["lambda-grpo", "train", "--output_dir", str(run.path), "--resume"])
-        if same_directory and run.path.exists():  # a new run needs an empty directory
-            restart = f"rm -r {shlex.quote(str(run.path))} && {restart}"
-        raise Stopped(resume if run.checkpoints() else restart) from stop
+        raise Stopped(command()) from stop
 
 
 def check_recipe(keys: Mapping[str, Any]) -> str:
