@@ -60,9 +60,10 @@ class OptionFacts:
         """Raise ValueError where a value is out of range or none of the choices. None, for a default, passes."""
         if value is None:
             return
+        for word in value if get_origin(self.hint) is list else [value]:
+            if self.choices and word not in self.choices:
+                raise ValueError(not_a_choice(spelling, word, self.choices))
         for item in value if isinstance(value, list | tuple) else [value]:
-            if self.choices and item not in self.choices:
-                raise ValueError(not_a_choice(spelling, item, self.choices))
             if self.bounds and isinstance(item, int | float) and not self.holds(item):
                 finite = "" if math.isfinite(item) else "finite and "
                 raise ValueError(f"{spelling} must be {finite}{self.range}, got {value}")
