@@ -58,6 +58,7 @@ class Benchmark:
             ci95=None if math.isnan(interval.low + interval.high) else (float(interval.low), float(interval.high)),
             pairs=len(ratios),
             seconds=seconds,
+            matrix_gflops=training_steps.matrix_rate() / 1e9,
             of_matrix_rate=_of_matrix_rate(seconds["ours"]) if "operations" in seconds["ours"] else None,
         )
 
@@ -68,8 +69,9 @@ class Measurement:
 
     ci95: of the median, by order statistics; None if there are too few pairs.
     seconds: medians of "ours" and of "peer", by phase.
-    of_matrix_rate: by phase, the operations per second that the maths of this package's run needs, as a share of the
-        rate of large matrix products on this machine; None if operations aren't counted.
+    matrix_gflops: the rate of large float32 matrix products on this machine, in GFLOP/s.
+    of_matrix_rate: by phase, the operations per second that the maths of this package's run needs, as a share of that
+        rate; None if operations aren't counted.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Measurement:
     ci95: tuple[float, float] | None
     pairs: int
     seconds: dict[str, dict[str, float]]
+    matrix_gflops: float
     of_matrix_rate: dict[str, float] | None
 
     def to_dict(self) -> dict[str, Any]:
