@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lambda_grpo.bench import grading, training_steps
+from lambda_grpo.bench import grading, llamacpp, training_steps
 from lambda_grpo.bench.measurement import Benchmark, Work, timed
 from lambda_grpo.bench.training_steps import STOCK
 from lambda_grpo.bench.workloads import WORKLOADS
@@ -141,6 +141,15 @@ def _flat(found: dict[str, Any]) -> dict[str, float]:
     return {**found.pop("seconds"), **found}
 
 
+def _llamacpp(peer: str) -> tuple[Work, Work]:
+    """The sampler and llama.cpp, each in its own process."""
+
+    def work(side: str) -> Work:
+        return lambda: _process("lambda_grpo.bench.llamacpp", side)
+
+    return work("ours"), work(peer)
+
+
 def _study() -> tuple[Work, Work]:
     """A whole study against one run of stock TRL, in seconds per run."""
     return (
@@ -208,6 +217,20 @@ BENCHMARKS = {
                 partial(_steps_in_this_process, name),
             )
             for name in ("short", "long", "prompt")
+        ),
+        *(
+            Benchmark(
+                name,
+                f"the generation of step_real, against llama.cpp's batched decoding of the same tokens {weights}",
+                5,
+                partial(_llamacpp, peer),
+                "generate",
+                llamacpp.PACKAGES,
+            )
+            for name, peer, weights in (
+                ("generate_llamacpp", "float32", "in float32"),
+                ("generate_llamacpp_q8", "q8_0", "with weights in Q8_0"),
+            )
         ),
         Benchmark("grading", "512 maths completions, against math-verify in a loop in one process", 7, _grading),
         Benchmark(

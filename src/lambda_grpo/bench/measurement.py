@@ -6,11 +6,12 @@ An absolute time says little on a machine that others use too; the ratio of two 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from scipy.stats import quantile_test
@@ -28,6 +29,7 @@ class Benchmark:
     pairs: default number of pairs.
     make: prepares the input and returns (ours, peer).
     phase: the phase whose seconds are compared.
+    needs: modules that it imports beyond this package's extras, and what to install for each.
     """
 
     name: str
@@ -35,6 +37,12 @@ class Benchmark:
     pairs: int
     make: Callable[[], tuple[Work, Work]]
     phase: str = "step"
+    needs: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def to_install(self) -> list[str]:
+        """What has to be installed before it can run."""
+        return [package for module, package in self.needs.items() if importlib.util.find_spec(module) is None]
 
     def measure(self, pairs: int | None = None) -> Measurement:
         """Time pairs of runs, each pair in the opposite order of the one before.

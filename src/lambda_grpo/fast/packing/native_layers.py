@@ -106,11 +106,11 @@ def _layer(self: Any, hidden_states: Tensor, *rest: Any, **kwargs: Any) -> Tenso
 
 def _has_plain_mlp(norm: Any, mlp: Any) -> bool:
     """Whether a layer's norm and MLP are transformers' own, without biases, hooks, adapters or replaced forwards."""
+    if role(norm) != "RMSNorm" or role(mlp) != "MLP":
+        return False
     linears = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
     return (
-        role(norm) == "RMSNorm"
-        and role(mlp) == "MLP"
-        and _is_silu(mlp.act_fn)
+        _is_silu(mlp.act_fn)
         and all(type(layer) is nn.Linear and layer.bias is None for layer in linears)
         and all(layer.weight.dtype == torch.float32 for layer in linears)
         and not any(_has_hooks(module) for module in (norm, mlp, *linears))
