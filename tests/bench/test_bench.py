@@ -1,12 +1,14 @@
 """A ratio is only worth something if both sides do the same work."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_grpo import group_advantages, loss_normalizer, response_weights
-from lambda_grpo.bench import benchmarks, training_steps
+from lambda_grpo.bench import benchmarks, training_steps, workloads
 from lambda_grpo.bench import decode as bench_decode
 from lambda_grpo.bench.benchmarks import BENCHMARKS, plain_group_stage
 from lambda_grpo.bench.measurement import Benchmark, timed
@@ -49,7 +51,7 @@ def test_pairs_alternate_and_the_ratio_is_the_peers_time_over_ours():
 def test_the_names_that_others_rely_on_are_there():
     names = {
         "step_short", "step_long", "step_prompt", "generate_short", "generate_long", "lambda_overhead",
-        "study_throughput",
+        "study_throughput", "step_real", "generate_real", "step_real_long",
     }  # fmt: skip
     assert names <= BENCHMARKS.keys()
 
@@ -59,10 +61,12 @@ def test_the_names_that_others_rely_on_are_there():
 )
 def test_every_step_runs(name, monkeypatch):
     """Two steps of each side; no time is asserted."""
-    monkeypatch.setattr(benchmarks, "WARMUP_STEPS", 0)
-    monkeypatch.setattr(benchmarks, "STEPS", 2)
+    for workload in ("short", "long", "prompt"):
+        fewer = replace(workloads.WORKLOADS[workload], warmup_steps=0, steps=2)
+        monkeypatch.setitem(workloads.WORKLOADS, workload, fewer)
     measurement = BENCHMARKS[name].measure(1)
     assert measurement.pairs == 1
+    assert measurement.matrix_gflops > 0
     assert min(measurement.of_matrix_rate.values()) > 0
     for seconds in measurement.seconds.values():
         phases = [seconds[phase] for phase in ("generate", "forward", "backward", "rest")]
@@ -71,7 +75,23 @@ def test_every_step_runs(name, monkeypatch):
         assert (15 < seconds["mean_length"] < 22) == ("short" in name or name == "lambda_overhead")
 
 
-@pytest.mark.parametrize("workload", ["short", "long", "prompt"])
+@pytest.mark.parametrize("side", ["dapo", training_steps.STOCK])
+def test_a_step_of_several_micro_batches_is_one_step(side):
+    """Each of two steps generates once; with one micro-batch it needs the same operations."""
+    workload = replace(workloads.WORKLOADS["short"], prompts=2, warmup_steps=0, steps=2)
+    whole, split = (training_steps.run(replace(workload, micro_batch=size), side) for size in (None, 4))
+    assert whole["seconds"].keys() == split["seconds"].keys()
+    assert split["operations"] == pytest.approx(whole["operations"], rel=0.5)  # of other random lengths
+    assert split["seconds"]["step"] > sum(split["seconds"][phase] for phase in ("generate", "forward", "backward"))
+
+
+def test_the_real_policy_has_the_size_of_smollm2():
+    with torch.device("meta"):
+        model = workloads.make_policy(workloads.WORKLOADS["real"])
+    assert sum(parameter.numel() for parameter in model.parameters()) == 134_515_008
+
+
+@pytest.mark.parametrize("workload", ["short", "long", "prompt", "real", "real_long"])
 def test_generation_is_a_phase_of_the_same_steps(workload):
     step, generate = (BENCHMARKS[f"{kind}_{workload}"] for kind in ("step", "generate"))
     assert (step.make, step.phase) == (generate.make, "step")

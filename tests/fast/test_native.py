@@ -18,13 +18,13 @@ from trl.trainer.utils import add_fused_lm_head
 
 from lambda_grpo.fast import packing
 from lambda_grpo.fast.native import build
-from lambda_grpo.fast.packing import native_layers
+from lambda_grpo.fast.packing import native_layers, products
 from lambda_grpo.fast.sampler import FastSampler
 from tests.fast.models import make_model
 from tests.fast.test_packing import batch, packed_pass
 
 build.FLAGS = FLAGS
-native_layers.is_mkl_slow = lambda: True  # linear layers in C, too
+products.is_mkl_slow = lambda: True  # linear layers in C, too
 build.library()
 for threads, name in enumerate(("llama, odd sizes", "llama, biases", "qwen3", "qwen2, wide heads")):
     torch.set_num_threads(1 + threads % 2)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trl.trainer.utils import add_fused_lm_head
 
 from lambda_grpo.fast import packing
-from lambda_grpo.fast.packing import native_layers
+from lambda_grpo.fast.packing import native_layers, products
+from lambda_grpo.fast.packing.mlp_block import mlp_block
 from lambda_grpo.fast.packing.native_attention import attention
 from tests.fast.models import MODELS, make_model, with_lora
 
@@ -163,7 +164,7 @@ def test_gradient_checkpointing(native, reentrant):
 @pytest.mark.parametrize("is_slow", [True, False])
 @pytest.mark.parametrize("name", ["llama, biases", "qwen3", "llama, odd sizes"])
 def test_a_prepared_model_is_the_same_function_of_plain_input(name, is_slow, monkeypatch):
-    monkeypatch.setattr(native_layers, "is_mkl_slow", lambda: is_slow)
+    monkeypatch.setattr(products, "is_mkl_slow", lambda: is_slow)
     model, plain = prepared(make_model(name)), make_model(name)
     packing.prepare(model)
     ids = torch.randint(2, 50, (3, 17), generator=torch.Generator().manual_seed(0))
@@ -181,9 +182,9 @@ def test_a_product_is_torchs(seed, rows, k, n, has_bias):
     draw = torch.Generator().manual_seed(seed)
     x, weight, bias = (torch.randn(shape, generator=draw) for shape in ((rows, k), (n, k), (n,)))
     expected = torch.nn.functional.linear(x.double(), weight.double(), bias.double() if has_bias else None)
-    found = native_layers._product(x, weight, n, bias if has_bias else None)
+    found = products.native_product(x, weight, bias if has_bias else None)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
-    back = native_layers._product(found, weight, k, is_transposed=True)
+    back = products.native_product(found, weight, is_transposed=True)
     torch.testing.assert_close(back.double(), found.double() @ weight.double(), rtol=1e-5, atol=1e-3)
 
 
@@ -212,8 +213,8 @@ def test_the_number_of_threads_changes_nothing():
             [
                 out,
                 *gradients,
-                native_layers._weight_gradient(flat, x.detach().flatten(1)),
-                native_layers._product(flat, flat, len(flat)),
+                products.native_weight_gradient(flat, x.detach().flatten(1)),
+                products.native_product(flat, flat),
             ]
         )
     torch.set_num_threads(threads)
@@ -287,3 +288,50 @@ def test_a_prepared_model_can_be_prepared_again_saved_and_copied(tmp_path):
         with torch.no_grad():
             other.model.layers[0].mlp.down_proj.weight.zero_()
         assert not torch.equal(other(ids).logits, plain(ids).logits)  # its layers are its own
+
+
+def mlp_inputs(seed, tokens, size, inner):
+    draw = torch.Generator().manual_seed(seed)
+    shapes = ((1, tokens, size), (size,), (inner, size), (inner, size), (size, inner))
+    return [torch.randn(shape, generator=draw) / shape[-1] ** 0.25 for shape in shapes]
+
+
+def plain_mlp(x, norm, gate, up, down):
+    h = x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * norm
+    return x + (torch.nn.functional.silu(h @ gate.T) * (h @ up.T)) @ down.T
+
+
+@pytest.mark.parametrize("is_slow", [True, False])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**32 - 1), tokens=st.integers(1, 40), size=st.integers(8, 60), inner=st.integers(1, 80),
+    needs=st.lists(st.booleans(), min_size=5, max_size=5).filter(any),
+)  # fmt: skip
+def test_half_a_layer_is_plain_pytorchs(is_slow, monkeypatch, seed, tokens, size, inner, needs):
+    """Values and gradients, with any of the inputs frozen; the backward may run twice."""
+    monkeypatch.setattr(products, "is_mkl_slow", lambda: is_slow)
+    values = mlp_inputs(seed, tokens, size, inner)
+    found = []
+    for run, dtype in ((lambda x, n, *w: mlp_block(x, n, 1e-6, *w), torch.float32), (plain_mlp, torch.float64)):
+        inputs = [value.to(dtype, copy=True).requires_grad_(need) for value, need in zip(values, needs, strict=True)]
+        out = run(*inputs)
+        for _ in range(2):
+            out.square().sum().backward(retain_graph=True)
+        found.append([out.detach(), *(value.grad for value in inputs if value.requires_grad)])
+    for value, expected in zip(*found, strict=True):
+        assert (value - expected).norm() <= 1e-4 * expected.norm() + 1e-5
+
+
+@pytest.mark.parametrize("name", ["a hook", "a bias", "an adapter"])
+def test_what_an_mlp_has_of_its_own_is_called(name):
+    model = make_model("llama, biases" if name == "a bias" else "llama")
+    if name == "an adapter":
+        model = with_lora(model)
+    layer = next(module for module in model.modules() if hasattr(module, "post_attention_layernorm"))
+    native_layers.use_native_layers(model)
+    calls = []
+    if name == "a hook":
+        layer.mlp.up_proj.register_full_backward_hook(lambda *_: calls.append(1))
+    assert not native_layers._has_plain_mlp(layer.post_attention_layernorm, layer.mlp)
+    model(torch.tensor([[3, 4, 5]])).logits.sum().backward()
+    assert calls == ([1] if name == "a hook" else [])

@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lambda_grpo.bench import grading, training_steps
+from lambda_grpo.bench import grading, llamacpp, training_steps
 from lambda_grpo.bench.measurement import Benchmark, Work, timed
+from lambda_grpo.bench.training_steps import STOCK
+from lambda_grpo.bench.workloads import WORKLOADS
 from lambda_grpo.objective import group_advantages, loss_normalizer, policy_loss, response_weights
 
 GROUP_SIZE = 8
@@ -114,7 +116,9 @@ def _steps(workload: str, ours: str, peer: str) -> tuple[Work, Work]:
     """Training steps of two trainers, each in its own process."""
 
     def work(side: str) -> Work:
-        return lambda: _flat(_process("lambda_grpo.bench.training_steps", workload, side, WARMUP_STEPS, STEPS))
+        chosen = WORKLOADS[workload]
+        steps = (chosen.warmup_steps, chosen.steps)
+        return lambda: _flat(_process("lambda_grpo.bench.training_steps", workload, side, *steps))
 
     return work(ours), work(peer)
 
@@ -125,16 +129,25 @@ def _steps_in_this_process(workload: str) -> tuple[Work, Work]:
     def work(side: str) -> Work:
         def run() -> dict[str, float]:
             with contextlib.redirect_stdout(sys.stderr):  # the trainers print their logs
-                return _flat(training_steps.run(training_steps.WORKLOADS[workload], side, WARMUP_STEPS, STEPS))
+                return _flat(training_steps.run(WORKLOADS[workload], side))
 
         return run
 
-    return work("dapo"), work(training_steps.STOCK)
+    return work("dapo"), work(STOCK)
 
 
 def _flat(found: dict[str, Any]) -> dict[str, float]:
     """The seconds by phase and the other findings in one dictionary."""
     return {**found.pop("seconds"), **found}
+
+
+def _llamacpp(peer: str) -> tuple[Work, Work]:
+    """The sampler and llama.cpp, each in its own process."""
+
+    def work(side: str) -> Work:
+        return lambda: _process("lambda_grpo.bench.llamacpp", side)
+
+    return work("ours"), work(peer)
 
 
 def _study() -> tuple[Work, Work]:
@@ -161,13 +174,15 @@ def _process(module: str, *arguments: str | int) -> Any:
 
 
 STUDY_STEPS, STUDY_SEEDS = 60, 10
-WARMUP_STEPS, STEPS = 3, 10  # of each training run
-AGAINST_TRL = {name: partial(_steps, name, "dapo", "trl") for name in ("short", "long", "prompt")}
 DESCRIPTIONS = {
     "short": "64 completions of about 18 of 64 tokens",
     "long": "64 completions of about 50 of 64 tokens",
     "prompt": "2 prompts of 512 tokens, 16 completions each of about 50 of 64 tokens",
+    "real": "135 M parameters, 64 completions of about 60 of 128 tokens, in micro-batches of 16",
+    "real_long": "135 M parameters, 32 completions of about 250 of 512 tokens, in micro-batches of 8",
 }
+PAIRS = {"real": 3, "real_long": 2}  # of runs of minutes
+AGAINST_TRL = {name: partial(_steps, name, "dapo", STOCK) for name in DESCRIPTIONS}
 
 
 BENCHMARKS = {
@@ -179,7 +194,7 @@ BENCHMARKS = {
             Benchmark(
                 f"step_{name}",
                 f"a DAPO step, {DESCRIPTIONS[name]}, against stock TRL",
-                7,
+                PAIRS.get(name, 7),
                 AGAINST_TRL[name],
             )
             for name in DESCRIPTIONS
@@ -188,7 +203,7 @@ BENCHMARKS = {
             Benchmark(
                 f"generate_{name}",
                 f"its generation, {DESCRIPTIONS[name]}",
-                7,
+                PAIRS.get(name, 7),
                 AGAINST_TRL[name],
                 "generate",
             )
@@ -201,7 +216,21 @@ BENCHMARKS = {
                 3,
                 partial(_steps_in_this_process, name),
             )
-            for name in DESCRIPTIONS
+            for name in ("short", "long", "prompt")
+        ),
+        *(
+            Benchmark(
+                name,
+                f"the generation of step_real, against llama.cpp's batched decoding of the same tokens {weights}",
+                5,
+                partial(_llamacpp, peer),
+                "generate",
+                llamacpp.PACKAGES,
+            )
+            for name, peer, weights in (
+                ("generate_llamacpp", "float32", "in float32"),
+                ("generate_llamacpp_q8", "q8_0", "with weights in Q8_0"),
+            )
         ),
         Benchmark("grading", "512 maths completions, against math-verify in a loop in one process", 7, _grading),
         Benchmark(

@@ -12,7 +12,7 @@ import statistics
 import time
 from typing import Any
 
-from lambda_grpo.bench import training_steps
+from lambda_grpo.bench import workloads
 
 PROMPTS, PROMPT_LENGTH, MAX_NEW = 8, 24, 64  # as in the workload `short`
 
@@ -27,7 +27,7 @@ def measure(sequences: int) -> dict[str, Any]:
     from lambda_grpo.fast.sampler.decoder import Decoder
     from lambda_grpo.fast.sampler.native_step import NativeStep
 
-    model = training_steps.make_policy(training_steps.WORKLOADS["short"])
+    model = workloads.make_policy(workloads.WORKLOADS["short"])
     decoder = Decoder(model)
     with torch.no_grad():
         prompts = [[5] * PROMPT_LENGTH] * PROMPTS

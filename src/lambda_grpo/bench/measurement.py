@@ -6,11 +6,12 @@ An absolute time says little on a machine that others use too; the ratio of two 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from scipy.stats import quantile_test
@@ -28,6 +29,7 @@ class Benchmark:
     pairs: default number of pairs.
     make: prepares the input and returns (ours, peer).
     phase: the phase whose seconds are compared.
+    needs: modules that it imports beyond this package's extras, and what to install for each.
     """
 
     name: str
@@ -35,6 +37,12 @@ class Benchmark:
     pairs: int
     make: Callable[[], tuple[Work, Work]]
     phase: str = "step"
+    needs: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def to_install(self) -> list[str]:
+        """What has to be installed before it can run."""
+        return [package for module, package in self.needs.items() if importlib.util.find_spec(module) is None]
 
     def measure(self, pairs: int | None = None) -> Measurement:
         """Time pairs of runs, each pair in the opposite order of the one before.
@@ -58,6 +66,7 @@ class Benchmark:
             ci95=None if math.isnan(interval.low + interval.high) else (float(interval.low), float(interval.high)),
             pairs=len(ratios),
             seconds=seconds,
+            matrix_gflops=training_steps.matrix_rate() / 1e9,
             of_matrix_rate=_of_matrix_rate(seconds["ours"]) if "operations" in seconds["ours"] else None,
         )
 
@@ -68,8 +77,9 @@ class Measurement:
 
     ci95: of the median, by order statistics; None if there are too few pairs.
     seconds: medians of "ours" and of "peer", by phase.
-    of_matrix_rate: by phase, the operations per second that the maths of this package's run needs, as a share of the
-        rate of large matrix products on this machine; None if operations aren't counted.
+    matrix_gflops: the rate of large float32 matrix products on this machine, in GFLOP/s.
+    of_matrix_rate: by phase, the operations per second that the maths of this package's run needs, as a share of that
+        rate; None if operations aren't counted.
     """
 
     name: str
@@ -80,6 +90,7 @@ class Measurement:
     ci95: tuple[float, float] | None
     pairs: int
     seconds: dict[str, dict[str, float]]
+    matrix_gflops: float
     of_matrix_rate: dict[str, float] | None
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,9 +1,6 @@
 """Training steps of one trainer, timed by phase; the benchmarks run pairs of them, each in its own process.
 
-    python -m lambda_grpo.bench.training_steps WORKLOAD SIDE WARMUP_STEPS STEPS     # prints one JSON object
-
-The policy has the built-in model's architecture, somewhat larger and untrained, so that the number of tokens that end a
-completion determines the lengths.
+python -m lambda_grpo.bench.training_steps WORKLOAD SIDE     # prints one JSON object
 """
 
 from __future__ import annotations
@@ -11,7 +8,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import random
 import resource
 import statistics
 import sys
@@ -19,47 +15,29 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
+from lambda_grpo.bench.workloads import WORKLOADS, Workload, make_policy, make_prompts, make_tokenizer
 
-@dataclass(frozen=True)
-class Workload:
-    """What each step generates and trains on.
-
-    end_tokens: how many of the 258 tokens end a completion.
-    """
-
-    prompts: int
-    num_generations: int
-    prompt_length: int
-    end_tokens: int
-    max_completion_length: int = 64
-
-
-WORKLOADS = {
-    "short": Workload(8, 8, 24, 16),
-    "long": Workload(8, 8, 24, 2),
-    "prompt": Workload(2, 16, 512, 2),
-}
 STOCK = "trl"  # the side that is stock TRL with its dapo loss; any other side names an objective of our trainer
 
 
-def run(workload: Workload, side: str, warmup_steps: int, steps: int) -> dict[str, Any]:
-    """Medians over steps of the seconds by phase and of the operations needed, mean length, and peak memory in MiB.
-
-    warmup_steps: further steps at the start, which don't count.
-    """
+def run(workload: Workload, side: str) -> dict[str, Any]:
+    """Medians over steps of the seconds by phase and of the operations needed, mean length, and peak memory in MiB."""
+    from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     from lambda_grpo.trl import LambdaGRPOConfig, LambdaGRPOTrainer
 
+    micro_batch = workload.micro_batch or workload.completions
     with tempfile.TemporaryDirectory() as folder:
         common: dict[str, Any] = {
             "output_dir": folder, "use_cpu": True, "bf16": False, "gradient_checkpointing": False,
-            "per_device_train_batch_size": workload.prompts * workload.num_generations,
-            "gradient_accumulation_steps": 1, "num_generations": workload.num_generations,
-            "max_completion_length": workload.max_completion_length, "max_steps": warmup_steps + steps,
+            "per_device_train_batch_size": micro_batch,
+            "gradient_accumulation_steps": workload.completions // micro_batch,
+            "num_generations": workload.num_generations, "max_completion_length": workload.max_completion_length,
+            "max_steps": workload.warmup_steps + workload.steps,
             "learning_rate": 1e-6, "logging_steps": 1, "save_strategy": "no", "report_to": "none",
             "disable_tqdm": True, "seed": 1,
         }  # fmt: skip
@@ -70,23 +48,23 @@ def run(workload: Workload, side: str, warmup_steps: int, steps: int) -> dict[st
             else LambdaGRPOConfig(objective=side, **common),
             model=make_policy(workload),
             reward_funcs=_reward,
-            train_dataset=_prompts(workload),
-            processing_class=_tokenizer(),
+            train_dataset=Dataset.from_dict({"prompt": make_prompts(workload, 512)}),
+            processing_class=make_tokenizer(),
         )
         timer = _PhaseTimer(trainer)
         trainer.train()
-        timer.steps.append(timer.current)
+        timer.end_step()
         lengths = [entry["completions/mean_length"] for entry in trainer.state.log_history if "reward" in entry]
     seconds = {
-        name: statistics.median(step.get(name, 0.0) for step in timer.steps[warmup_steps:])
+        name: statistics.median(step.get(name, 0.0) for step in timer.steps[workload.warmup_steps :])
         for name in ("step", "generate", "forward", "backward")
     }
     seconds["rest"] = seconds["step"] - seconds["generate"] - seconds["forward"] - seconds["backward"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "seconds": seconds,
-        "operations": statistics.median(step["operations"] for step in timer.steps[warmup_steps:]),
-        "mean_length": statistics.mean(lengths[warmup_steps:]),
+        "operations": statistics.median(step["operations"] for step in timer.steps[workload.warmup_steps :]),
+        "mean_length": statistics.mean(lengths[workload.warmup_steps :]),
         "peak_mib": peak,
     }
 
@@ -97,7 +75,7 @@ class _PhaseTimer:
     def __init__(self, trainer: Any):
         self.steps: list[dict[str, float]] = []
         self.current: dict[str, float] = {}
-        self.start = 0.0
+        self.start, self.micro_batches = 0.0, 0
         generate = self._timed("generate", trainer._generate_single_turn)
 
         def generate_and_count(prompt_ids: list[list[int]], *rest: Any, **settings: Any) -> Any:
@@ -113,16 +91,19 @@ class _PhaseTimer:
         step = trainer.training_step
 
         def timed_step(*arguments: Any, **settings: Any) -> Any:
-            start = time.perf_counter()
-            if self.current:  # the last step includes what followed it: optimizer, logging
-                self.current["step"] = start - self.start
-                self.steps.append(self.current)
-            self.current, self.start = {}, start
-            result = step(*arguments, **settings)
-            self.current["step"] = time.perf_counter() - start
-            return result
+            if self.micro_batches % trainer.args.gradient_accumulation_steps == 0:
+                if self.micro_batches > 0:
+                    self.end_step()
+                self.current, self.start = {}, time.perf_counter()
+            self.micro_batches += 1
+            return step(*arguments, **settings)
 
         trainer.training_step = timed_step
+
+    def end_step(self) -> None:
+        """End a step only here, so that it includes what follows its last pass: optimizer, logging."""
+        self.current["step"] = time.perf_counter() - self.start
+        self.steps.append(self.current)
 
     def _timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any, **settings: Any) -> Any:
@@ -169,32 +150,6 @@ def matrix_rate() -> float:
     return 2 * size**3 / best
 
 
-def _tokenizer() -> Any:
-    from lambda_grpo.models.builtin.make import make_tokenizer
-
-    return make_tokenizer()
-
-
-def make_policy(workload: Workload) -> Any:
-    """An untrained Qwen2 of 2.9 M parameters, for which several tokens end a completion."""
-    import torch
-
-    from lambda_grpo.models.builtin.make import make_model
-
-    torch.manual_seed(0)
-    model = make_model(_tokenizer(), hidden_size=192, layers=4)
-    model.generation_config.eos_token_id = list(range(1, 1 + workload.end_tokens))
-    return model
-
-
-def _prompts(workload: Workload) -> Any:
-    from datasets import Dataset
-
-    draw = random.Random(0)
-    digits = ["".join(draw.choices("0123456789+=", k=workload.prompt_length)) for _ in range(512)]
-    return Dataset.from_dict({"prompt": digits})
-
-
 def _reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [sum(ids) % 997 / 997 for ids in completion_ids]  # all different, so that every completion has an advantage
 
@@ -202,4 +157,6 @@ def _reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
 if __name__ == "__main__":
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
     warnings.filterwarnings("ignore")
-    print(json.dumps(run(WORKLOADS[sys.argv[1]], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
+    name, side, warmup_steps, steps = sys.argv[1:]
+    chosen = replace(WORKLOADS[name], warmup_steps=int(warmup_steps), steps=int(steps))
+    print(json.dumps(run(chosen, side)))

@@ -23,13 +23,16 @@ from lambda_grpo.fast.native.structures import BY_SIZE_FUNCTION
 from lambda_grpo.files import cache_folder
 
 SOURCES = (
-    "vectors.h", "decoder.h", "packed_attention.c", "sample_tokens.c", "training_layers.c", "prefill.c", "decode.c"
+    "vectors.h", "decoder.h", "packed_attention.c", "sample_tokens.c", "training_layers.c", "head.c", "prefill.c",
+    "decode.c",
 )  # fmt: skip
 FLAGS = ("-O3", "-march=native", "-funroll-loops", "-fno-math-errno", "-fPIC", "-shared")
 OPENMP = ("-fopenmp",)
 TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_int64, "f": ctypes.c_float}
 ARGUMENTS = {  # of the functions that take any, a letter of TYPES each
     "lgrpo_decode_step": "piippppip",
+    "lgrpo_head_gradient": "liplpfpppp",
+    "lgrpo_head_statistics": "liplpfp",
     "lgrpo_linear": "lpipiipp",
     "lgrpo_packed_attention": "ppppppp",
     "lgrpo_prefill": "pipppp",
@@ -37,7 +40,7 @@ ARGUMENTS = {  # of the functions that take any, a letter of TYPES each
     "lgrpo_rms_norm_forward": "lippfpp",
     "lgrpo_sample_tokens": "lilppppp",
     "lgrpo_set_threads": "i",
-    "lgrpo_swiglu_backward": "lppppp",
+    "lgrpo_swiglu_backward": "lpppppp",
     "lgrpo_swiglu_forward": "lppp",
     "lgrpo_weight_gradient": "lpipip",
 }

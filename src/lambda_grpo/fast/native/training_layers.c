@@ -115,17 +115,21 @@ void lgrpo_swiglu_forward(int64_t size, const float *gate, const float *up, floa
     for (int64_t i = size / W * W; i < size; i++) y[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
 }
 
-// The gradient of lgrpo_swiglu_forward.
-void lgrpo_swiglu_backward(int64_t size, const float *g, const float *gate, const float *up, float *dgate, float *dup) {
+// The gradient of lgrpo_swiglu_forward, and its output again if y isn't NULL; y may be g.
+void lgrpo_swiglu_backward(int64_t size, const float *g, const float *gate, const float *up, float *dgate, float *dup,
+                           float *y) {
 #pragma omp parallel for num_threads(lgrpo_threads)
     for (int64_t i = 0; i < size / W; i++) {
-        vec a = ((const vec *)gate)[i], gi = ((const vec *)g)[i], s = splat(1) / (splat(1) + vexp(-a));
+        vec a = ((const vec *)gate)[i], b = ((const vec *)up)[i], gi = ((const vec *)g)[i];
+        vec s = splat(1) / (splat(1) + vexp(-a));
         ((vec *)dup)[i] = gi * a * s;
-        ((vec *)dgate)[i] = gi * ((const vec *)up)[i] * s * (splat(1) + a * (splat(1) - s));
+        ((vec *)dgate)[i] = gi * b * s * (splat(1) + a * (splat(1) - s));
+        if (y) ((vec *)y)[i] = a * s * b;
     }
     for (int64_t i = size / W * W; i < size; i++) {
-        float s = 1 / (1 + expf(-gate[i]));
-        dup[i] = g[i] * gate[i] * s;
-        dgate[i] = g[i] * up[i] * s * (1 + gate[i] * (1 - s));
+        float s = 1 / (1 + expf(-gate[i])), gi = g[i];
+        dup[i] = gi * gate[i] * s;
+        dgate[i] = gi * up[i] * s * (1 + gate[i] * (1 - s));
+        if (y) y[i] = gate[i] * s * up[i];
     }
 }

@@ -22,6 +22,7 @@ enum { W = 8, NV = 2, MR = 6 };
 enum { W = 4, NV = 2, MR = 6 };
 #endif
 enum { NR = W * NV };
+enum { AHEAD = 24 };  // rows of a panel that are fetched ahead: weights come from memory, faster than it fetches itself
 typedef float vec __attribute__((vector_size(W * 4), aligned(4), may_alias));
 typedef int ivec __attribute__((vector_size(W * 4), aligned(4), may_alias));
 
@@ -83,11 +84,13 @@ static inline __attribute__((always_inline)) void tile(int rows, const float *x,
             sum[i][j] = bias ? *(const vec *)(bias + j * W) : splat(0);
             if (add) sum[i][j] += *(const vec *)(add + i * ldy + j * W);
         }
-    for (int k = 0; k < depth; k++, w += NR)
+    for (int k = 0; k < depth; k++, w += NR) {
+        for (int j = 0; j < NV; j++) __builtin_prefetch(w + AHEAD * NR + j * W);
         for (int i = 0; i < rows; i++) {
             vec v = splat(x[i * ldx + k * step]);
             for (int j = 0; j < NV; j++) sum[i][j] += v * *(const vec *)(w + j * W);
         }
+    }
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < NV; j++) *(vec *)(y + i * ldy + j * W) = sum[i][j];
 }

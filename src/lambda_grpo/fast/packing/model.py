@@ -10,6 +10,7 @@ from torch import Tensor
 from lambda_grpo.fast.architectures import PACKED_ATTENTION, UnsupportedError, supported_decoder
 from lambda_grpo.fast.packing import torch_attention
 from lambda_grpo.fast.packing.layout import Layout
+from lambda_grpo.fast.packing.native_head import native_head
 from lambda_grpo.fast.packing.native_layers import use_native_layers
 
 # PEFT's modules that compute each token independently of the others
@@ -67,14 +68,15 @@ def prepare(model: Any, *, native: bool = True) -> None:
 
 def packed_pass(model: Any, layout: Layout) -> Any:
     """The output of a prepared model, with (1, S) log-probabilities and entropies of the completions' tokens."""
-    return model(
-        input_ids=layout.ids,
-        position_ids=layout.positions,
-        attention_mask=torch.zeros(1, 1, 1, 1),  # unused; transformers builds no mask if it is given a 4-D one
-        shift_labels=layout.labels,
-        fused_lm_head=True,
-        packed_layout=layout,
-    )
+    with native_head():
+        return model(
+            input_ids=layout.ids,
+            position_ids=layout.positions,
+            attention_mask=torch.zeros(1, 1, 1, 1),  # unused; transformers builds no mask if it is given a 4-D one
+            shift_labels=layout.labels,
+            fused_lm_head=True,
+            packed_layout=layout,
+        )
 
 
 def _drop_prompts(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
