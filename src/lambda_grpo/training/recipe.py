@@ -75,8 +75,7 @@ class Recipe:
         """
         parser, values = parse_settings(KINDS, keys, overrides, other_options=other_options)
         recipe = cls(keys, *values)
-        actions = parser._option_string_actions  # --learning-rate and --no_bf16 are other spellings of keys
-        written = {actions[name].dest for argument in overrides if (name := argument.split("=")[0]) in actions}
+        written = written_keys(parser, overrides)
         resolved = {**recipe.settings(), "datasets": asdict(recipe.mixture)["datasets"]}  # JSON values, for run.json
         keys = {**keys, **{key: resolved[key] for key in written}}
         # Tokens are secrets: they aren't written into the run directory.
@@ -121,6 +120,22 @@ def parse_settings(
         raise UserError(_one_line(error)) from error
     os.environ.update(environment)
     return parser, tuple(parsed)
+
+
+def written_keys(parser: TrlParser, overrides: Sequence[str]) -> set[str]:
+    """The keys that a command line sets; --learning-rate and --no_bf16 are other spellings of keys."""
+    actions = parser._option_string_actions
+    return {actions[name].dest for argument in overrides if (name := argument.split("=")[0]) in actions}
+
+
+def model_init_kwargs(model: ModelConfig, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How a model is loaded, as in `trl grpo`; `given` is the trainer's own setting, which overrides."""
+    return {
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+        **(given or {}),
+    }
 
 
 def read_recipes(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from lambda_grpo.training.callbacks import AtTrainBegin, ProgressBar
 from lambda_grpo.training.data import read_training_data
 from lambda_grpo.training.datasets import is_conversation
 from lambda_grpo.training.footprint import check_space
-from lambda_grpo.training.recipe import Recipe, read_recipes
+from lambda_grpo.training.recipe import Recipe, model_init_kwargs, read_recipes
 from lambda_grpo.training.resume_checks import checkpoint_to_resume, read_trainer_state, set_learning_rate
 from lambda_grpo.trl import LambdaGRPOConfig, LambdaGRPOTrainer
 from lambda_grpo.trl.callbacks import WarnOfNoSignal
@@ -168,13 +168,7 @@ class _Training:
         ):  # other engines continue after a stop, without grading that text
             given = config.generation_kwargs or {}
             config.generation_kwargs = {**given, "stop": [*self.data.template.stops, *given.get("stop", [])]}
-        # as in `trl grpo`
-        config.model_init_kwargs = {
-            "revision": recipe.model.model_revision,
-            "attn_implementation": recipe.model.attn_implementation,
-            "dtype": recipe.model.dtype,
-            **(config.model_init_kwargs or {}),
-        }
+        config.model_init_kwargs = model_init_kwargs(recipe.model, config.model_init_kwargs)
 
     def start(self, before: Mapping[str, Any] | None) -> Run:
         if before is not None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
+from trl.trainer.utils import pad
 
 from lambda_grpo.errors import UserError, warn_once
 from lambda_grpo.fast import packing
@@ -68,7 +69,7 @@ class PackedCollator:
         starts = [max(1, sum(label == IGNORED for label in one["labels"])) for one in examples]
         prompts = [one["input_ids"][:start] for one, start in zip(examples, starts, strict=True)]
         completions = [one["input_ids"][start:] for one, start in zip(examples, starts, strict=True)]
-        layout = packing.pack(*_padded(prompts, on_the_left=True), *_padded(completions, on_the_left=False))
+        layout = packing.pack(*_padded(prompts, "left"), *_padded(completions, "right"))
         return {
             "input_ids": layout.ids,
             "position_ids": layout.positions,
@@ -80,13 +81,7 @@ class PackedCollator:
         }
 
 
-def _padded(sequences: list[list[int]], *, on_the_left: bool) -> tuple[Tensor, Tensor]:
+def _padded(sequences: list[list[int]], side: str) -> tuple[Tensor, Tensor]:
     """(B, longest) ids, and which of them are tokens."""
-    longest = max(map(len, sequences))
-    ids = torch.zeros(len(sequences), longest, dtype=torch.long)
-    is_token = torch.zeros(len(sequences), longest, dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        place = slice(longest - len(sequence), longest) if on_the_left else slice(0, len(sequence))
-        ids[row, place] = torch.tensor(sequence)
-        is_token[row, place] = 1
-    return ids, is_token
+    ids = [torch.tensor(sequence, dtype=torch.long) for sequence in sequences]
+    return pad(ids, 0, side), pad([torch.ones_like(one) for one in ids], 0, side)

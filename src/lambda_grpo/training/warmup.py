@@ -26,7 +26,7 @@ from lambda_grpo.tasks.maths.solutions import write_solution
 from lambda_grpo.tasks.maths.templates import TEMPLATES, Template, find_template
 from lambda_grpo.training.callbacks import SUPERVISED, ProgressBar
 from lambda_grpo.training.data import training_task
-from lambda_grpo.training.recipe import parse_settings, read_recipes
+from lambda_grpo.training.recipe import model_init_kwargs, parse_settings, read_recipes, written_keys
 from lambda_grpo.training.supervised import make_sft_trainer
 
 RECORD = "warmup.json"  # what a warm-up leaves beside its model
@@ -63,22 +63,18 @@ def warm_up(recipes: Sequence[str] = (), overrides: Sequence[str] = ()) -> Path:
         UserError: the input can't be used. Nothing has been written in that case.
     """
     keys = {**DEFAULTS, **(read_recipes(recipes) if recipes else {})}
-    _, (settings, args, model) = parse_settings((WarmupConfig, SFTConfig, ModelConfig), keys, overrides)
+    parser, (settings, args, model) = parse_settings((WarmupConfig, SFTConfig, ModelConfig), keys, overrides)
     if not model.model_name_or_path:
         raise UserError("name the model to warm up: --model_name_or_path smollm2, a directory or a hub id")
     if not settings.tasks:
         raise UserError("name problems with solutions: --tasks gsm8k, a file of problems, …")
-    folder = _output_folder(args, {**keys, **dict.fromkeys(_names(overrides))})
+    written = written_keys(parser, overrides)
+    folder = _output_folder(args, written | keys.keys())
     path = resolve_model(model.model_name_or_path)
     tokenizer = load_tokenizer(path)
     solutions, counts = solved_problems(settings, tokenizer, args.seed)
     args.disable_tqdm = True  # in favour of our own progress bar
-    args.model_init_kwargs = {
-        "revision": model.model_revision,
-        "attn_implementation": model.attn_implementation,
-        "dtype": model.dtype,
-        **(args.model_init_kwargs or {}),
-    }
+    args.model_init_kwargs = model_init_kwargs(model, args.model_init_kwargs)
     trainer = make_sft_trainer(path, args, solutions, tokenizer, peft_config=get_peft_config(model))
     trainer.remove_callback(PrinterCallback)
     progress = ProgressBar(SUPERVISED)
@@ -91,7 +87,7 @@ def warm_up(recipes: Sequence[str] = (), overrides: Sequence[str] = ()) -> Path:
         {
             "model": model.model_name_or_path,
             "settings": asdict(settings),
-            "training": {**keys, **{name: getattr(args, name) for name in _names(overrides) if hasattr(args, name)}},
+            "training": {**keys, **{name: getattr(args, name) for name in sorted(written) if hasattr(args, name)}},
             "problems": counts,
             "log": trainer.state.log_history,
             **provenance(),
@@ -143,7 +139,7 @@ def _completion(template: Template, solution: str) -> str | list[dict[str, str]]
     return " " * needs_gap + solution
 
 
-def _output_folder(args: SFTConfig, given: dict[str, Any]) -> Path:
+def _output_folder(args: SFTConfig, given: set[str]) -> Path:
     """The folder to write to. Raises UserError if none was given, or it holds something that isn't resumed."""
     if "output_dir" not in given:
         raise UserError("name the folder for the model: --output_dir DIR")
@@ -154,8 +150,3 @@ def _output_folder(args: SFTConfig, given: dict[str, Any]) -> Path:
             "(which needs save_strategy steps)"
         )
     return folder
-
-
-def _names(overrides: Sequence[str]) -> list[str]:
-    """The keys on a command line."""
-    return [one.split("=")[0].lstrip("-").replace("-", "_") for one in overrides if one.startswith("--")]
