@@ -12,6 +12,8 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Generator, Sequence
+from concurrent import futures
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
@@ -21,6 +23,7 @@ from typing import Any
 
 # Forking a process that has imported torch is safe on Linux, but not on macOS.
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
+START_TIMEOUT = 1  # seconds that an interrupted program gives a process to be told what to do
 EXIT_TIMEOUT = 30  # seconds that a process has to exit after it has sent its result
 
 
@@ -58,22 +61,33 @@ def start_process(process: Any, method: str) -> None:
     """Start a multiprocessing process that ignores Ctrl-C from its first instruction on.
 
     A terminal sends Ctrl-C to all processes of a program. The parent handles it and ends the others: a process that is
-    just starting would only print a traceback. A signal that is blocked here stays blocked in the process started here.
+    just starting would only print a traceback, and so would one whose parent is interrupted in the middle of telling
+    it what to do. Python raises KeyboardInterrupt in its main thread only, and a process takes over the signals that
+    the thread which starts it blocks. So a thread of its own starts it.
 
     Args:
         method: multiprocessing's start method of the process.
     """
-    resource_tracker.ensure_running()  # before: it unblocks the signal when it starts
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        if method == "forkserver":
-            forkserver.ensure_running()
-        else:
+    started: Future[None] = Future()
+
+    def start() -> None:
+        try:
+            resource_tracker.ensure_running()  # before: it unblocks the signal when it starts
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            if method == "forkserver":
+                forkserver.ensure_running()
             process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    if method == "forkserver":
-        process.start()  # outside: it may wait for the server's imports
+        except Exception as error:
+            started.set_exception(error)
+        else:
+            started.set_result(None)
+
+    try:
+        threading.Thread(target=start, daemon=True).start()
+        started.result()  # it may wait for the imports of the fork server
+    except KeyboardInterrupt:
+        futures.wait([started], START_TIMEOUT)
+        raise
 
 
 def run_all(

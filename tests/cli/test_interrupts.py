@@ -42,6 +42,15 @@ elif moment in ("sampling", "grading"):
         time.sleep(0.7)
         return sample(self, prompts, *arguments, **settings)
     LocalEngine.sample = slow_sample
+elif moment == "starting a grader":  # between asking for a process and telling it what to do
+    from multiprocessing import forkserver
+    connect = forkserver.connect_to_new_process
+    def slow_connect(*arguments):
+        connected = connect(*arguments)
+        Path("connected").touch()
+        time.sleep(0.5)
+        return connected
+    forkserver.connect_to_new_process = slow_connect
 from lambda_grpo.cli import main
 sys.exit(main(sys.argv[2:]))
 """
@@ -151,6 +160,11 @@ def test_while_the_first_samples_are_graded(tmp_path, evaluation):
     line = interrupted(tmp_path, "grading", evaluation, lambda _: (tmp_path / "sampled").exists())
     assert line == shlex.join(["lambda-grpo", *evaluation])
     assert not (tmp_path / "out").exists()
+
+
+def test_while_a_process_starts(tmp_path, evaluation):
+    line = interrupted(tmp_path, "starting a grader", evaluation, lambda _: (tmp_path / "connected").exists())
+    assert line == shlex.join(["lambda-grpo", *evaluation])
 
 
 def test_while_a_studys_runs_train(tmp_path):
