@@ -62,6 +62,7 @@ def interrupted(folder, moment, arguments, is_reached):
     with open(folder / "stderr.txt", "w+") as errors:
         program = subprocess.Popen(
             command, cwd=folder, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
+            preexec_fn=heeds_interrupts,
         )  # fmt: skip
         try:
             while not is_reached(program.pid):
@@ -83,6 +84,11 @@ def interrupted(folder, moment, arguments, is_reached):
     *_, stopped, line = said.splitlines()
     assert stopped == "lambda-grpo: stopped. To resume:"
     return line
+
+
+def heeds_interrupts():
+    """A shell makes what it runs in the background ignore the signal, and what that starts inherits it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def stat_session(process):

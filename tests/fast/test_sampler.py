@@ -14,7 +14,7 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 from lambda_grpo.errors import warn_once
 from lambda_grpo.fast.native import build
 from lambda_grpo.fast.native.build import CannotCompileError, _library, library
-from lambda_grpo.fast.sampler import FastSampler, UnsupportedError, sampler
+from lambda_grpo.fast.sampler import FastSampler, UnsupportedError, native_step, sampler
 from lambda_grpo.fast.sampler.decoder import Decoder
 from lambda_grpo.fast.sampler.native_step import NativeStep
 from lambda_grpo.fast.sampler.torch_step import TorchStep
@@ -82,8 +82,10 @@ def test_any_prompts_and_lengths(seed, count, longest, max_new):
     assert FastSampler(config)(model, prompts).ids == generated(model, prompts, config)
 
 
+@pytest.mark.parametrize("few", [0, 100], ids=["divide sequences", "divide columns"])
 @pytest.mark.parametrize("threads", [2, 3])
-def test_threads_change_nothing(threads):
+def test_threads_change_nothing(threads, few, monkeypatch):
+    monkeypatch.setattr(native_step, "FEW", few)
     model, prompts = make_model("llama"), some_prompts(3, 9)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -1,6 +1,6 @@
-"""What limits a decoding step: its time for several batch sizes, on one thread.
+"""What limits a decoding step: its time for several batch sizes.
 
-    python -m lambda_grpo.bench.decode     # prints one JSON object for each batch size
+    python -m lambda_grpo.bench.decode WORKLOAD THREADS     # prints one JSON object for each batch size
 
 A small batch reads all of the weights for little arithmetic; each further sequence reads its own keys and values.
 """
@@ -9,37 +9,38 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 import time
 from typing import Any
 
 from lambda_grpo.bench import workloads
 
-PROMPTS, PROMPT_LENGTH, MAX_NEW = 8, 24, 64  # as in the workload `short`
+STEPS = 64
 
 
-def measure(sequences: int) -> dict[str, Any]:
-    """Milliseconds of the median step of a completion of 64 tokens, and billions of operations and bytes per second.
+def measure(workload: workloads.Workload, sequences: int) -> dict[str, Any]:
+    """Milliseconds of the median of 64 steps, and billions of operations and bytes per second.
 
-    The bytes are the weights and the keys and values of half a completion, each read once.
+    The bytes are the weights and the keys and values of half these steps, each read once.
     """
     import torch
 
     from lambda_grpo.fast.sampler.decoder import Decoder
     from lambda_grpo.fast.sampler.native_step import NativeStep
 
-    model = workloads.make_policy(workloads.WORKLOADS["short"])
+    model = workloads.make_policy(workload)
     decoder = Decoder(model)
     with torch.no_grad():
-        prompts = [[5] * PROMPT_LENGTH] * PROMPTS
-        step = NativeStep(decoder, prompts, (torch.arange(sequences) % PROMPTS).sort().values, MAX_NEW)
+        prompts = [[5] * workload.prompt_length] * workload.prompts
+        step = NativeStep(decoder, prompts, (torch.arange(sequences) % len(prompts)).sort().values, STEPS)
         tokens, seconds = torch.full((sequences,), 7), []
-        for t in range(MAX_NEW):
+        for t in range(STEPS):
             start = time.perf_counter()
             step(tokens, t)
             seconds.append(time.perf_counter() - start)
     median = statistics.median(seconds)
     weights = sum(parameter.numel() for parameter in model.parameters())
-    cache = sequences * len(decoder.layers) * 2 * decoder.kv_heads * decoder.head_dim * MAX_NEW / 2
+    cache = sequences * len(decoder.layers) * 2 * decoder.kv_heads * decoder.head_dim * STEPS / 2
     return {
         "sequences": sequences,
         "milliseconds": 1e3 * median,
@@ -51,5 +52,7 @@ def measure(sequences: int) -> dict[str, Any]:
 if __name__ == "__main__":
     import torch
 
-    torch.set_num_threads(1)
-    print("\n".join(json.dumps(measure(sequences)) for sequences in (1, 4, 16, 64)))
+    name, threads = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    for sequences in (1, 4, 16, 64):
+        print(json.dumps(measure(workloads.WORKLOADS[name], sequences)), flush=True)

@@ -1,7 +1,9 @@
 // One decoding step: the embedding of a new token of each sequence in, logits out.
 //
-// Sequences are independent: each thread takes some of them through all layers without waiting for the others.
-// Sequences with the same prompt read its keys and values together.
+// The threads divide either the sequences or the columns of the weights. Sequences are independent, so that a thread
+// takes some of them through all layers without waiting for the others; but each reads all weights. With a part of the
+// columns it reads a part of the weights, and waits for the others several times in a layer. Sequences with the same
+// prompt read its keys and values together.
 
 #include "decoder.h"
 
@@ -62,47 +64,54 @@ static void attend(const Model *m, int layer, int n, const float *q, const int64
     }
 }
 
-// Sequences `from` .. `to` - 1 of a step. Returns 0, or 1 if memory ran out.
-static int decode_range(const Model *m, int from, int to, const float *x, const int64_t *slot, const int64_t *prompt,
-                        const int64_t *lengths, int t, float *logits) {
-    int n = to - from, H = m->hidden, Hn = wide_hidden(m), Q = wide_qkv(m), hd = m->head_dim;
-    size_t attention = m->prompt_width + m->max_new + up(hd, NR);
-    float *r =
-        malloc(sizeof(float) * ((size_t)n * (Hn + Q + wide_queries(m) + H + 2 * wide_mlp(m) + attention) + 4 * NR));
-    if (!r) return 1;
-    float *q = r + (size_t)n * Hn, *o = q + (size_t)n * Q, *h = o + (size_t)n * wide_queries(m), *g = h + (size_t)n * H,
-          *s = g + (size_t)n * 2 * wide_mlp(m);
-    slot += from, prompt += from, lengths += from;
-    for (int i = 0; i < n; i++) memcpy(r + (size_t)i * Hn, x + (size_t)(from + i) * H, sizeof(float) * H);
+// Floats of scratch for the attention of a sequence.
+static inline size_t attention_scratch(const Model *m) { return m->prompt_width + m->max_new + up(m->head_dim, NR); }
+
+// A step of n sequences by a team. r [n][wide_hidden]: embeddings; q [n][wide_qkv], o [n][wide_queries],
+// g [n][2 wide_mlp], s [n][attention_scratch]: scratch of the team; h [n][hidden]: of this thread.
+static void decode(const Model *m, Team team, int n, const int64_t *slot, const int64_t *prompt, const int64_t *lengths,
+                   int t, float *r, float *q, float *o, float *g, float *s, float *h, float *logits) {
+    int Q = wide_qkv(m), hd = m->head_dim, first = begin_of_part(team, n), last = end_of_part(team, n);
     for (int l = 0; l < m->layers; l++) {
-        project(m, m->layer + l, n, r, lengths, t, h, q);
-        for (int i = 0; i < n; i++)
+        project(m, m->layer + l, team, n, r, lengths, t, h, q);
+        for (int i = first; i < last; i++)
             for (int b = 0; b < m->kv_heads; b++) {
                 const float *k = q + (size_t)i * Q + wide_queries(m) + b * hd, *v = k + m->kv_heads * hd;
                 float *keys = m->keys + cache_offset(m, l, slot[i], b) + (size_t)(t / W) * W * hd + t % W;
                 for (int j = 0; j < hd; j++) keys[(size_t)j * W] = k[j];
                 memcpy(m->values + cache_offset(m, l, slot[i], b) + (size_t)t * hd, v, sizeof(float) * hd);
             }
-        for (int i = 0, end; i < n; i = end) {
-            for (end = i + 1; end < n && prompt[end] == prompt[i];) end++;
-            attend(m, l, end - i, q + (size_t)i * Q, slot + i, prompt[i], (int)lengths[i], t, s,
-                   o + (size_t)i * wide_queries(m));
+        for (int i = first, end; i < last; i = end) {
+            for (end = i + 1; end < last && prompt[end] == prompt[i];) end++;
+            attend(m, l, end - i, q + (size_t)i * Q, slot + i, prompt[i], (int)lengths[i], t,
+                   s + (size_t)i * attention_scratch(m), o + (size_t)i * wide_queries(m));
         }
-        transform(m, m->layer + l, n, o, r, h, g);
+        transform(m, m->layer + l, team, n, o, r, h, g);
     }
-    predict(m, n, r, h, logits + (size_t)from * up(m->vocabulary, NR));
-    free(r);
-    return 0;
+    predict(m, team, n, r, h, logits);
 }
 
-// Token t of n sequences, in `chunks` that run in parallel. x [n][hidden]: embeddings; slot, prompt, lengths [n]: each
-// sequence's place in the cache, its prompt, and the prompt's length. Sequences with the same prompt are adjacent.
-// logits [n][up(vocabulary, NR)]. Returns 0, or how many chunks ran out of memory.
-int lgrpo_decode_step(const Model *m, int n, int chunks, const float *x, const int64_t *slot, const int64_t *prompt,
+// Token t of n sequences. The threads divide the columns of the weights if `by_columns`, else the sequences.
+// x [n][hidden]: embeddings; slot, prompt, lengths [n]: each sequence's place in the cache, its prompt, and the
+// prompt's length. Sequences with the same prompt are adjacent. logits [n][up(vocabulary, NR)]. Returns 0, or 1 if
+// memory ran out.
+int lgrpo_decode_step(const Model *m, int n, int by_columns, const float *x, const int64_t *slot, const int64_t *prompt,
                       const int64_t *lengths, int t, float *logits) {
-    int failed = 0;
-#pragma omp parallel for num_threads(lgrpo_threads) schedule(static, 1) reduction(+ : failed)
-    for (int p = 0; p < chunks; p++)
-        failed += decode_range(m, n * p / chunks, n * (p + 1) / chunks, x, slot, prompt, lengths, t, logits);
-    return failed;
+    int threads = by_columns || n > lgrpo_threads ? lgrpo_threads : n;
+    size_t H = m->hidden, Hn = wide_hidden(m), Q = wide_qkv(m), O = wide_queries(m), G = 2 * wide_mlp(m),
+           S = attention_scratch(m), V = up(m->vocabulary, NR);
+    float *r = malloc(sizeof(float) * (n * (Hn + Q + O + G + S + threads * H) + 4 * NR));
+    if (!r) return 1;
+    float *q = r + n * Hn, *o = q + n * Q, *g = o + n * O, *s = g + n * G, *h = s + n * S;
+    for (int i = 0; i < n; i++) memcpy(r + i * Hn, x + i * H, sizeof(float) * H);
+#pragma omp parallel num_threads(threads)
+    {
+        Team all = {thread_index(), thread_count()};
+        size_t i = by_columns ? 0 : begin_of_part(all, n);
+        int count = by_columns ? n : end_of_part(all, n) - (int)i;
+        decode(m, by_columns ? all : ALONE, count, slot + i, prompt + i, lengths + i, t, r + i * Hn, q + i * Q,
+               o + i * O, g + i * G, s + i * S, h + all.rank * n * H, logits + i * V);
+    }
+    free(r);
+    return 0;
 }

@@ -47,45 +47,81 @@ static inline size_t cache_offset(const Model *m, int layer, int64_t slot, int k
     return (((size_t)layer * m->slots + slot) * m->kv_heads + kv_head) * m->head_dim * m->max_new;
 }
 
+// Threads that compute the same tokens together: number `rank` of `size`. Of a product, each computes some of the
+// columns; of what a token needs alone, some of the tokens. A team of one doesn't wait for anybody.
+typedef struct {
+    int rank, size;
+} Team;
+static const Team ALONE = {0, 1};
+
+static inline int begin_of_part(Team team, int n) { return (int)((int64_t)n * team.rank / team.size); }
+static inline int end_of_part(Team team, int n) { return (int)((int64_t)n * (team.rank + 1) / team.size); }
+
+// Waits until every thread of the team has come here.
+static inline void meet(Team team) {
+    if (team.size > 1) {
+#pragma omp barrier
+    }
+}
+
+// This thread's columns of a `product`.
+static inline void multiply(Team team, int rows, const float *x, int ldx, const float *w, int depth, int columns,
+                            const float *bias, const float *add, float *y, int ldy) {
+    int from = begin_of_part(team, columns / NR) * NR, to = end_of_part(team, columns / NR) * NR;
+    product(rows, x, ldx, w + (size_t)from * depth, depth, to - from, bias ? bias + from : NULL,
+            add ? add + from : NULL, y + from, ldy);
+}
+
 static inline void rms_norm(int rows, int size, const float *x, int ldx, const float *weight, float epsilon, float *y,
                             int ldy) {
     for (int i = 0; i < rows; i++) rms_norm_row(size, x + (size_t)i * ldx, weight, epsilon, y + (size_t)i * ldy);
 }
 
 // A layer up to its attention, for n tokens with residual stream r: q [n][wide_qkv] holds their queries (rotated,
-// scaled), keys (rotated) and values. Token i is at position[i] + t. h [n][hidden]: scratch.
-static inline void project(const Model *m, const Layer *w, int n, const float *r, const int64_t *position, int t,
-                           float *h, float *q) {
+// scaled), keys (rotated) and values, for this thread's part of the tokens. Token i is at position[i] + t.
+// h [n][hidden]: scratch of this thread.
+static inline void project(const Model *m, const Layer *w, Team team, int n, const float *r, const int64_t *position,
+                           int t, float *h, float *q) {
     int hd = m->head_dim, Q = wide_qkv(m), queries = wide_queries(m);
     rms_norm(n, m->hidden, r, wide_hidden(m), w->norm, m->epsilon, h, m->hidden);
-    product(n, h, m->hidden, w->qkv, m->hidden, Q, w->qkv_bias, NULL, q, Q);
-    for (int i = 0; i < n; i++, q += Q) {
+    multiply(team, n, h, m->hidden, w->qkv, m->hidden, Q, w->qkv_bias, NULL, q, Q);
+    meet(team);
+    for (int i = begin_of_part(team, n); i < end_of_part(team, n); i++) {
         const float *cos = m->cos + (position[i] + t) * hd, *sin = m->sin + (position[i] + t) * hd;
-        if (w->q_norm) rms_norm(m->heads, hd, q, hd, w->q_norm, m->epsilon, q, hd);
-        if (w->k_norm) rms_norm(m->kv_heads, hd, q + queries, hd, w->k_norm, m->epsilon, q + queries, hd);
-        for (int a = 0; a < m->heads + m->kv_heads; a++)
-            rotate(q + a * hd, q + a * hd, hd, cos, sin, a < m->heads ? m->scale : 1);
+        float *head = q + (size_t)i * Q;
+        if (w->q_norm) rms_norm(m->heads, hd, head, hd, w->q_norm, m->epsilon, head, hd);
+        if (w->k_norm) rms_norm(m->kv_heads, hd, head + queries, hd, w->k_norm, m->epsilon, head + queries, hd);
+        for (int a = 0; a < m->heads + m->kv_heads; a++, head += hd)
+            rotate(head, head, hd, cos, sin, a < m->heads ? m->scale : 1);
     }
 }
 
 // A layer from its attention on, for n tokens: adds to the residual stream r the output projection of the heads'
-// outputs o, then the MLP. h [n][hidden], g [n][2 wide_mlp]: scratch.
-static inline void transform(const Model *m, const Layer *w, int n, const float *o, float *r, float *h, float *g) {
+// outputs o, then the MLP. h [n][hidden]: scratch of this thread; g [n][2 wide_mlp]: of the team.
+static inline void transform(const Model *m, const Layer *w, Team team, int n, const float *o, float *r, float *h,
+                             float *g) {
     int H = m->hidden, Hn = wide_hidden(m), I = wide_mlp(m);
-    product(n, o, wide_queries(m), w->out, wide_queries(m), Hn, w->out_bias, r, r, Hn);
+    meet(team);
+    multiply(team, n, o, wide_queries(m), w->out, wide_queries(m), Hn, w->out_bias, r, r, Hn);
+    meet(team);
     rms_norm(n, H, r, Hn, w->mlp_norm, m->epsilon, h, H);
-    product(n, h, H, w->gate_up, H, 2 * I, w->gate_up_bias, NULL, g, 2 * I);
+    const float *bias = w->gate_up_bias;
+    multiply(team, n, h, H, w->gate_up, H, I, bias, NULL, g, 2 * I);
+    multiply(team, n, h, H, w->gate_up + (size_t)H * I, H, I, bias ? bias + I : NULL, NULL, g + I, 2 * I);
+    int from = begin_of_part(team, I / NR) * NR, to = end_of_part(team, I / NR) * NR;  // as `multiply` did
     for (int i = 0; i < n; i++)
-        for (int j = 0; j < I; j += W) {
+        for (int j = from; j < to; j += W) {
             vec *gate = (vec *)(g + (size_t)i * 2 * I + j);
             *gate = silu(*gate) * *(vec *)(g + (size_t)i * 2 * I + I + j);
         }
-    product(n, g, 2 * I, w->down, m->intermediate, Hn, w->down_bias, r, r, Hn);
+    meet(team);
+    multiply(team, n, g, 2 * I, w->down, m->intermediate, Hn, w->down_bias, r, r, Hn);
+    meet(team);
 }
 
-// Logits [n][up(vocabulary, NR)] of n tokens with residual stream r. h [n][hidden]: scratch.
-static inline void predict(const Model *m, int n, const float *r, float *h, float *logits) {
+// Logits [n][up(vocabulary, NR)] of n tokens with residual stream r. h [n][hidden]: scratch of this thread.
+static inline void predict(const Model *m, Team team, int n, const float *r, float *h, float *logits) {
     int V = up(m->vocabulary, NR);
     rms_norm(n, m->hidden, r, wide_hidden(m), m->final_norm, m->epsilon, h, m->hidden);
-    product(n, h, m->hidden, m->head, m->hidden, V, NULL, NULL, logits, V);
+    multiply(team, n, h, m->hidden, m->head, m->hidden, V, NULL, NULL, logits, V);
 }

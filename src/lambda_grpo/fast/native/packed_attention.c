@@ -35,7 +35,7 @@ static void add_transposed(int n, const float *x, int ldx, const float *w, int d
     for (int c = 0; c < columns; c += NR, w += (size_t)depth * NR)
         for (int i = 0; i < n; i += MR) {
             float *to = y + (size_t)i * columns + c;
-            strip(n - i < MR ? n - i : MR, x + i, 1, ldx, w, depth, NULL, to, to, columns);
+            strip(n - i < MR ? n - i : MR, x + i, 1, ldx, w, depth, NULL, to, to, columns, w + (size_t)depth * NR, W);
         }
 }
 

@@ -47,7 +47,7 @@ int lgrpo_prefill(const Model *m, int n, const int64_t *start, const int64_t *po
 #pragma omp for schedule(static)
         for (int p = 0; p < chunks; p++) {
             size_t from = (size_t)n * p / chunks, to = (size_t)n * (p + 1) / chunks;
-            project(m, m->layer + l, to - from, r + from * Hn, position + from, 0, h, q + from * Q);
+            project(m, m->layer + l, ALONE, to - from, r + from * Hn, position + from, 0, h, q + from * Q);
         }
 #pragma omp for schedule(dynamic) collapse(2)
         for (int u = 0; u < U; u++)
@@ -66,8 +66,8 @@ int lgrpo_prefill(const Model *m, int n, const int64_t *start, const int64_t *po
 #pragma omp for schedule(static)
         for (int p = 0; p < chunks; p++) {
             size_t from = (size_t)rows * p / chunks, to = (size_t)rows * (p + 1) / chunks;
-            transform(m, m->layer + l, to - from, o + from * ldo, r + from * Hn, h, g);
-            if (is_last) predict(m, to - from, r + from * Hn, h, logits + from * up(m->vocabulary, NR));
+            transform(m, m->layer + l, ALONE, to - from, o + from * ldo, r + from * Hn, h, g);
+            if (is_last) predict(m, ALONE, to - from, r + from * Hn, h, logits + from * up(m->vocabulary, NR));
         }
     }
     free(r);

@@ -72,7 +72,8 @@ int lgrpo_weight_gradient(int64_t rows, const float *g, int n, const float *x, i
                 for (int j = 0; j < MR; j++) part[i * MR + j] = j < width ? g[(size_t)(t + i) * n + c + j] : 0;
             for (int p = 0; p < count; p++) {
                 float *to = dw + c * ldw + p * NR;
-                tile(MR, part, 1, MR, x_panels + (size_t)p * DEPTH * NR, depth, NULL, t ? to : NULL, to, ldw);
+                const float *panel = x_panels + (size_t)p * DEPTH * NR;
+                tile(MR, part, 1, MR, panel, depth, NULL, t ? to : NULL, to, ldw, panel + (size_t)DEPTH * NR, W);
             }
         }
     }

@@ -9,8 +9,10 @@
 #ifdef _OPENMP
 #include <omp.h>
 static inline int thread_index(void) { return omp_get_thread_num(); }
+static inline int thread_count(void) { return omp_get_num_threads(); }
 #else
 static inline int thread_index(void) { return 0; }
+static inline int thread_count(void) { return 1; }
 #endif
 
 // A vector holds W floats. A tile of a product, MR rows by NV vectors, stays in registers; a panel is NR columns wide.
@@ -22,7 +24,6 @@ enum { W = 8, NV = 2, MR = 6 };
 enum { W = 4, NV = 2, MR = 6 };
 #endif
 enum { NR = W * NV };
-enum { AHEAD = 24 };  // rows of a panel that are fetched ahead: weights come from memory, faster than it fetches itself
 typedef float vec __attribute__((vector_size(W * 4), aligned(4), may_alias));
 typedef int ivec __attribute__((vector_size(W * 4), aligned(4), may_alias));
 
@@ -74,10 +75,11 @@ static inline vec vexp(vec x) {
 static inline vec silu(vec x) { return x / (splat(1) + vexp(-x)); }
 
 // y = x w (+ bias) (+ add, laid out as y) for one panel w of weights: `rows` rows of NR columns. Consecutive rows of x
-// are `ldx` floats apart, consecutive columns `step`.
+// are `ldx` floats apart, consecutive columns `step`. Meanwhile fetches the floats at `ahead` into the second cache, a
+// cache line for each `pace` of them.
 static inline __attribute__((always_inline)) void tile(int rows, const float *x, size_t ldx, size_t step,
                                                        const float *w, int depth, const float *bias, const float *add,
-                                                       float *y, size_t ldy) {
+                                                       float *y, size_t ldy, const float *ahead, int pace) {
     vec sum[MR][NV];
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < NV; j++) {
@@ -85,7 +87,7 @@ static inline __attribute__((always_inline)) void tile(int rows, const float *x,
             if (add) sum[i][j] += *(const vec *)(add + i * ldy + j * W);
         }
     for (int k = 0; k < depth; k++, w += NR) {
-        for (int j = 0; j < NV; j++) __builtin_prefetch(w + AHEAD * NR + j * W);
+        for (int j = 0; j < NV; j++, ahead += pace) __builtin_prefetch(ahead, 0, 2);
         for (int i = 0; i < rows; i++) {
             vec v = splat(x[i * ldx + k * step]);
             for (int j = 0; j < NV; j++) sum[i][j] += v * *(const vec *)(w + j * W);
@@ -97,10 +99,10 @@ static inline __attribute__((always_inline)) void tile(int rows, const float *x,
 
 // `tile` with its number of rows, at most MR, known to the compiler
 static inline void strip(int rows, const float *x, size_t ldx, size_t step, const float *w, int depth,
-                         const float *bias, const float *add, float *y, size_t ldy) {
+                         const float *bias, const float *add, float *y, size_t ldy, const float *ahead, int pace) {
     switch (rows) {
 #define ROWS(m) \
-    case m: tile(m <= MR ? m : MR, x, ldx, step, w, depth, bias, add, y, ldy); break;
+    case m: tile(m <= MR ? m : MR, x, ldx, step, w, depth, bias, add, y, ldy, ahead, pace); break;
         ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7) ROWS(8)
 #undef ROWS
     }
@@ -110,10 +112,13 @@ static inline void strip(int rows, const float *x, size_t ldx, size_t step, cons
 // multiple of NR
 static inline void product(int rows, const float *x, int ldx, const float *w, int depth, int columns, const float *bias,
                            const float *add, float *y, int ldy) {
-    for (int c = 0; c < columns; c += NR, w += (size_t)depth * NR)
-        for (int i = 0; i < rows; i += MR)
+    int strips = rows > MR ? (rows + MR - 1) / MR : 1, pace = (W + strips - 1) / strips;
+    for (int c = 0; c < columns; c += NR, w += (size_t)depth * NR) {
+        const float *ahead = w + (size_t)depth * NR;
+        for (int i = 0; i < rows; i += MR, ahead += (size_t)depth * NV * pace)
             strip(rows - i < MR ? rows - i : MR, x + (size_t)i * ldx, ldx, 1, w, depth, bias ? bias + c : NULL,
-                  add ? add + (size_t)i * ldy + c : NULL, y + (size_t)i * ldy + c, ldy);
+                  add ? add + (size_t)i * ldy + c : NULL, y + (size_t)i * ldy + c, ldy, ahead, pace);
+    }
 }
 
 // x [n][ld], of which `size` columns count, as panels of columns, [size / NR][n][NR], padded with zeros

@@ -11,6 +11,10 @@ from torch.nn import functional
 from lambda_grpo.fast.native import address, library, structures, up
 from lambda_grpo.fast.sampler.decoder import Decoder, Layer
 
+# The threads of a decoding step divide the sequences if each gets more than FEW, and the weights, of at most CACHED
+# bytes, stay in a cache. Else they divide the columns of the weights: a kernel's tile has 8 rows, and memory is slow.
+FEW, CACHED = 8, 2**26
+
 
 class NativeStep:
     """Does what `TorchStep` does."""
@@ -38,6 +42,7 @@ class NativeStep:
             self._hold(torch.empty(*prompt_cache, up(head_dim, self.panel_width))),
             self._hold(torch.empty(cache)), self._hold(torch.empty(cache)),
         )  # fmt: skip
+        self.is_cached = sum(weight.nbytes for weight in decoder.weights) <= CACHED
         self.prompt_logits = self._read(prompts, lengths)
 
     def _read(self, prompts: list[list[int]], lengths: Tensor) -> Tensor:
@@ -66,8 +71,9 @@ class NativeStep:
         n, vocabulary = len(tokens), len(self.decoder.head)
         x = self.decoder.embedding[tokens]
         logits = torch.empty(n, up(vocabulary, self.panel_width))
+        by_columns = not self.is_cached or n <= FEW * torch.get_num_threads()
         failed = self.library.lgrpo_decode_step(
-            ctypes.byref(self.model), n, min(torch.get_num_threads(), n), address(x),
+            ctypes.byref(self.model), n, by_columns, address(x),
             address(self.slot), address(self.prompt), address(self.length), t, address(logits),
         )  # fmt: skip
         if failed:
