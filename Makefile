@@ -22,7 +22,7 @@ demo: $(VENV)/.demo
 	$(BIN)/lambda-grpo train
 
 # A real language model, SmolLM2-135M, on word problems that people wrote: a supervised warm-up, then λ-GRPO, with
-# evaluations before and after. 41 minutes on two busy cores; the same command continues an interrupted run.
+# evaluations before and after. 22 minutes on two cores; the same command continues an interrupted run.
 #
 #   DATA=DIR                the folder of ASDiv and MAWPS, see studies/smollm2/problems.py
 #   SEED=N                  the seed (1)
