@@ -38,6 +38,7 @@ ALLOWED = {
         "disk", "distributed", "errors", "evaluation", "fast", "files", "formatting", "import_paths", "models",
         "options", "report", "runs", "suggestions", "tasks", "trl",
     },
+    "inspection": {"errors", "formatting", "models", "objective", "suggestions"},
     "comparison": {
         "disk", "errors", "files", "formatting", "machine", "objective", "options", "parallel", "runs", "suggestions",
         "training", "trl",
@@ -45,8 +46,8 @@ ALLOWED = {
     "bench": {"fast", "grading", "models", "objective", "parallel", "tasks", "training", "trl"},
     "doctor": {"fast", "parallel", "verl"},
     "cli": {
-        "bench", "comparison", "disk", "distributed", "doctor", "errors", "evaluation", "formatting", "options",
-        "report", "runs", "suggestions", "training",
+        "bench", "comparison", "disk", "distributed", "doctor", "errors", "evaluation", "formatting", "inspection",
+        "options", "report", "runs", "suggestions", "training",
     },
     "": {"objective"},
 }  # fmt: skip

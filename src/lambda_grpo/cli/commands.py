@@ -155,6 +155,24 @@ def _write_page(directory: Path) -> Path:
     return write_report(Run.open(directory))
 
 
+def _inspect(options: argparse.Namespace, rest: list[str]) -> None:
+    with exit_on_interrupt(options.arguments):
+        inspection = import_module("lambda_grpo.inspection", "report")
+    found = inspection.inspect_paths(options.paths, columns=options.columns, tokenizer=options.tokenizer)
+    if options.json:
+        print(json.dumps(found))
+        return
+    for file, columns in list(found["columns"].items())[:1]:
+        print(f"{file}: {columns}")
+    print("\n".join(found["verdict"]))
+    title = f"{found['rows']} samples, {found['groups']} groups, {found['steps']} steps: share of the gradient"
+    _print_table(title, *inspection.shares_table(found))
+    print(f"Quarters of lengths: up to {', '.join(f'{q:.0f}' for q in found['length_quartiles'])} tokens, and longer.")
+    for name, one in found["objectives"].items():
+        if one["note"]:
+            print(f"{name}: {one['note']}.")
+
+
 def _bench(options: argparse.Namespace, rest: list[str]) -> None:
     bench = import_module("lambda_grpo.bench.benchmarks", "trl")
     if options.pairs is not None and options.pairs < 1:
@@ -231,6 +249,7 @@ def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int | None]] = {  # None is exit code 0
-    "train": _train, "warmup": _warmup, "compare": _compare, "eval": _eval, "report": _report, "bench": _bench,
+    "train": _train, "warmup": _warmup, "compare": _compare, "eval": _eval, "report": _report, "inspect": _inspect,
+    "bench": _bench,
     "doctor": _doctor,
 }  # fmt: skip

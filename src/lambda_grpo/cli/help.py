@@ -86,3 +86,19 @@ takes some seconds.
 
 The exit code is 1 if something that is installed can't work, or no engine is installed,
 and 0 otherwise."""
+
+
+INSPECT_HELP = """\
+Read the samples of any run, and say how much each length, and right or wrong answers,
+counted in its gradient, what other objectives would have done with the same samples,
+and whether they support a preference for some lengths.
+
+  lambda-grpo inspect runs/mine
+  lambda-grpo inspect trl_output/ --tokenizer Qwen/Qwen3-0.6B
+  lambda-grpo inspect log.parquet --columns length=tokens,reward=score,group=uid
+
+A PATH is a run directory of lambda-grpo, the output of TRL with log_completions, a
+folder of verl's rollout dumps, or a Parquet, Arrow, CSV or JSON Lines file. Columns are
+found by their usual names: length (else text, whose tokens are counted), reward
+(several are added), group (else prompt) and step.
+"""

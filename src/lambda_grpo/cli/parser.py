@@ -8,7 +8,15 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, get_args, get_origin
 
-from lambda_grpo.cli.help import COMPARE_HELP, DOCTOR_HELP, EVAL_HELP, TRAIN_HELP, TRAIN_OPTIONS, WARMUP_HELP
+from lambda_grpo.cli.help import (
+    COMPARE_HELP,
+    DOCTOR_HELP,
+    EVAL_HELP,
+    INSPECT_HELP,
+    TRAIN_HELP,
+    TRAIN_OPTIONS,
+    WARMUP_HELP,
+)
 from lambda_grpo.errors import UserError
 from lambda_grpo.options.evaluation import EvaluationOptions
 from lambda_grpo.options.option import REQUIRED, OptionFacts, options_of
@@ -87,6 +95,12 @@ def command_line_parser() -> argparse.ArgumentParser:
     report.add_argument("--table", action="store_true", help="print a table of all results at the PATHs")
     report.add_argument("--format", choices=("markdown", "latex", "html"), help="format of the table (markdown)")
     report.add_argument("--metric", help="metric of the table: accuracy, pass@4, maj@16, … (accuracy)")
+
+    inspect = add("inspect", "find out what a run's gradient listened to, from its logs", INSPECT_HELP)
+    inspect.add_argument("paths", nargs="+", metavar="PATH", help="run directories, or files of samples")
+    inspect.add_argument("--columns", default="", help="names of a file's columns: length=A,reward=B+C,group=D,step=E")
+    inspect.add_argument("--tokenizer", help="model whose tokens are counted where there is no column of lengths")
+    inspect.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
 
     bench = add("bench", "measure speed, as ratios to peers")
     bench.add_argument("names", nargs="*", metavar="NAME", help="benchmarks, named in the table's first column (all)")

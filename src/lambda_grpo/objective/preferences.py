@@ -36,6 +36,7 @@ class Preference(ABC):
         lambda_bounds: the default bounds of λ.
         lambda_favours_length: whether λ > 0 favours longer responses and λ < 0 shorter ones, for use in reports.
         weighs_groups: whether f differs between groups, but not within a group.
+        reads_batch: whether f of a group depends on the other groups of the batch.
     """
 
     needs: ClassVar[tuple[Need, ...]] = ()
@@ -44,6 +45,7 @@ class Preference(ABC):
     lambda_bounds: ClassVar[tuple[float, float]] = (-10.0, 10.0)
     lambda_favours_length: ClassVar[bool] = False
     weighs_groups: ClassVar[bool] = False
+    reads_batch: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
@@ -122,6 +124,8 @@ class InverseLengthPower(Preference):
     α = 1 has the minimum variance; the authors train with 0.75 on mathematics.
     """
 
+    reads_batch = True
+
     alpha: float = 0.75
 
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
@@ -146,6 +150,7 @@ class PassRateWeights(Preference):
     learnable = True
     lambda_bounds = (-2.0, 2.0)
     weighs_groups = True
+    reads_batch = True
 
     def __call__(self, groups: Groups, lambda_: Tensor) -> Tensor:
         right, is_mixed = _right_answers(groups)
