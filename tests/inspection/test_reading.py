@@ -77,6 +77,15 @@ def test_a_run_of_ours(tmp_path):
     assert samples.steps.tolist() == [1, 2]
 
 
+def test_the_replayed_lambda_is_that_of_the_run(tmp_path):
+    """On policy, with one optimiser step for each generation, λ takes the very steps that it took in training."""
+    trainer = make_trainer(config(tmp_path, objective="lambda_grpo", max_steps=6, lambda_lr=2.0))
+    trainer.train()
+    found = inspect_paths([str(tmp_path)], lambda_lr=2.0)
+    assert abs(trainer.lambda_state.value) > 1e-3
+    assert found["objectives"]["lambda_grpo"]["lambda"] == pytest.approx(trainer.lambda_state.value, rel=1e-3)
+
+
 def test_what_trl_logs(tmp_path, monkeypatch):
     from trl import GRPOTrainer
 
@@ -210,8 +219,8 @@ def test_the_command_prints_a_verdict_and_a_table(tmp_path, capsys):
     write(tmp_path / "rows.parquet")
     assert main(["inspect", str(tmp_path / "rows.parquet")]) == 0
     printed = capsys.readouterr().out
-    assert "length = length, reward = reward, group = group, step = step" in printed
-    assert "dapo" in printed
+    assert "Read: length = length, reward = reward, group = group, step = step" in printed
+    assert "The same as dapo to these digits: bnpo" in printed
     assert main(["inspect", str(tmp_path / "rows.parquet"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["rows"] == 4

@@ -158,19 +158,21 @@ def _write_page(directory: Path) -> Path:
 def _inspect(options: argparse.Namespace, rest: list[str]) -> None:
     with exit_on_interrupt(options.arguments):
         inspection = import_module("lambda_grpo.inspection", "report")
-    found = inspection.inspect_paths(options.paths, columns=options.columns, tokenizer=options.tokenizer)
+    found = inspection.inspect_paths(
+        options.paths, columns=options.columns, tokenizer=options.tokenizer, lambda_lr=options.lambda_lr
+    )
     if options.json:
         print(json.dumps(found))
         return
-    for file, columns in list(found["columns"].items())[:1]:
-        print(f"{file}: {columns}")
+    for columns in dict.fromkeys(found["columns"].values()):
+        print(f"Read: {columns}")
+    print(f"{found['rows']} samples, {found['groups']} groups, {found['steps']} steps\n")
     print("\n".join(found["verdict"]))
-    title = f"{found['rows']} samples, {found['groups']} groups, {found['steps']} steps: share of the gradient"
-    _print_table(title, *inspection.shares_table(found))
-    print(f"Quarters of lengths: up to {', '.join(f'{q:.0f}' for q in found['length_quartiles'])} tokens, and longer.")
-    for name, one in found["objectives"].items():
-        if one["note"]:
-            print(f"{name}: {one['note']}.")
+    header, rows, notes = inspection.shares_table(found)
+    _print_table("\n% of the gradient by quarter of the lengths, and of right answers", header, rows)
+    limits = ", ".join(f"{limit:.0f}" for limit in found["length_quartiles"])
+    print(f"Quarters: up to {limits} tokens, and longer. implied: λ; step: its size over DAPO's.")
+    print("\n".join(notes))
 
 
 def _bench(options: argparse.Namespace, rest: list[str]) -> None:

@@ -96,10 +96,11 @@ def command_line_parser() -> argparse.ArgumentParser:
     report.add_argument("--format", choices=("markdown", "latex", "html"), help="format of the table (markdown)")
     report.add_argument("--metric", help="metric of the table: accuracy, pass@4, maj@16, … (accuracy)")
 
-    inspect = add("inspect", "find out what a run's gradient listened to, from its logs", INSPECT_HELP)
+    inspect = add("inspect", "say what a run's gradient listened to, from its logs", INSPECT_HELP)
     inspect.add_argument("paths", nargs="+", metavar="PATH", help="run directories, or files of samples")
     inspect.add_argument("--columns", default="", help="names of a file's columns: length=A,reward=B+C,group=D,step=E")
     inspect.add_argument("--tokenizer", help="model whose tokens are counted where there is no column of lengths")
+    inspect.add_argument("--lambda_lr", type=float, default=0.1, help="learning rate of the replayed λ (0.1)")
     inspect.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
 
     bench = add("bench", "measure speed, as ratios to peers")

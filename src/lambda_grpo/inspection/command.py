@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 from tqdm import tqdm
 
 from lambda_grpo.errors import UserError
-from lambda_grpo.formatting import percent
 from lambda_grpo.inspection.formats import parse_columns
 from lambda_grpo.inspection.inspect import inspect_samples
 from lambda_grpo.inspection.samples import Tokenizer, read_samples
@@ -17,16 +17,21 @@ from lambda_grpo.inspection.samples import Tokenizer, read_samples
 TEXTS = 1000  # that are tokenized together
 
 
-def inspect_paths(paths: Sequence[str], *, columns: str = "", tokenizer: str | None = None) -> dict[str, Any]:
+def inspect_paths(
+    paths: Sequence[str], *, columns: str = "", tokenizer: str | None = None, lambda_lr: float = 0.1
+) -> dict[str, Any]:
     """`inspect_samples` of the samples that paths hold, with progress bars on a terminal.
 
     Args:
         columns: as `parse_columns` reads them.
         tokenizer: a model, whose tokens are counted where a file has no lengths. Default: the path's own.
+        lambda_lr: learning rate of the replayed λ.
 
     Raises:
-        UserError: see `read_samples`.
+        UserError: the learning rate is negative; otherwise see `read_samples`.
     """
+    if not (math.isfinite(lambda_lr) and lambda_lr >= 0):
+        raise UserError(f"--lambda_lr must be at least 0, got {lambda_lr}")
     given = parse_columns(columns) if columns else {}
 
     def counter(path: Path) -> Tokenizer:
@@ -40,30 +45,40 @@ def inspect_paths(paths: Sequence[str], *, columns: str = "", tokenizer: str | N
 
     samples = read_samples([Path(path) for path in paths], given, counter, _files_with_progress)
     with tqdm(total=len(samples), desc="inspect", unit="sample", disable=None) as bar:
-        return inspect_samples(samples, progress=bar.update)
+        return inspect_samples(samples, lambda_lr=lambda_lr, progress=bar.update)
 
 
-def shares_table(found: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Header and rows: shares by length and of right answers, and λ; objectives that agree in all of it are one row."""
-    right = "above mean" if found["graded"] else "right"
-    header = ("", "shortest", "2nd", "3rd", "longest", right, "implied λ", "λ", "step size")
+def shares_table(found: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]], list[str]]:
+    """Header and rows of shares in percent and of λ, and a sentence for objectives that are left out or not whole.
+
+    Objectives that agree in all figures are one row.
+    """
+    header = ("", "1st", "2nd", "3rd", "4th", "above" if found["graded"] else "right", "implied", "λ", "step")
     rows: dict[tuple[str, ...], list[str]] = {}
+    notes: dict[str, list[str]] = {}
     for name, one in found["objectives"].items():
+        if one["note"]:
+            notes.setdefault(one["note"], []).append(name)
         if one["share_by_length_quartile"] is None:
             continue
+        shares = (*one["share_by_length_quartile"], one["share_by_right"][1])
+        factor = one["learning_rate_factor"]
         cells = (
-            *map(percent, one["share_by_length_quartile"]),
-            percent(one["share_by_right"][1]),
+            *(f"{100 * share:.0f}" for share in shares),
             _signed(one["implied_lambda"]),
             _signed(one["lambda"]),
-            "–" if one["learning_rate_factor"] is None else f"{one['learning_rate_factor']:.3g}",
+            "–" if factor is None else f"{factor:.2g}",
         )
         rows.setdefault(cells, []).append(name)
-    return header, [(", ".join(names), *cells) for cells, names in rows.items()]
+    sentences = [
+        f"The same as {first} to these digits: {', '.join(others)}." for first, *others in rows.values() if others
+    ]
+    sentences += [f"{', '.join(names)}: {note}." for note, names in notes.items()]
+    return header, [(names[0], *cells) for cells, names in rows.items()], sentences
 
 
 def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.2f}"
+    return "–" if value is None else f"{value:+.2f}".replace("-0.00", "+0.00")
 
 
 def _token_counter(model: str) -> Tokenizer:

@@ -14,7 +14,7 @@ from lambda_grpo.inspection.samples import Samples
 from lambda_grpo.inspection.shares import ROWS, Part, Shares, add, empty, weights
 from lambda_grpo.inspection.signal import SignalSums
 from lambda_grpo.inspection.verdict import verdict
-from lambda_grpo.objective import PRESETS, Objective
+from lambda_grpo.objective import PRESETS, LambdaState, Objective
 from lambda_grpo.objective.groups import group_advantages
 from lambda_grpo.objective.implied import implied_lambda
 
@@ -26,6 +26,7 @@ def inspect_samples(
     *,
     objectives: Mapping[str, Objective] = PRESETS,
     max_completion_length: int | None = None,
+    lambda_lr: float = 0.1,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> dict[str, Any]:
     """Shares of the gradient by length and by right or wrong under each objective, and the evidence for a preference.
@@ -35,6 +36,7 @@ def inspect_samples(
         objectives: by name.
         max_completion_length: the longest that a completion may be, which some objectives divide by. Default: the
             longest length.
+        lambda_lr: learning rate of the replayed λ.
         progress: called with the number of samples of each part that is done.
 
     Returns:
@@ -49,7 +51,7 @@ def inspect_samples(
     found = {view: empty(len(samples.steps)) for view in views}
     for view, shares in found.items():
         if _is_replayed(view):
-            shares.replay = Replay(view, longest)
+            shares.replay = Replay(view, longest, LambdaState(lr=lambda_lr))
     signal = SignalSums()
     for first, part_of in _parts(samples):
         part = Part(part_of, first, thresholds, right)

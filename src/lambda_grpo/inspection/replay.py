@@ -18,9 +18,9 @@ class Replay:
         path: λ after each step.
     """
 
-    def __init__(self, objective: Objective, max_completion_length: int, state: LambdaState | None = None):
+    def __init__(self, objective: Objective, max_completion_length: int, state: LambdaState):
         self.objective, self.max_completion_length = objective, max_completion_length
-        self.state = state or LambdaState()
+        self.state = state
         self.path: list[float] = []
 
     def step(self, lengths: Tensor, group_ids: Tensor, advantages: Tensor) -> Tensor:
