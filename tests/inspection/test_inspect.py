@@ -8,11 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_grpo import PRESETS
 from lambda_grpo.inspection import inspect_samples, read_samples
+from lambda_grpo.inspection.shares import Part
+from lambda_grpo.objective import loss_normalizer
 
 ROWS = st.lists(
     st.tuples(st.integers(0, 60), st.sampled_from([0.0, 1.0]), st.integers(0, 3), st.integers(0, 2)),
@@ -135,6 +138,17 @@ def test_lambda_is_replayed_step_by_step(rows, folder):
     assert one["lambda"] == pytest.approx(lam, abs=1e-9)
     if sum(mass) > 0 and len({row[1] for row in rows}) == 2:
         assert one["share_by_right"] == pytest.approx([x / sum(mass) for x in mass], abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["dapo", "grpo", "dr_grpo", "luspo"])
+@given(rows=ROWS)
+def test_the_normaliser_of_several_steps_is_that_of_each(name, rows, folder):
+    samples = samples_of(rows, folder)
+    part = Part(samples, 0, np.array([1, 2, 3]), 1.0)
+    each = [
+        loss_normalizer(part.lengths[one], part.ids[one], name, max_completion_length=70) for _, one in part.steps()
+    ]
+    assert part.normalizer(PRESETS[name], 70).tolist() == torch.cat(each).tolist()
 
 
 def made(count, effect, seed=0, size=8, steps=5):

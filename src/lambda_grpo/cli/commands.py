@@ -252,6 +252,5 @@ def _print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int | None]] = {  # None is exit code 0
     "train": _train, "warmup": _warmup, "compare": _compare, "eval": _eval, "report": _report, "inspect": _inspect,
-    "bench": _bench,
-    "doctor": _doctor,
+    "bench": _bench, "doctor": _doctor,
 }  # fmt: skip

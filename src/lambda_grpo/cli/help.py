@@ -100,5 +100,4 @@ and whether they support a preference for some lengths.
 A PATH is a run directory of lambda-grpo, the output of TRL with log_completions, a
 folder of verl's rollout dumps, or a Parquet, Arrow, CSV or JSON Lines file. Columns are
 found by their usual names: length (else text, whose tokens are counted), reward
-(several are added), group (else prompt) and step.
-"""
+(several are added), group (else prompt) and step."""

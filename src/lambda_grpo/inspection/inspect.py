@@ -60,12 +60,9 @@ def inspect_samples(
         for view, shares in found.items():
             advantages = part.advantages(view.advantage_scale)
             key = _weights_key(view)
-            if shares.replay is not None or key not in known:
-                f = weights(part, view, advantages, shares.replay)
-                if shares.replay is None:
-                    known[key] = f
-            else:
-                f = known[key]
+            f = known.get(key) if shares.replay is None else None
+            if f is None:
+                f = known[key] = weights(part, view, advantages, shares.replay)
             add(shares, part, view, f, longest)
         progress(len(part_of))
     chosen, dapo = _evenly(samples, IMPLIED_GROUPS), _view(PRESETS["dapo"])
@@ -171,11 +168,10 @@ def _parts(samples: Samples) -> Iterator[tuple[int, Samples]]:
 
 def _described(shares: Shares) -> dict[str, Any]:
     quartiles, right = shares.by_quartile.sum(0), shares.by_right.sum(0)
-    path = shares.replay.path if shares.replay is not None else None
     return {
         "share_by_length_quartile": (quartiles / quartiles.sum()).tolist() if quartiles.sum() > 0 else None,
         "share_by_right": (right / right.sum()).tolist() if right.sum() > 0 else None,
-        "lambda": path[-1] if path else None,
+        "lambda": shares.replay.state.value if shares.replay else None,
         "weight_range": [float(shares.weight_min.min()), float(shares.weight_max.max())],
         "saturated": shares.saturated / shares.differing if shares.differing else None,
     }

@@ -85,7 +85,7 @@ class SampleFile:
             return pa.ipc.open_stream(self.path)
 
     def _json_schema(self) -> list[pa.Field]:
-        rows = [row for _, row in itertools.islice(self._json_rows(), HEAD)]
+        rows = list(itertools.islice(self._json_rows(), HEAD))
         names = dict.fromkeys(name for row in rows for name in row)
         kinds = {name: [row[name] for row in rows if row.get(name) is not None] for name in names}
         return [
@@ -98,13 +98,13 @@ class SampleFile:
         while chunk := list(itertools.islice(rows, BATCH)):
             columns = []
             for name in names:
-                values = [row.get(name) for _, row in chunk]
+                values = [row.get(name) for row in chunk]
                 is_text = any(isinstance(value, str | list | dict) for value in values)
                 columns.append(pa.array(map(_as_text, values), pa.string()) if is_text else pa.array(values))
             yield pa.record_batch(columns, names=list(names))
 
-    def _json_rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Numbered lines, as objects. Python's parser: these files may hold NaN, which JSON itself lacks."""
+    def _json_rows(self) -> Iterator[dict[str, Any]]:
+        """Lines as objects. Python's parser: these files may hold NaN, which JSON itself lacks."""
         with open(self.path, encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
@@ -115,7 +115,7 @@ class SampleFile:
                     raise UserError(f"{self.path}, line {number} isn't JSON ({error}): mend or remove it") from error
                 if not isinstance(row, dict):
                     raise UserError(f"{self.path}, line {number} must be a JSON object, with a name for each value")
-                yield number, row
+                yield row
 
     def _unreadable(self, error: Exception) -> UserError:
         text = " ".join(str(error).split())

@@ -13,15 +13,11 @@ class Replay:
 
     The policy is that of the run, so this is what λ would have seen, not what it would have caused. The gradient is the
     loss's where the ratio is 1: dL/dλ = − Σ_i ∂f_i/∂λ · A_i · |o_i| / Z_i, of one optimiser step for each step.
-
-    Attributes:
-        path: λ after each step.
     """
 
     def __init__(self, objective: Objective, max_completion_length: int, state: LambdaState):
         self.objective, self.max_completion_length = objective, max_completion_length
         self.state = state
-        self.path: list[float] = []
 
     def step(self, lengths: Tensor, group_ids: Tensor, advantages: Tensor) -> Tensor:
         """(B,) f at the current λ, after which λ takes its step."""
@@ -31,5 +27,4 @@ class Replay:
         loss = -(weights * (advantages * lengths / z)).sum()
         (gradient,) = torch.autograd.grad(loss, leaf)
         self.state.step(gradient)
-        self.path.append(self.state.value)
         return weights.detach()

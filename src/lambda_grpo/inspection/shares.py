@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -34,7 +34,6 @@ class Shares:
     saturated: int = 0
     differing: int = 0
     replay: Replay | None = None
-    note: str | None = field(default=None)
 
 
 class Part:
@@ -43,8 +42,8 @@ class Part:
     Args:
         first: number of its first step among all.
         thresholds: (3,) the quartiles of all lengths.
-        is_graded: whether rewards have more than two values, so that "right" means better than the group's mean.
-        right: the reward of a right answer, where there are two values.
+        right: the reward of a right answer, where rewards have two values; else None, and right means better than the
+            group's mean.
     """
 
     def __init__(self, samples: Samples, first: int, thresholds: Array, right: float | None):

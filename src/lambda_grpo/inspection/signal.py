@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ import torch
 from lambda_grpo.inspection.samples import Array, Samples
 from lambda_grpo.objective.groups import Groups, has_variance
 
-NORMAL_95 = 1.959963984540054  # of the standard normal distribution, two-sided
+NORMAL_95 = NormalDist().inv_cdf(0.975)  # two-sided
 
 
 @dataclass(frozen=True)
