@@ -18,11 +18,10 @@ class SmallDisk:
         subprocess.run(["mount", "-o", f"remount,size={size}", str(self.path)], check=True)
 
     def fill(self, free):
-        """Write a file that leaves so many bytes free."""
-        block = bytes(os.statvfs(self.path).f_frsize)
-        with suppress(OSError), open(self.filler, "wb", buffering=0) as file:
-            while os.statvfs(self.path).f_bavail * len(block) > free:
-                file.write(block)
+        """Write to a file that leaves at most so many bytes free."""
+        with suppress(OSError), open(self.filler, "ab", buffering=0) as file:
+            found = os.statvfs(self.path)
+            file.write(bytes(max(0, found.f_bavail * found.f_frsize - free)))
 
 
 @contextmanager

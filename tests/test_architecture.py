@@ -33,11 +33,12 @@ ALLOWED = {
     "trl": {"distributed", "errors", "fast", "models", "objective", "options", "runs", "suggestions"},
     "verl": {"errors", "objective", "options", "suggestions"},
     "evaluation": {"errors", "fast", "files", "models", "options", "runs", "suggestions", "tasks"},
-    "report": {"errors", "files", "formatting", "runs", "suggestions"},
+    "report": {"errors", "files", "formatting", "inspection", "objective", "options", "runs", "suggestions"},
     "training": {
         "disk", "distributed", "errors", "evaluation", "fast", "files", "formatting", "import_paths", "models",
         "options", "report", "runs", "suggestions", "tasks", "trl",
     },
+    "page": {"report", "trl"},
     "inspection": {"errors", "formatting", "models", "objective", "suggestions"},
     "comparison": {
         "disk", "errors", "files", "formatting", "machine", "objective", "options", "parallel", "runs", "suggestions",
@@ -47,7 +48,7 @@ ALLOWED = {
     "doctor": {"fast", "parallel", "verl"},
     "cli": {
         "bench", "comparison", "disk", "distributed", "doctor", "errors", "evaluation", "formatting", "inspection",
-        "options", "report", "runs", "suggestions", "training",
+        "options", "report", "suggestions", "training",
     },
     "": {"objective"},
 }  # fmt: skip

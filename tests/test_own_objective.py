@@ -121,7 +121,7 @@ def test_a_run_of_it_is_recorded_and_resumed(folder, capsys):
 def test_a_study_calls_it_by_its_own_name(folder):
     (folder / "study.yaml").write_text(yaml.safe_dump({"base": "demo", **QUICK, "max_steps": 1, "task_size": 64}))
     command = [sys.executable, "-m", "lambda_grpo.cli", "compare", "study.yaml", "--output_dir", "out"]
-    options = ["--objectives", "dapo,my_objectives:LONGEST", "--seeds", "1", "--tuning_seeds", "1"]
+    options = ["--objectives", "dapo,my_objectives:LONGEST", "--seeds", "1", "--learning_rates", "3e-4"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads((folder / "out/results.json").read_text())

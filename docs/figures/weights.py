@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from lambda_grpo import response_weights
-from lambda_grpo.report.run_charts import STYLE, svg
+from lambda_grpo.report.figure import STYLE, svg
 
 LENGTHS = {"short answer": 100, "long answer": 300}
 FIXED = {"GRPO": "grpo", "DAPO": "dapo", "Dr. GRPO": "dr_grpo"}
@@ -49,6 +49,8 @@ def draw(theme: Theme) -> str:
         "font.size": 10,
         "figure.facecolor": theme.ground,
         "axes.facecolor": theme.ground,
+        "grid.color": theme.ink,
+        "grid.alpha": 0.25,
         **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), theme.ink),
     }
     with matplotlib.rc_context(style):

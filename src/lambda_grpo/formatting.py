@@ -27,6 +27,11 @@ def byte_size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things whose plural ends in s: "1 step", "1,200 steps"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def in_words(value: Any, *, defaults: bool = True) -> str:
     """A setting in words.
 

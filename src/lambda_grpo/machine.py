@@ -1,8 +1,9 @@
-"""The memory that this process may still use: the machine's, within the limits of its control groups (containers)."""
+"""The machine: its processor, and the memory that this process may still use within its control groups (containers)."""
 
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,3 +62,14 @@ def _left(folder: Path, limit: str, usage: str, cached: str) -> int | None:
         return max(0, int(most) - used + int(entries.get(cached, 0)))
     except (OSError, ValueError):  # no such group, or not one of memory
         return None
+
+
+def processor() -> str:
+    """The model of the CPU, as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    entries = [line.partition(":") for line in lines]
+    names = [value.strip() for key, _, value in entries if key.strip() == "model name"]
+    return names[0] if names else platform.processor() or platform.machine()

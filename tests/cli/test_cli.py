@@ -92,7 +92,7 @@ def test_an_objective_without_lambda_has_null_there(tmp_path):
 
 
 def _summary(run):
-    from lambda_grpo.report import summarise
+    from lambda_grpo.report.summary import summarise
 
     return summarise(run)
 
@@ -189,7 +189,7 @@ def test_eval_prints_json(capsys, tmp_path, monkeypatch):
 
 def test_killed_in_the_middle_and_resumed_is_the_same_run(tmp_path):
     """A real kill, at no particular place, and a checkpoint that was cut short."""
-    settings = ["--lambda_init", "0.5", *QUICK, "--max_steps", "8", "--save_total_limit", "20"]
+    settings = ["--lambda_init", "0.5", *QUICK, "--max_steps", "8", "--save_total_limit", "20", "--eval_every", "1"]
     assert main(["train", "--output_dir", str(tmp_path / "whole"), *settings]) == 0
 
     command = [sys.executable, "-m", "lambda_grpo.cli", "train", "--output_dir", str(tmp_path / "cut"), *settings]
@@ -207,12 +207,16 @@ def test_killed_in_the_middle_and_resumed_is_the_same_run(tmp_path):
     (torn / "trainer_state.json").write_text('{"global_step"')
     with open(run.path / "metrics.jsonl", "a") as file:
         file.write('{"step": 7, "rew')
+    with open(run.path / "eval" / "during.jsonl", "a") as file:
+        file.write('{"step": 7, "num_')
 
     assert main(["train", "--output_dir", str(tmp_path / "cut"), "--resume"]) == 0
     whole = Run.open(tmp_path / "whole")
     assert [row["step"] for row in run.metrics()] == list(range(1, 9))
     for key in ("lambda", "lambda_grad", "reward", "loss", "entropy", "completion_length_mean"):
         assert [row[key] for row in run.metrics()] == [row[key] for row in whole.metrics()], key
+    assert run.evaluations() == whole.evaluations()
+    assert [record["step"] for record in run.evaluations()] == list(range(9))
     assert run.evaluation("after") == whole.evaluation("after")
     assert run.completions().equals(whole.completions())
 

@@ -8,10 +8,10 @@ import time
 import yaml
 
 STUDY = {
-    "base": "demo", "objectives": ["dapo", "lambda_grpo"], "seeds": 2, "tuning_seeds": 1, "max_steps": 3,
+    "base": "demo", "objectives": ["dapo", "lambda_grpo"], "seeds": 2, "more_rates": 0, "max_steps": 3,
     "per_device_train_batch_size": 32, "max_completion_length": 24, "task_size": 256, "eval_size": 64, "save_steps": 1,
 }  # fmt: skip
-RUNS = 2 * 3 * 1 + 2 * 2
+RUNS = 2 * 3 * 2
 
 
 def write_study(folder, **settings):

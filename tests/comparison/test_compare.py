@@ -17,9 +17,11 @@ def test_a_study_leaves_every_run_and_statistic(whole):
     _, out = whole
     found = results(out)
     assert len(finished(out)) == RUNS
-    assert [(run["objective"], run["seed"]) for run in found["runs"]] == [
+    chosen = [run for run in found["runs"] if run["chosen"]]
+    assert [(run["objective"], run["seed"]) for run in chosen] == [
         ("dapo", 1), ("lambda_grpo", 1), ("dapo", 2), ("lambda_grpo", 2),
     ]  # fmt: skip
+    assert len(found["runs"]) == RUNS
     for run in found["runs"]:
         assert 0 <= run["accuracy"] <= 1
         assert run["completion_length_mean"] > 0
@@ -28,13 +30,15 @@ def test_a_study_leaves_every_run_and_statistic(whole):
         assert run["curve"]["step"] == [1, 2, 3]
         assert run["curve"]["tokens"] == sorted(run["curve"]["tokens"])
         assert (run["lambda"] is None) == (run["objective"] == "dapo")
-        rates = {row["learning_rate"]: row for row in found["tuning"] if row["objective"] == run["objective"]}
+        rates = {row["learning_rate"]: row for row in found["sweep"] if row["objective"] == run["objective"]}
         assert len(rates) == 3
-        assert rates[run["learning_rate"]]["chosen"]
-        assert rates[run["learning_rate"]]["value"] == max(row["value"] for row in rates.values())
+        assert rates[run["learning_rate"]]["chosen"] == run["chosen"]
+        best = max(rates.values(), key=lambda row: row["value"])
+        assert best["chosen"]
+        assert run["accuracy"] == pytest.approx((run["choosing"]["accuracy"] + run["reported"]["accuracy"]) / 2)
     (row,) = found["comparisons"]
     assert (row["objective"], row["against"], row["task"], row["n"]) == ("lambda_grpo", "dapo", "arithmetic", 2)
-    accuracies = {(run["objective"], run["seed"]): run["accuracy"] for run in found["runs"]}
+    accuracies = {(run["objective"], run["seed"]): run["reported"]["accuracy"] for run in chosen}
     by_hand = [accuracies["lambda_grpo", seed] - accuracies["dapo", seed] for seed in (1, 2)]
     assert row["difference"] == pytest.approx(sum(by_hand) / 2)
     assert found["failures"] == []
@@ -43,7 +47,7 @@ def test_a_study_leaves_every_run_and_statistic(whole):
 
 
 def test_runs_are_paired(whole):
-    """Per seed the same prompts in the same order, the same policy before training, and other seeds for the sweep."""
+    """Per seed the same prompts in the same order, and the same policy before training."""
     _, out = whole
     prompts, before = {}, set()
     for path in finished(out):
@@ -53,9 +57,9 @@ def test_runs_are_paired(whole):
             tuple(zip(*(samples[key].to_pylist() for key in ("step", "prompt")), strict=True))
         )
         before.add((path / "eval" / "before.json").read_text())
-    assert prompts.keys() == {1, 2, 1001}
+    assert prompts.keys() == {1, 2}
     assert all(len(of_seed) == 1 for of_seed in prompts.values())
-    assert len({next(iter(of_seed)) for of_seed in prompts.values()}) == 3
+    assert len({next(iter(of_seed)) for of_seed in prompts.values()}) == 2
     assert len(before) == 1
     assert not list(out.glob("runs/*/*/*/checkpoint-*"))
 
@@ -73,7 +77,7 @@ def test_what_is_finished_is_not_repeated(whole):
 def test_killed_in_the_middle_and_resumed_it_finds_the_same(whole, tmp_path):
     study, undisturbed = whole
     out = tmp_path / "out"
-    for so_many in (2, 7):  # in the sweep, and among the reported runs
+    for so_many in (2, 7):
         process = subprocess.Popen(command(study, out), stderr=subprocess.DEVNULL)
         while len(finished(out)) < so_many or not list(out.glob("runs/*/*/*/checkpoint-*")):
             assert process.poll() is None
@@ -89,8 +93,9 @@ def test_a_failed_run_is_reported_and_tried_again(whole, tmp_path, capsys):
     study, undisturbed = whole
     out = tmp_path / "out"
     subprocess.run(["cp", "-r", str(undisturbed), str(out)], check=True)
-    broken = next(path for path in finished(out) if path.name.endswith("seed-2") and "lambda" in str(path))
-    subprocess.run(["rm", "-r", str(broken)], check=True)
+    chosen = next(row["learning_rate"] for row in results(out)["sweep"] if row["chosen"])
+    broken = out / f"runs/arithmetic/lambda_grpo/lr-{chosen:g}-seed-2"
+    subprocess.run(["rm", "-r", str(broken), f"{broken}.json", str(out / "results.json")], check=True)
     broken.write_text("in the way")
     assert main(["compare", study, "--output_dir", str(out)]) == 0
     found = results(out)
@@ -98,9 +103,9 @@ def test_a_failed_run_is_reported_and_tried_again(whole, tmp_path, capsys):
     assert (failure["objective"], failure["seed"]) == ("lambda_grpo", 2)
     assert "not empty" in failure["failure"]
     assert "lambda_grpo on arithmetic" in capsys.readouterr().err
-    assert len(found["runs"]) == 3
-    assert found["comparisons"][0]["n"] == 1
-    assert found["comparisons"][0]["ci95"] is None
+    assert len(found["runs"]) == RUNS - 1
+    assert not any(row["chosen"] for row in found["sweep"] if row["n"] < 2)  # its rate isn't chosen any more
+    assert any("1 of the runs failed" in sentence for sentence in found["verdict"])
     broken.unlink()
     assert main(["compare", study, "--output_dir", str(out)]) == 0
     assert results(out) == results(undisturbed)

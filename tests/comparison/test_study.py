@@ -20,12 +20,14 @@ def test_a_study_without_a_file():
     assert study.arms == {"grpo": {"objective": "grpo"}, "dapo": {"objective": "dapo"}}
     assert (study.against, study.tasks, study.seeds) == ("grpo", ("arithmetic",), (1, 2, 3))
     assert study.learning_rates == (1e-4, 3e-4, 9e-4)  # around the demonstration's
-    assert not set(study.seeds) & set(study.tuning_seeds)
+    assert study.more_rates == 2
     keys = study.recipe_keys("dapo", "arithmetic", 1e-3, 2)
     assert keys["max_steps"] == 7
     assert (keys["objective"], keys["learning_rate"], keys["seed"]) == ("dapo", 1e-3, 2)
-    assert "24 runs" not in study.describe()
-    assert "12 runs choose learning rates, 6 are reported (3 seeds each)" in study.describe()
+    assert study.describe() == (
+        "2 objectives on arithmetic: 18 runs (3 learning rates, 3 seeds each), and at up to 2 rates more where the "
+        "best one is at an end. Primary endpoint: accuracy, against grpo."
+    )
 
 
 def test_a_study_file_is_a_recipe_with_a_few_keys_more(tmp_path):
@@ -37,8 +39,7 @@ def test_a_study_file_is_a_recipe_with_a_few_keys_more(tmp_path):
             "against": "b",
             "tasks": ["arithmetic", "neutral"],
             "seeds": [4, 5],
-            "tuning_seeds": [8],
-            "learning_rates": ["1e-4", 2e-4, 3e-4, 4e-4],
+            "learning_rates": ["1e-4", 4e-4, 3e-4, 2e-4],
             "endpoint": "completion_length_mean",
             "max_steps": 5,
         },
@@ -46,7 +47,7 @@ def test_a_study_file_is_a_recipe_with_a_few_keys_more(tmp_path):
     )
     assert study.arms["a"] == study.arms["b"] == {"objective": "dapo"}
     assert study.arms["lambda_grpo"] == {"objective": "lambda_grpo"}
-    assert (study.against, study.seeds, study.tuning_seeds) == ("b", (1, 2), (8,))
+    assert (study.against, study.seeds) == ("b", (1, 2))
     assert study.learning_rates == (1e-4, 2e-4, 3e-4, 4e-4)
     assert study.keys["max_steps"] == 5
     assert study.keys["task"] == "arithmetic"  # the demonstration's, which each run's own replaces
@@ -58,8 +59,13 @@ REFUSED = {
     "objectives names one of them twice": {"objectives": ["dapo", "dapo"]},
     "against names 'gspo'": {"against": "gspo"},
     "endpoint is 'reward'.*: use 'accuracy'": {"endpoint": "reward"},
-    "learning_rates must be at least 3 different ones": {"learning_rates": [1e-4, 3e-4]},
-    "must be at least 3 different ones, .* 0.001, 0.001": {"learning_rates": [1e-4, 3e-4, 1e-3, "0.001"]},
+    "learning_rates must be different ones, .* 0.001, 0.001": {"learning_rates": [1e-4, 3e-4, 1e-3, "0.001"]},
+    "learning_rates must be a list": {"learning_rates": []},
+    "more_rates must be at least 0": {"more_rates": -1},
+    "more_rates must be a whole number": {"more_rates": 1.5},
+    "keep_runs must be true or false": {"keep_runs": "no"},
+    "set keep_runs to true": {"keep_runs": False, "keep_checkpoints": True},
+    "endpoint accuracy_area .* set eval_every above 0": {"endpoint": "accuracy_area"},
     "learning_rates: 0 isn't a number": {"learning_rates": [0, 1e-4, 3e-4]},
     "learning_rates: \\[1\\] isn't a number": {"learning_rates": [[1], [2], [3]]},
     "would share a folder": {"objectives": {"a b": {"objective": "dapo"}, "A_b": {"objective": "grpo"}}},
@@ -76,7 +82,6 @@ REFUSED = {
     "'fast' isn't a number": {"learning_rates": [1e-4, 3e-4, "fast"]},
     "seeds must be a number of at least 1": {"seeds": 0},
     "seeds must be a number of at least 1, or a list of different": {"seeds": [1, 1]},
-    "seed 3 is in seeds and in tuning_seeds": {"seeds": 5, "tuning_seeds": [3]},
     "sets learning_rate, which must be the same for all": {"objectives": {"a": {"learning_rate": 1.0}, "dapo": None}},
     "eval_size above 0": {"eval_size": 0},
     "tasks must be a list of names": {"tasks": "arithmetic"},

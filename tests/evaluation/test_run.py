@@ -22,7 +22,7 @@ from lambda_grpo.evaluation import record
 from lambda_grpo.evaluation.engines import Completion, LocalEngine, Sampling
 from lambda_grpo.evaluation.samples import Sample, draw_samples, render_prompts, summarise
 from lambda_grpo.models import load_model, load_tokenizer, training_info, weights_id
-from lambda_grpo.report import results_table
+from lambda_grpo.report.results_table import results_table
 from lambda_grpo.tasks import load_task
 from lambda_grpo.tasks.arithmetic import Arithmetic
 from lambda_grpo.tasks.maths.templates import TEMPLATES, find_template

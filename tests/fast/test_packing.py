@@ -17,6 +17,9 @@ from lambda_grpo.fast.packing.mlp_block import mlp_block
 from lambda_grpo.fast.packing.native_attention import attention
 from tests.fast.models import MODELS, make_model, with_lora
 
+# relative, of float32 sums in another order: up to 2.3e-5 was seen, on processors that add in other orders
+ROUNDING = 5e-5
+
 
 def batch(seed, rows=9, longest_prompt=12, longest=10, prompts=4):
     """Padded as TRL pads; completions of one prompt needn't be adjacent, and some are empty."""
@@ -95,7 +98,7 @@ def processor(request, compile_for):
 @pytest.mark.parametrize("name", MODELS)
 def test_values_and_gradients_are_those_of_the_padded_pass(name, native):
     for seed in range(3):
-        compare(prepared(make_model(name)), batch(seed), rtol=2e-5, atol=2e-5, native=native)  # float32
+        compare(prepared(make_model(name)), batch(seed), rtol=ROUNDING, atol=ROUNDING, native=native)
 
 
 @settings(max_examples=25)
@@ -145,11 +148,11 @@ def test_bfloat16(autocast):
 
 
 def test_temperature(native):
-    compare(prepared(make_model("llama"), temperature=0.6), batch(7), rtol=2e-5, atol=2e-5, native=native)
+    compare(prepared(make_model("llama"), temperature=0.6), batch(7), rtol=ROUNDING, atol=ROUNDING, native=native)
 
 
 def test_lora(native):
-    compare(with_lora(prepared(make_model("qwen2"))), batch(8), rtol=2e-5, atol=2e-5, native=native)
+    compare(with_lora(prepared(make_model("qwen2"))), batch(8), rtol=ROUNDING, atol=ROUNDING, native=native)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -158,7 +161,7 @@ def test_gradient_checkpointing(native, reentrant):
     model = prepared(make_model("llama"))
     model.train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
-    compare(model, batch(9), rtol=2e-5, atol=2e-5, native=native)
+    compare(model, batch(9), rtol=ROUNDING, atol=ROUNDING, native=native)
 
 
 @pytest.mark.parametrize("is_slow", [True, False])

@@ -1,5 +1,7 @@
 """Shares, λ and correlations of samples, against plain loops over the formulas."""
 
+import itertools
+import json
 import math
 import random
 from collections import defaultdict
@@ -13,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_grpo import PRESETS
-from lambda_grpo.inspection import inspect_samples, read_samples
-from lambda_grpo.inspection.shares import Part
+from lambda_grpo.inspection import inspect_samples, read_samples, shares_table
+from lambda_grpo.inspection.part import Part
 from lambda_grpo.objective import loss_normalizer
 
 ROWS = st.lists(
@@ -144,11 +146,9 @@ def test_lambda_is_replayed_step_by_step(rows, folder):
 @given(rows=ROWS)
 def test_the_normaliser_of_several_steps_is_that_of_each(name, rows, folder):
     samples = samples_of(rows, folder)
-    part = Part(samples, 0, np.array([1, 2, 3]), 1.0)
-    each = [
-        loss_normalizer(part.lengths[one], part.ids[one], name, max_completion_length=70) for _, one in part.steps()
-    ]
-    assert part.normalizer(PRESETS[name], 70).tolist() == torch.cat(each).tolist()
+    part = Part(samples, 0, 70)
+    each = [loss_normalizer(part.lengths[one], part.ids[one], name, max_completion_length=70) for one in part.rows()]
+    assert part.normalizer(PRESETS[name]).tolist() == torch.cat(each).tolist()
 
 
 def made(count, effect, seed=0, size=8, steps=5):
@@ -199,13 +199,112 @@ def test_objectives_that_need_more_say_so(folder):
 def test_parts_are_summed_as_if_they_were_one(folder, monkeypatch):
     rows = made(60, 0.4, steps=12)
     whole = found(rows, folder)
-    monkeypatch.setattr("lambda_grpo.inspection.inspect.ROWS", 50)
+    monkeypatch.setattr("lambda_grpo.inspection.part.ROWS", 50)
     pieces = found(rows, folder)
     for name, one in whole["objectives"].items():
         for key in ("share_by_length_quartile", "share_by_right", "lambda", "learning_rate_factor"):
             assert pieces["objectives"][name][key] == (None if one[key] is None else pytest.approx(one[key]))
     for key, value in whole["length_and_reward"].items():
         assert pieces["length_and_reward"][key] == pytest.approx(value)
+
+
+# -- over the course of a run ----------------------------------------------------------------------------------------
+
+
+def spanned(rows, spans):
+    """The rows of each span of steps."""
+    return [[row for row in rows if first <= row[3] <= last] for first, last in spans]
+
+
+@pytest.mark.parametrize("most", [4, 500])
+@given(rows=ROWS)
+def test_shares_by_step(most, rows, folder):
+    """Against the loops over each span's own rows; quarters are those of all rows."""
+    rows = [(*row[:3], 10 * row[3] + row[2]) for row in rows]  # up to 12 steps, of one group each
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lambda_grpo.inspection.spans.SPANS", most)
+        result = found(rows, folder, objectives={"grpo": PRESETS["grpo"]})
+    steps, spans = sorted({row[3] for row in rows}), result["step_spans"]
+    assert len(spans) == min(len(steps), most)
+    assert [step for first, last in spans for step in steps if first <= step <= last] == steps
+    limits = np.quantile([row[0] for row in rows], (0.25, 0.5, 0.75))
+    one = result["objectives"]["grpo"]["by_step"]
+    for number, own in enumerate(spanned(rows, spans)):
+        quarters, right = [0.0] * 4, 0.0
+        for length, mass, reward in masses(own, inverse_lengths):
+            quarters[sum(length > limit for limit in limits)] += mass
+            right += mass * (reward == 1.0)
+        total, share = sum(quarters), one["share_by_length_quartile"][number]
+        assert share == (None if total == 0 else pytest.approx([x / total for x in quarters], abs=1e-9))
+        if total > 0:
+            assert one["share_right"][number] == pytest.approx(right / total, abs=1e-9)
+        f = [x for members in grouped(own).values() for group in members.values()
+             for x in inverse_lengths([row[0] for row in group])]  # fmt: skip
+        assert (one["weight_min"][number], one["weight_max"][number]) == pytest.approx((min(f), max(f)))
+        assert one["lambda"][number] is None
+        groups = [members for step in grouped(own).values() for members in step.values()]
+        silent = [len({row[1] for row in members}) == 1 for members in groups]
+        for name, values in (("reward_mean", [row[1] for row in own]), ("length_mean", [row[0] for row in own]),
+                             ("groups_without_signal", silent)):  # fmt: skip
+            assert result["by_step"][name][number] == pytest.approx(sum(values) / len(values))
+
+
+def test_lambda_by_step_is_that_of_a_span_s_last_step(folder, monkeypatch):
+    rows = made(60, 0.8, steps=30)
+    each = found(rows, folder)["objectives"]
+    monkeypatch.setattr("lambda_grpo.inspection.spans.SPANS", 7)
+    monkeypatch.setattr("lambda_grpo.inspection.part.ROWS", 50)
+    result = found(rows, folder)
+    last = [span[1] for span in result["step_spans"]]
+    for name in ("lambda_grpo", "lambda_grpo_exp", "daro"):
+        path = each[name]["by_step"]["lambda"]
+        assert len(set(path)) == 30
+        assert result["objectives"][name]["by_step"]["lambda"] == pytest.approx([path[step] for step in last])
+        assert result["objectives"][name]["lambda"] == pytest.approx(each[name]["lambda"])
+    assert result["objectives"]["edge_grpo"]["by_step"] is None
+
+
+def test_a_run_of_many_steps_has_500_spans(folder):
+    rows = [(1 + row % 5, float(row % 2), 0, row // 4) for row in range(4 * 1203)]
+    result = found(rows, folder, objectives={"dapo": PRESETS["dapo"]})
+    spans = result["step_spans"]
+    assert len(spans) == 500
+    assert (spans[0][0], spans[-1][1]) == (0, 1202)
+    assert all(one[1] + 1 == other[0] for one, other in itertools.pairwise(spans))
+    assert {last - first for first, last in spans} == {1, 2}
+    json.dumps(result, allow_nan=False)
+
+
+def test_where_no_sample_was_scored_there_is_no_share(folder):
+    rows = [(length, math.nan if step == 1 else reward, 0, step) for step in range(3)
+            for length, reward in ((3, 0.0), (5, 1.0))]  # fmt: skip
+    result = found(rows, folder)
+    assert result["by_step"]["reward_mean"] == [0.5, None, 0.5]
+    for name in ("dapo", "lambda_grpo", "daro"):
+        by_step = result["objectives"][name]["by_step"]
+        assert [one is None for one in by_step["share_by_length_quartile"]] == [False, True, False]
+        assert [one is None for one in by_step["share_right"]] == [False, True, False]
+        assert None not in by_step["weight_min"] + by_step["weight_max"]
+
+
+def test_saturation_is_said(folder):
+    rows = [(length, float(length > 300), group, group) for group in range(40) for length in [50] * 7 + [400]]
+    result = found(rows, folder, lambda_lr=100.0)
+    share = result["objectives"]["lambda_grpo"]["saturated"]
+    assert share > 0.5
+    *_, sentence = shares_table(result)[2]
+    assert f"lambda_grpo {100 * share:.1f} %" in sentence
+    assert not any("nine tenths" in one for one in shares_table(found(rows, folder, lambda_lr=0.0))[2])
+
+
+def test_daro_says_why_it_cannot_learn(folder):
+    rows = made(20, 0.5)
+    learned = found(rows, folder)["objectives"]["daro"]
+    assert len(learned["lambdas"]) == 7
+    assert learned["lambda"] == pytest.approx(np.mean(learned["lambdas"]))
+    left = found(rows[1:], folder)["objectives"]["daro"]
+    assert left["lambda"] is None
+    assert "groups of one size, and these have 7 to 8 samples" in left["note"]
 
 
 def test_graded_rewards_have_no_right_and_wrong(folder):

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -69,6 +71,50 @@ def test_the_same_group_number_in_two_runs_is_two_groups(tmp_path):
     assert len(read(tmp_path).group_size) == 2  # parts of one run
 
 
+def test_runs_with_the_same_steps_follow_one_another(tmp_path):
+    one, two = write(tmp_path / "a.parquet"), write(tmp_path / "b.csv")
+    assert read(one, two).steps.tolist() == [1, 2]
+    assert read(one, two).step_start.tolist() == [0, 4, 8]
+
+
+def test_parts_of_a_run_are_in_the_order_of_their_steps(tmp_path):
+    """As a shell lists them: step-10 comes before step-9."""
+    later, earlier = (TABLE.set_column(3, "step", pa.array([step] * 4)) for step in (10, 9))
+    paths = write(tmp_path / "step-10.parquet", later), write(tmp_path / "step-9.parquet", earlier)
+    assert read(*paths).steps.tolist() == [9, 10]
+
+
+def test_a_file_without_steps_beside_one_with_steps(tmp_path):
+    write(tmp_path / "a.parquet")
+    write(tmp_path / "b.parquet", TABLE.drop_columns(["step"]))
+    with pytest.raises(UserError, match=r"b\.parquet has no column of steps, but .*a\.parquet has"):
+        read(tmp_path)
+
+
+def test_long_texts_are_not_held(tmp_path):
+    """A row group of 80 MB of prompts and completions, of which a thousand rows are in memory at a time."""
+    text = np.random.default_rng(0).integers(97, 123, 10**6, dtype=np.uint8).tobytes().decode()
+    rows = range(20_000)
+    table = pa.table({
+        "prompt": [text[row // 8 : row // 8 + 2000] for row in rows],
+        "completion": [text[row : row + 2000] for row in rows],
+        "reward": [float(row % 3 == 0) for row in rows], "step": [row // 1000 for row in rows],
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "rows.parquet", use_dictionary=False, compression="none")
+    script = (
+        "import sys, pathlib, pyarrow\n"
+        "from lambda_grpo.inspection import read_samples\n"
+        "count = lambda path: lambda texts: [len(text) for text in texts]\n"
+        "samples = read_samples([pathlib.Path(sys.argv[1])], {}, count)\n"
+        "print(len(samples), len(samples.group_size), pyarrow.default_memory_pool().max_memory())"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "rows.parquet")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    count, groups, most = map(int, printed.split())
+    assert (count, groups) == (20_000, 2500)
+    assert most < 30e6
+
+
 def test_a_run_of_ours(tmp_path):
     make_trainer(config(tmp_path, max_steps=2)).train()
     samples = read(tmp_path)
@@ -77,13 +123,17 @@ def test_a_run_of_ours(tmp_path):
     assert samples.steps.tolist() == [1, 2]
 
 
-def test_the_replayed_lambda_is_that_of_the_run(tmp_path):
+@pytest.mark.parametrize("name", ["lambda_grpo", "lambda_grpo_paper", "lambda_grpo_linear", "lambda_grpo_exp", "daro"])
+def test_the_replayed_lambda_is_that_of_the_run(name, tmp_path):
     """On policy, with one optimiser step for each generation, λ takes the very steps that it took in training."""
-    trainer = make_trainer(config(tmp_path, objective="lambda_grpo", max_steps=6, lambda_lr=2.0))
+    trainer = make_trainer(config(tmp_path, objective=name, max_steps=6, lambda_lr=2.0))
     trainer.train()
-    found = inspect_paths([str(tmp_path)], lambda_lr=2.0)
-    assert abs(trainer.lambda_state.value) > 1e-3
-    assert found["objectives"]["lambda_grpo"]["lambda"] == pytest.approx(trainer.lambda_state.value, rel=1e-3)
+    found = inspect_paths([str(tmp_path)], lambda_lr=2.0).found["objectives"][name]
+    logged = [line["lambda"] for line in trainer.state.log_history if "lambda" in line]
+    assert found["by_step"]["lambda"] == pytest.approx(logged, rel=1e-3)
+    ours = np.atleast_1d(found["lambdas"] or found["lambda"])
+    assert np.abs(ours).max() > 1e-3
+    assert ours.tolist() == pytest.approx(np.atleast_1d(trainer.lambda_state.value).tolist(), rel=1e-3)
 
 
 def test_what_trl_logs(tmp_path, monkeypatch):
@@ -93,7 +143,7 @@ def test_what_trl_logs(tmp_path, monkeypatch):
     (tmp_path / "tokenizer_config.json").unlink(missing_ok=True)
     with pytest.raises(UserError, match="--tokenizer MODEL"):
         inspect_paths([str(tmp_path)])
-    found = inspect_paths([str(tmp_path)], tokenizer=BUILTIN)
+    found = inspect_paths([str(tmp_path)], tokenizer=BUILTIN).found
     assert (found["rows"], found["groups"], found["steps"]) == (64, 8, 2)
     logged = pd.concat(pd.read_parquet(path) for path in sorted((tmp_path / "completions").glob("*.parquet")))
     tokens = load_tokenizer(resolve_model(BUILTIN))(logged["completion"].tolist(), add_special_tokens=False)
@@ -153,6 +203,22 @@ def test_a_wrong_column_is_named(text, message, tmp_path):
         read_samples([path], parse_columns(text), lambda path: None)
 
 
+def test_csv_holds_later_what_its_first_rows_do_not(tmp_path):
+    """Texts of several lines, and, far from the head, fractions and ids that aren't numbers."""
+    lines = [f'{n % 9},{n % 2},{n // 8},"one\n\ntwo, ""three"""' for n in range(200_000)] + ['2.5,0.5,x,"a"', "4,1,x,b"]
+    (tmp_path / "rows.csv").write_text("length,reward,group,completion\n" + "\n".join(lines))
+    samples = read(tmp_path / "rows.csv")
+    assert len(samples) == 200_002
+    assert sorted(samples.length[-2:]) == [2.5, 4]
+    assert len(samples.group_size) == 25_001
+
+
+def test_truth_values_are_rewards(tmp_path):
+    table = TABLE.set_column(1, "reward", pa.array([True, False, True, True]))
+    for suffix in ("csv", "jsonl", "parquet"):
+        assert read(write(tmp_path / f"rows.{suffix}", table)).reward.tolist() == [1, 0, 1, 1]
+
+
 # -- bad files and rows ----------------------------------------------------------------------------------------------
 
 
@@ -163,7 +229,7 @@ def test_rows_that_cannot_be_used_are_counted(tmp_path):
     })  # fmt: skip
     samples = read(write(tmp_path / "rows.parquet", table))
     assert samples.left_out == {
-        "without a length": 1, "with a negative or infinite length": 1, "with an infinite reward": 1,
+        "without a length": 1, "with a length below 0 or above 1e9": 1, "with a reward beyond ±1e100": 1,
         "without a group": 1,
     }  # fmt: skip
     assert samples.length.tolist() == [5, 4]
@@ -179,7 +245,7 @@ def test_nan_in_json_lines(tmp_path):
 
 def test_no_row_left(tmp_path):
     path = write(tmp_path / "rows.parquet", pa.table({"length": [-1], "reward": [1.0], "group": [1]}))
-    with pytest.raises(UserError, match="no sample is left to inspect; 1 with a negative"):
+    with pytest.raises(UserError, match="no sample is left to inspect; 1 with a length below 0"):
         read(path)
 
 
@@ -204,6 +270,46 @@ def test_parts_with_other_columns(tmp_path):
     write(tmp_path / "b.parquet", TABLE.drop_columns(["length"]))
     with pytest.raises(UserError, match=r"b\.parquet: which column is the length"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"length": "long", "reward": 1, "group": 1}', 'line 2: "long" must be a number'),
+        ('{"length": [1, 2], "reward": 1, "group": 1}', r"line 2: \[1, 2\] must be a number"),
+        ("[1, 2]", "line 2 must be a JSON object"),
+        ('{"length": "\udce9"}', "line 2 isn't JSON"),
+    ],
+)
+def test_a_bad_line_is_named(line, message, tmp_path):
+    good = b'{"length": 3, "reward": 0, "group": 1}\n'
+    (tmp_path / "a.jsonl").write_bytes(good + line.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [("step", [1.5, 1, 1, 1], "whole numbers"), ("length", [[1], [1], [2], [3]], "must hold numbers")],
+)
+def test_a_column_of_the_wrong_kind(name, values, message, tmp_path):
+    path = write(tmp_path / "rows.parquet", TABLE.drop_columns([name]).append_column(name, [values]))
+    with pytest.raises(UserError, match=message):
+        read(path)
+
+
+def test_two_columns_of_one_name(tmp_path):
+    (tmp_path / "rows.csv").write_text("length,reward,reward,group\n1,0,1,1\n")
+    with pytest.raises(UserError, match="2 columns 'reward'"):
+        read(tmp_path / "rows.csv")
+
+
+def test_a_parquet_file_that_is_damaged_inside(tmp_path):
+    path = write(tmp_path / "rows.parquet")
+    data = path.read_bytes()
+    path.write_bytes(data[:40] + b"\xff" * 60 + data[100:])
+    with pytest.raises(UserError, match=r"rows\.parquet can't be read"):
+        read(path)
 
 
 def test_words_where_numbers_should_be(tmp_path):

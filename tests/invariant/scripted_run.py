@@ -90,8 +90,9 @@ def main(out, rows):
         "logged": {
             key: logged(trainer, key)
             for key in (
-                "reward", "num_tokens", "dynamic_sampling/extra_groups", "dynamic_sampling/missing_groups",
-                "error_correction/reflected", "error_correction/answered", "error_correction/replaced",
+                "reward", "num_tokens", "generated_tokens", "dynamic_sampling/extra_groups",
+                "dynamic_sampling/missing_groups", "error_correction/reflected", "error_correction/answered",
+                "error_correction/replaced",
             )
         },
     }  # fmt: skip

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lambda_grpo import PRESETS
+from lambda_grpo.runs.directory import Run
 from tests.invariant.ranks import fork_ranks
 
 ROWS = 24  # three groups of eight: over four processes of six rows, groups straddle ranks
@@ -78,6 +79,11 @@ def test_every_rank_draws_and_corrects_the_same(tmp_path):
         torch.testing.assert_close(many[key], one[key], rtol=1e-3, atol=1e-4)
     for ours, theirs in zip(many["gradients"], one["gradients"], strict=True):
         assert (ours - theirs).norm() < 1e-4 * theirs.norm()
+    tokens, expected = (Run(tmp_path / str(n)).completions(tokens=True).to_pylist() for n in (4, 1))
+    assert [row["tokens"] for row in tokens] == [row["tokens"] for row in expected]
+    assert sum(row["tokens"] is not None for row in expected) > ROWS
+    for ours, theirs in zip(tokens, expected, strict=True):
+        assert ours["logprobs"] == (theirs["logprobs"] and pytest.approx(theirs["logprobs"], rel=1e-3, abs=1e-3))
     assert found[3]["logged"]["reward"] == one["logged"]["reward"]
     assert all(extra % 3 == 0 for extra in found[3]["logged"]["dynamic_sampling/extra_groups"])
 

@@ -7,7 +7,7 @@ import pytest
 
 from lambda_grpo.cli import main
 from lambda_grpo.errors import UserError
-from lambda_grpo.report import results_table
+from lambda_grpo.report.results_table import results_table
 
 
 def write_result(directory, model, task, value, *, objective=None, n=100, samples=1, template="boxed_system", **more):

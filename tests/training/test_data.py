@@ -14,6 +14,7 @@ from lambda_grpo.runs.directory import Run
 from lambda_grpo.tasks.maths.problems import MathProblems
 from lambda_grpo.tasks.maths.templates import TEMPLATES
 from lambda_grpo.training import data as training_data
+from lambda_grpo.training import held_out
 from lambda_grpo.training import run as training
 from lambda_grpo.training.data import task_reward
 from lambda_grpo.training.recipe import Recipe
@@ -78,7 +79,7 @@ def test_a_chat_template_is_given_the_same_options(models, tmp_path, monkeypatch
     options = {"task": str(file), "eval_task": str(file), "chat_template_kwargs": {"enable_thinking": False}}
     recipe.write_text(json.dumps({**SETTINGS, "model_name_or_path": model, **options}))
     read = []
-    monkeypatch.setattr(training, "evaluate", _recorded(training.evaluate, read))
+    monkeypatch.setattr(held_out, "evaluate", _recorded(held_out.evaluate, read))
     assert main(["train", str(recipe), "--output_dir", str(tmp_path / "run")]) == 0
     assert len(read) == 2
     assert all(text.endswith("</think>\n\n") for text in read)
@@ -225,7 +226,7 @@ def test_weights_that_are_spread_over_processes_are_not_evaluated_here(models, t
     started, trainer = trainer_of(tmp_path, models["base"], task=str(file), eval_task=str(file))
     monkeypatch.setattr(trainer, "is_fsdp_enabled", True)
     with pytest.warns(UserWarning, match="there is no evaluation before and after: use lambda-grpo eval"):
-        started._evaluate(trainer, "before")
+        started.held_out.evaluate(trainer, "before")
     assert not (tmp_path / "run").exists()
 
 

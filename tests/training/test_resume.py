@@ -8,6 +8,7 @@ from lambda_grpo.cli import main
 from lambda_grpo.errors import UserError
 from lambda_grpo.models import resolve_model, training_info
 from lambda_grpo.runs.directory import Run
+from lambda_grpo.training import held_out
 from lambda_grpo.training import run as training
 from lambda_grpo.trl import LambdaGRPOTrainer
 
@@ -169,7 +170,7 @@ def test_resume_without_a_good_checkpoint(tmp_path, capsys):
 def test_an_evaluation_that_is_known_is_not_made_again(finished, tmp_path, monkeypatch):
     known = {**finished.evaluation("before"), "accuracy": 0.125}  # as no evaluation would find it
     made = []
-    monkeypatch.setattr(training, "evaluate", lambda *a, real=training.evaluate, **k: made.append(1) or real(*a, **k))
+    monkeypatch.setattr(held_out, "evaluate", lambda *a, real=held_out.evaluate, **k: made.append(1) or real(*a, **k))
     run = training.train([], ["--output_dir", str(tmp_path / "new"), *SETTINGS], before=known)
     assert run.evaluation("before") == known
     assert run.evaluation("after")["n"] == 8

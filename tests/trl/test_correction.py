@@ -98,6 +98,7 @@ def test_only_what_has_changed_is_graded_again_and_all_that_is_read_is_counted(t
     assert logged(trainer, "num_tokens") == [
         sum(len(p) + len(c) for _, *columns in trainer.drawn for p, c in zip(*columns, strict=True))
     ]
+    assert logged(trainer, "generated_tokens") == [sum(len(c) for *_, rows in trainer.drawn for c in rows)]
 
 
 def test_what_is_logged_of_a_sample_is_of_the_grading_that_counts(tmp_path):

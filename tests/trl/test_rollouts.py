@@ -99,6 +99,7 @@ def test_groups_without_variance_are_replaced(tmp_path):
         assert logged(trainer, key) == pytest.approx(logged(plain, key)), key
     drawn = sum(len(p) + len(c) for _, *rows in trainer.drawn for p, c in zip(*rows, strict=True))
     assert logged(trainer, "num_tokens") == [drawn]
+    assert logged(trainer, "generated_tokens") == [sum(len(c) for _, _, rows in trainer.drawn for c in rows)]
 
 
 def start_of(name):

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from lambda_grpo.cli.interrupts import EXIT_CODE, command_line, exit_on_interrupt, report_interrupt
-from lambda_grpo.cli.parser import EVAL_OPTIONS, RECIPE_COMMANDS, STUDY_OPTIONS, command_line_parser, import_module
+from lambda_grpo.cli.parser import (
+    EVAL_OPTIONS,
+    RECIPE_COMMANDS,
+    STUDY_OPTIONS,
+    WATCH_PORT,
+    command_line_parser,
+    import_module,
+)
 from lambda_grpo.disk import reporting_full_disk
 from lambda_grpo.distributed import is_main_process
 from lambda_grpo.errors import Stopped, UserError
@@ -66,11 +73,11 @@ def _train(options: argparse.Namespace, rest: list[str]) -> None:
     recipes, overrides = _recipes_and_overrides(rest)
     with exit_on_interrupt(options.arguments):
         training = import_module("lambda_grpo.training.run", "trl")
-        report = import_module("lambda_grpo.report", "report")
+        summary_of = import_module("lambda_grpo.report.summary", "report")
     run = training.train(recipes, overrides, resume=options.resume)
     if not is_main_process():
         return
-    summary = report.summarise(run)
+    summary = summary_of.summarise(run)
     _print_table(f"{summary.objective}, {summary.steps} steps", ("", "before", "after"), summary.rows)
     print("\n".join(summary.verdict))
     print(f"\nReport: {run.path / 'report.html'}")
@@ -80,7 +87,7 @@ def _compare(options: argparse.Namespace, rest: list[str]) -> None:
     path = rest.pop(0) if rest and not rest[0].startswith("-") else None
     with exit_on_interrupt(options.arguments):
         comparison = import_module("lambda_grpo.comparison", "trl,report")
-        report = import_module("lambda_grpo.report", "report")
+        report = import_module("lambda_grpo.report.study_page", "report")
     given = {name: getattr(options, name) for name in STUDY_OPTIONS if hasattr(options, name)}
     study = comparison.read_study(path, given, rest)
     if options.processes is not None and options.processes < 1:
@@ -133,40 +140,80 @@ def _print_results(results: Iterable[Any], as_json: bool) -> None:
 
 
 def _report(options: argparse.Namespace, rest: list[str]) -> None:
-    report = import_module("lambda_grpo.report", "report")
-    if options.table:
-        print(report.results_table(options.paths, options.metric or "accuracy", options.format or "markdown"))
-        return
-    if options.format or options.metric:
+    if not options.table and (options.format or options.metric):
         raise UserError("--format and --metric need --table")
-    for path in options.paths:
-        directory = Path(path)
-        with reporting_full_disk(directory, lambda: command_line(options.arguments)):
-            page = _write_page(directory)
-        print(f"Report: {page}")
+    if not options.watch and options.port is not None:
+        raise UserError("--port needs --watch")
+    if not options.paired and (options.json or options.page):
+        raise UserError("--json and --page need --paired")
+    if options.table:
+        table = _report_module("results_table", options)
+        print(table.results_table(options.paths, options.metric or "accuracy", options.format or "markdown"))
+    elif options.paired:
+        _pair(options)
+    elif options.watch:
+        _watch(options)
+    else:
+        pages = _report_module("pages", options)
+        for path in options.paths:
+            directory = Path(path)
+            with reporting_full_disk(directory, lambda: command_line(options.arguments)):
+                written = pages.write_pages(directory)
+            for page in written:
+                print(f"Report: {page}")
 
 
-def _write_page(directory: Path) -> Path:
-    from lambda_grpo.report import write_report, write_study_report
-    from lambda_grpo.runs.directory import Run
+def _report_module(name: str, options: argparse.Namespace) -> Any:
+    with exit_on_interrupt(options.arguments):
+        return import_module(f"lambda_grpo.report.{name}", "report")
 
-    if (directory / "results.json").is_file():
-        return write_study_report(json.loads((directory / "results.json").read_text()), directory)
-    return write_report(Run.open(directory))
+
+def _pair(options: argparse.Namespace) -> None:
+    if len(options.paths) != 2:
+        raise UserError(f"--paired compares the results at two PATHs, got {len(options.paths)}")
+    pairs = _report_module("paired_evaluations", options).pair_evaluations(*options.paths)
+    _print_pairs(pairs, options.json)
+    if options.page:
+        if len(pairs) > 1:
+            raise UserError(f"--page shows one task, and these have {len(pairs)}: give two result files")
+        page = _report_module("evaluation_page", options).write_paired_report(pairs[0], Path(options.page))
+        print(f"Report: {page}", file=sys.stderr)
+
+
+def _print_pairs(pairs: Iterable[Any], as_json: bool) -> None:
+    for pair in pairs:
+        if as_json:
+            print(json.dumps(pair.to_dict()))
+            continue
+        print(f"first:  {pair.first.name}\nsecond: {pair.second.name}\n")
+        print("\n".join([pair.verdict, *pair.notes]))
+        _print_table(f"\n{pair.task}, {pair.statistics.n} problems", ("", "first", "second"), pair.rows())
+        print("\n".join(pair.details()) + "\n")
+
+
+def _watch(options: argparse.Namespace) -> None:
+    if len(options.paths) > 1:
+        raise UserError("--watch shows one run or study: start it once for each PATH, with a --port of its own")
+    _report_module("watch", options).watch(Path(options.paths[0]), WATCH_PORT if options.port is None else options.port)
 
 
 def _inspect(options: argparse.Namespace, rest: list[str]) -> None:
     with exit_on_interrupt(options.arguments):
         inspection = import_module("lambda_grpo.inspection", "report")
-    found = inspection.inspect_paths(
+    inspected = inspection.inspect_paths(
         options.paths, columns=options.columns, tokenizer=options.tokenizer, lambda_lr=options.lambda_lr
     )
+    found = inspected.found
+    if options.page:
+        report = _report_module("inspection_page", options)
+        page = report.write_inspection_report(inspected, options.paths, Path(options.page))
+        print(f"Report: {page}", file=sys.stderr)
     if options.json:
         print(json.dumps(found))
         return
     for columns in dict.fromkeys(found["columns"].values()):
         print(f"Read: {columns}")
-    print(f"{found['rows']} samples, {found['groups']} groups, {found['steps']} steps\n")
+    print(f"{inspected.counts}\n")
     print("\n".join(found["verdict"]))
     header, rows, notes = inspection.shares_table(found)
     _print_table("\n% of the gradient by quarter of the lengths, and of right answers", header, rows)

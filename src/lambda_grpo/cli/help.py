@@ -60,10 +60,10 @@ additional keys:
 
 {describe(options_of(StudyOptions).values())}
 
-On the command line --seeds and --tuning_seeds are numbers, lists are A,B,C, and
---key value sets any key of the recipe. --processes is the number of parallel runs
-(by cores, memory and model). The results are results.json, report.html and figures/ in
---output_dir, beside the runs."""
+On the command line --seeds is a number, lists are A,B,C, and --key value sets any key
+of the recipe. --processes is the number of parallel runs (by cores, memory and model).
+The results are results.json, report.html and figures/ in --output_dir, beside the
+runs."""
 
 
 EVAL_HELP = f"""\
@@ -76,7 +76,7 @@ Evaluate a model on one task or several: accuracy, avg@k, pass@k and maj@k, with
 {describe(options_of(EvaluationOptions).values())}
 
 --json prints a JSON object per task instead of tables. Tables of several results:
-lambda-grpo report --table RESULT…"""
+lambda-grpo report --table RESULT…; two compared: lambda-grpo report --paired A B"""
 
 
 DOCTOR_HELP = """\

@@ -24,6 +24,7 @@ from lambda_grpo.options.study import StudyOptions
 from lambda_grpo.options.text import describe_in_full
 from lambda_grpo.suggestions import check_choice, did_you_mean, did_you_mean_option
 
+WATCH_PORT = 8955  # default port of report --watch
 EVAL_OPTIONS = options_of(EvaluationOptions)
 RECIPE_COMMANDS = ("train", "warmup", "compare")  # whose other options are keys of a recipe
 STUDY_OPTIONS = {name: facts for name, facts in options_of(StudyOptions).items() if name != "keep_checkpoints"}
@@ -90,17 +91,27 @@ def command_line_parser() -> argparse.ArgumentParser:
     for facts in EVAL_OPTIONS.values():
         _add_option(evaluate, facts, f"--{facts.name}")
 
-    report = add("report", "rewrite a run's or a study's report.html, or print a table of evaluations")
-    report.add_argument("paths", nargs="+", metavar="PATH", help="a run or a study; with --table, results of eval")
-    report.add_argument("--table", action="store_true", help="print a table of all results at the PATHs")
+    report = add("report", "write the page of a run, a study or an evaluation, show it live, or compare evaluations")
+    what = "a run, a study or results of eval; with --table and --paired, results of eval"
+    report.add_argument("paths", nargs="+", metavar="PATH", help=what)
+    instead = report.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--watch", action="store_true", help="serve the page on this machine, refreshed during the run"
+    )
+    instead.add_argument("--table", action="store_true", help="print a table of all results at the PATHs")
+    instead.add_argument("--paired", action="store_true", help="compare the results at two PATHs problem by problem")
+    report.add_argument("--port", type=int, help=f"port of --watch, 0 for any free one ({WATCH_PORT})")
     report.add_argument("--format", choices=("markdown", "latex", "html"), help="format of the table (markdown)")
     report.add_argument("--metric", help="metric of the table: accuracy, pass@4, maj@16, … (accuracy)")
+    report.add_argument("--page", metavar="FILE", help="with --paired, also write a page with both sides' samples")
+    report.add_argument("--json", action="store_true", help="with --paired, print a JSON object for each task")
 
     inspect = add("inspect", "say what a run's gradient listened to, from its logs", INSPECT_HELP)
     inspect.add_argument("paths", nargs="+", metavar="PATH", help="run directories, or files of samples")
     inspect.add_argument("--columns", default="", help="names of a file's columns: length=A,reward=B+C,group=D,step=E")
     inspect.add_argument("--tokenizer", help="model whose tokens are counted where there is no column of lengths")
     inspect.add_argument("--lambda_lr", type=float, default=0.1, help="learning rate of the replayed λ (0.1)")
+    inspect.add_argument("--page", metavar="FILE", help="also write a page, with charts and the samples")
     inspect.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
 
     bench = add("bench", "measure speed, as ratios to peers")

@@ -1,4 +1,4 @@
-"""Running a study: the learning-rate sweep, then the reported runs, then the results."""
+"""Running a study: all arms at all learning rates, those beyond an end where it is needed, then the results."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from lambda_grpo.comparison.measures import measure
-from lambda_grpo.comparison.planned_runs import PlannedRun, reported_runs, run_folders, tuning_runs
+from lambda_grpo.comparison.planned_runs import PlannedRun, existing_runs, first_rates, planned_runs
 from lambda_grpo.comparison.processes import Plan, choose_processes, study_footprint, study_memory
 from lambda_grpo.comparison.results import results
-from lambda_grpo.comparison.storage import check_study_space, keep_what_resumes, remove_weights
-from lambda_grpo.comparison.study import STORAGE_KEYS, Study
+from lambda_grpo.comparison.run_results import RunFile, read_run_file, restore_run_files
+from lambda_grpo.comparison.same_methods import describe, same_methods
+from lambda_grpo.comparison.storage import check_study_space, keep_what_resumes, remove_unwanted
+from lambda_grpo.comparison.study import RECORD_KEYS, STORAGE_KEYS, Study
 from lambda_grpo.comparison.study_directory import changes, check_directory, exclusive_lock
-from lambda_grpo.comparison.sweep import choose_learning_rates
+from lambda_grpo.comparison.sweep import next_rates
 from lambda_grpo.disk import NOT_ENOUGH, DiskFullError, full_folder, is_disk_full
 from lambda_grpo.errors import UserError
 from lambda_grpo.files import write_json
@@ -38,7 +41,7 @@ def compare(study: Study, directory: Path, *, processes: int | None = None) -> S
 
     An interrupted study resumes: finished runs are reused, others continue from their last checkpoint. A failed run is
     tried again the next time. If the study has changed, its existing runs are reused; runs that it no longer names are
-    kept, but aren't in its results.
+    kept, but aren't in its results. A directory that has only results.json, as a published study, resumes likewise.
 
     Args:
         processes: how many run at the same time. Default: as `choose_processes` finds from cores, memory and model.
@@ -51,12 +54,13 @@ def compare(study: Study, directory: Path, *, processes: int | None = None) -> S
             it; or an objective can't start. No run has started in that case.
         DiskFullError: the disk has too little space, or is full in the middle. What is finished is kept.
     """
+    whole, study, same = study, *_without_duplicates(study)
     needed = study_footprint(study)
     plan = choose_processes(
         needed,
         cores=cores(),
         memory=study_memory(study),
-        runs=study.most_runs_at_once(),
+        runs=study.number_of_runs(),
         processes=processes,
     )
     print(plan, file=sys.stderr)
@@ -67,30 +71,57 @@ def compare(study: Study, directory: Path, *, processes: int | None = None) -> S
     check_study_space(study, directory, needed, plan.processes)
     directory.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(directory):
+        restore_run_files(directory)
         before = check_directory(study, directory, digests)  # again: another study may have started first
-        if before is not None and (changed := changes(before, study)):
+        if before is not None and (changed := changes(before, whole)):
             print(f"The study in {directory} resumes with changes: {'; '.join(changed)}", file=sys.stderr)
-        write_json(directory / "study.json", study.to_dict())
-        failures: list[FailureRecord] = []
-        tuned = tuning_runs(study, directory)
-        with tqdm(total=study.number_of_runs(), desc="compare", unit="run", file=sys.stderr) as bar:
-            failures += _run_missing(study, tuned, digests, plan, bar)
-            tuning = choose_learning_rates(study, tuned)
-            chosen = {(rate["objective"], rate["task"]): rate["learning_rate"] for rate in tuning if rate["chosen"]}
-            reported = reported_runs(study, directory, chosen)
-            failures += _run_missing(study, reported, digests, plan, bar)
-        _report_unnamed(directory, [*tuned, *reported])
-        runs: list[RunResult] = []
-        for one in reported:
-            if one.is_finished:
-                try:
-                    runs.append({**one.names(), **measure(Run(one.path), study.target_accuracy)})
-                except (OSError, ValueError, KeyError) as error:  # files that were changed or truncated
-                    failure = f"it can't be read: {type(error).__name__}: {error}"
-                    failures.append({**one.names(), "failure": failure})
-        record = results(study, runs, tuning, failures)
+        write_json(directory / "study.json", whole.to_dict())
+        runs, failures = _run_all_rates(study, directory, digests, plan)
+        record = results(study, runs, failures, problems=digests, same_methods=same)
         write_json(directory / "results.json", record)
         return record
+
+
+def _without_duplicates(study: Study) -> tuple[Study, dict[str, str]]:
+    """The study without arms that are the same method as another one under its settings, and those, by name.
+
+    Raises:
+        UserError: only one method is left.
+    """
+    against_first = {study.against: study.arms[study.against], **study.arms}
+    same = same_methods(replace(study, arms=against_first))
+    for sentence in describe(same, study):
+        print(sentence, file=sys.stderr)
+    if len(study.arms) - len(same) < 2:
+        raise UserError(f"nothing to compare: all objectives are the same method as {study.against} here")
+    return replace(study, arms={arm: keys for arm, keys in study.arms.items() if arm not in same}), same
+
+
+def _run_all_rates(
+    study: Study, directory: Path, digests: Mapping[str, str], plan: Plan
+) -> tuple[list[RunResult], list[FailureRecord]]:
+    """Run what is missing at the study's learning rates, then beyond them while an arm's best one is at an end."""
+    rates, failures = first_rates(study), dict[Path, FailureRecord]()
+    bar: Any
+    with tqdm(desc="compare", unit="run", total=0, file=sys.stderr) as bar:
+        planned: list[PlannedRun] = []
+        while True:
+            known = {one.path for one in planned}
+            planned = planned_runs(study, directory, rates)
+            new = [one for one in planned if one.path not in known]
+            bar.total += len(new)
+            failures.update(_run_missing(study, new, digests, plan, bar))
+            runs: list[RunResult] = [
+                {**one.names(), **read_run_file(one.result_file)["figures"], "chosen": False}
+                for one in planned
+                if one.is_finished
+            ]
+            wider = next_rates(study, rates, runs)
+            if wider == rates:
+                break
+            rates = wider
+    _report_unnamed(directory, planned)
+    return runs, [failures[one.path] for one in planned if one.path in failures]
 
 
 def check_arms(study: Study) -> dict[str, str]:
@@ -114,7 +145,7 @@ def check_arms(study: Study) -> dict[str, str]:
 
 def _report_unnamed(directory: Path, planned: Sequence[PlannedRun]) -> None:
     """Print how many runs of the directory the study doesn't name."""
-    others = set(run_folders(directory)) - {one.path for one in planned}
+    others = set(existing_runs(directory)) - {one.path for one in planned}
     if others:
         runs = "1 run" if len(others) == 1 else f"{len(others)} runs"
         print(f"{runs} in {directory / 'runs'} that this study doesn't name: kept, but not in results", file=sys.stderr)
@@ -122,14 +153,14 @@ def _report_unnamed(directory: Path, planned: Sequence[PlannedRun]) -> None:
 
 def _run_missing(
     study: Study, planned: Sequence[PlannedRun], digests: Mapping[str, str], plan: Plan, bar: Any
-) -> list[FailureRecord]:
-    """Run those that aren't finished. Returns the failed ones."""
+) -> dict[Path, FailureRecord]:
+    """Run those that aren't finished. Returns the failed ones by their directories."""
     missing = []
     for one in planned:
-        if not one.is_finished:
+        if one.is_finished and read_run_file(one.result_file)["target_accuracy"] == study.target_accuracy:
+            remove_unwanted(study, one.path)  # the study may have been killed before it did
+        else:
             missing.append(one)
-        elif not study.keep_checkpoints:  # the study may have been killed before it removed them
-            remove_weights(one.path)
     keep_what_resumes(study, missing)
     bar.initial += len(planned) - len(missing)  # existing runs don't count for the estimated time
     bar.update(len(planned) - len(missing))
@@ -137,16 +168,16 @@ def _run_missing(
         Call(
             "lambda_grpo.comparison.compare:train_one",
             (
-                one.path,
-                study.recipe_keys(one.arm, one.task, one.learning_rate, one.seed),
+                study,
+                one,
+                digests[one.task],
                 _shared_evaluation(study, one, digests[one.task]),
-                study.keep_checkpoints,
             ),
             one.path.with_name(f"{one.path.name}.txt"),
         )
         for one in missing
     ]
-    failed: dict[int, FailureRecord] = {}
+    failed: dict[Path, FailureRecord] = {}
     with closing(run_all(calls, preload=PRELOAD, processes=plan.processes, threads=plan.threads)) as outcomes:
         for outcome in outcomes:
             bar.update()
@@ -155,14 +186,14 @@ def _run_missing(
             one = missing[outcome.index]
             if is_disk_full(outcome.failure) or NOT_ENOUGH in outcome.failure:  # the others would fail, too
                 break
-            failed[outcome.index] = {**one.names(), "failure": outcome.failure}
+            failed[one.path] = {**one.names(), "failure": outcome.failure}
             keep_what_resumes(study, [one])
             bar.write(
                 f"failed: {one}: {outcome.failure} (its output: {calls[outcome.index].output})",
                 file=sys.stderr,
             )
         else:
-            return [failed[index] for index in sorted(failed)]
+            return failed
     full = full_folder(one.path.parent)  # before the removal, which frees space
     keep_what_resumes(study, missing)
     raise DiskFullError(full, "and run the study again to resume it")
@@ -170,35 +201,44 @@ def _run_missing(
 
 def _shared_evaluation(study: Study, one: PlannedRun, problems: str) -> Path:
     """The file of the evaluation before training, shared by the runs with the same policy and problems."""
-    shared = {
-        key: value for key, value in study.keys.items() if key not in ("task", "learning_rate", "seed", *STORAGE_KEYS)
-    }
+    without = {"task", "learning_rate", "seed", *STORAGE_KEYS, *RECORD_KEYS}
+    shared = {key: value for key, value in study.keys.items() if key not in without}
     name = digest([json.loads(json.dumps(shared, default=str)), problems])
     return one.path.parents[1] / f"before-{name}.json"
 
 
-def train_one(path: Path, keys: Mapping[str, Any], shared: Path, keep_checkpoints: bool) -> None:
-    """Train one run in this process, from its last checkpoint if there is one.
+def train_one(study: Study, one: PlannedRun, problems: str, shared: Path) -> None:
+    """Train one run in this process, from its last checkpoint if there is one, and write the file of its figures.
 
     Args:
+        problems: the digest of the task's problems.
         shared: the file of the evaluation before training, which the first runs of a task write for the others.
     """
     from lambda_grpo.training.run import train
 
-    run = Run(path)
+    path, run = one.path, Run(one.path)
+    recipe = study.recipe_keys(one.arm, one.task, one.learning_rate, one.seed)
+    keys = {"run_name": "-".join(path.parts[-3:]), **recipe}  # in metric loggers, where a study's runs lie side by side
     if run.checkpoints():
         settings = Recipe.parse({**keys, "output_dir": str(path)}).settings()
         changed = [word for key in STORAGE_KEYS for word in _as_option(key, settings[key])]
-        train(overrides=["--output_dir", str(path), *changed], resume=True)
-    else:
+        train(overrides=["--output_dir", str(path), *changed], resume=True, report=False)
+    elif run.evaluation("after") is None:
         shutil.rmtree(path, ignore_errors=True)
-        recipe = write_recipe(path.with_name(f"{path.name}.yaml"), {**keys, "output_dir": str(path)})
-        train([str(recipe)], before=json.loads(shared.read_text()) if shared.exists() else None)
+        file = write_recipe(path.with_name(f"{path.name}.yaml"), {**keys, "output_dir": str(path)})
+        before = json.loads(shared.read_text()) if shared.exists() else None
+        train([str(file)], before=before, report=False)  # a page takes as long as a tenth of a short run
         before = run.evaluation("before")
         if before is not None:
             write_json(shared, before)
-    if not keep_checkpoints:
-        remove_weights(path)
+    found: RunFile = {
+        "recipe": json.loads(json.dumps(recipe, default=str)),
+        "problems": problems,
+        "target_accuracy": study.target_accuracy,
+        "figures": measure(run, study.target_accuracy),
+    }
+    write_json(one.result_file, found)
+    remove_unwanted(study, path)
 
 
 def _as_option(key: str, value: Any) -> list[str]:

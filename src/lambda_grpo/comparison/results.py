@@ -1,4 +1,4 @@
-"""The content of results.json: every run and statistic of a study, and its conclusions in words."""
+"""The content of results.json: every run and statistic of a study."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from lambda_grpo.comparison.conclusions import readings, sentence, verdict_of_study
 from lambda_grpo.comparison.statistics import (
-    ANYTHING,
-    NO_DIFFERENCE,
-    NO_INTERVAL,
-    POWER,
-    Limits,
+    RateValues,
     detectable_difference,
     holm,
     mean_ci95,
@@ -19,58 +18,66 @@ from lambda_grpo.comparison.statistics import (
     verdict,
 )
 from lambda_grpo.comparison.study import ENDPOINTS, Study
+from lambda_grpo.comparison.sweep import TaskSweep, endpoint_value, figure
+from lambda_grpo.runs.limits import SHARE, Limits, limits_of
 from lambda_grpo.runs.provenance import provenance
 from lambda_grpo.runs.study_record import (
     ComparisonRecord,
     FailureRecord,
     ObjectiveFigures,
+    RateDifference,
     RunResult,
     StudyRecord,
     StudySettings,
-    TuningRecord,
 )
 
 FIGURES = (  # of a run, whose mean over seeds an objective has
-    "accuracy", "completion_length_mean", "entropy", "lambda", "tokens_to_target", "num_tokens", "clip_fraction",
-    "grad_clip_fraction", "share_right",
+    "accuracy", "accuracy_area", "completion_length_mean", "entropy", "lambda", "tokens_to_target", "num_tokens",
+    "clip_fraction", "grad_clip_fraction", "share_right", "score_mean",
 )  # fmt: skip
-# The range of each figure, unless a run has its own `limits`
-LIMITS: dict[str, Limits] = {
-    **dict.fromkeys(("accuracy", "clip_fraction", "grad_clip_fraction", "share_right"), (0.0, 1.0)),
-    **dict.fromkeys(("completion_length_mean", "entropy", "tokens_to_target", "num_tokens"), (0.0, math.inf)),
-}
 
 
 def results(
     study: Study,
     runs: Sequence[RunResult],
-    tuning: Sequence[TuningRecord],
-    failures: Sequence[FailureRecord],
+    failures: Sequence[FailureRecord] = (),
+    *,
+    problems: Mapping[str, str],
+    same_methods: Mapping[str, str],
 ) -> StudyRecord:
     """The record of a study.
 
     Args:
-        runs: the reported runs that finished.
-        tuning: one record per arm, task and learning rate of the sweep.
+        runs: those that finished, at all learning rates; whether they are `chosen` is found here.
         failures: the runs that failed.
+        problems: the digest of each task's problems.
+        same_methods: objectives that didn't run, since they are the same method as one of the study's arms.
     """
-    comparisons = [comparison for task in study.tasks for comparison in _comparisons(study, task, runs)]
+    sweeps = {task: TaskSweep(study, task, runs) for task in study.tasks}
+    chosen = {(arm, task): sweeps[task].chosen_rate(arm) for task in study.tasks for arm in study.arms}
+    runs = [{**run, "chosen": run["learning_rate"] == chosen[run["objective"], run["task"]]} for run in runs]
+    reported = [run for run in runs if run["chosen"]]
+    comparisons = _comparisons(study, sweeps, reported)
+    sweep = [record for task in study.tasks for record in sweeps[task].records()]
     made_with = provenance()
     return {
         "study": _study(study),
-        "verdict": _verdict(study, comparisons, runs, tuning, failures),
+        "verdict": verdict_of_study(study, comparisons, reported, sweep, failures, same_methods),
+        "readings": readings(study, comparisons, same_methods),
+        "same_methods": dict(same_methods),
         "comparisons": comparisons,
         "objectives": [
             figures
             for task in study.tasks
             for arm in study.arms
-            if (figures := _objective(arm, task, runs)) is not None
+            if (figures := _objective(study, arm, task, reported)) is not None
         ],
-        "tuning": list(tuning),
+        "sweep": sweep,
         "failures": list(failures),
-        "runs": list(runs),
+        "problems": dict(problems),
         "versions": made_with["versions"],
         "git_commit": made_with["git_commit"],
+        "runs": list(runs),
     }
 
 
@@ -81,19 +88,21 @@ def _study(study: Study) -> StudySettings:
         "against": study.against,
         "tasks": list(study.tasks),
         "seeds": list(study.seeds),
-        "tuning_seeds": list(study.tuning_seeds),
         "learning_rates": list(study.learning_rates),
+        "more_rates": study.more_rates,
         "endpoint": study.endpoint,
+        "better": ENDPOINTS[study.endpoint].better,
         "target_accuracy": study.target_accuracy,
         "keep_checkpoints": study.keep_checkpoints,
+        "keep_runs": study.keep_runs,
         "model": keys.get("model_name_or_path") or "builtin",
-        "budget": {"max_steps": keys.get("max_steps")},
+        "budget": {"max_steps": keys.get("max_steps"), "max_generated_tokens": keys.get("max_generated_tokens")},
         "recipe": keys,
     }
 
 
-def _objective(arm: str, task: str, runs: Sequence[RunResult]) -> ObjectiveFigures | None:
-    own = [run for run in runs if run["objective"] == arm and run["task"] == task]
+def _objective(study: Study, arm: str, task: str, reported: Sequence[RunResult]) -> ObjectiveFigures | None:
+    own = [run for run in reported if run["objective"] == arm and run["task"] == task]
     if not own:
         return None
     shares: list[Any] = [run["share_by_length_quartile"] or [None] * 4 for run in own]
@@ -101,163 +110,78 @@ def _objective(arm: str, task: str, runs: Sequence[RunResult]) -> ObjectiveFigur
         "objective": arm,
         "task": task,
         "learning_rate": own[0]["learning_rate"],
-        **{name: mean_ci95([_figure(run, name) for run in own], _limits(name, own)) for name in FIGURES},
+        **{
+            name: mean_ci95([figure(run, name, study.chooses_rates) for run in own], limits_of(name, own))
+            for name in FIGURES
+        },
         "reached_target": sum(run["tokens_to_target"] is not None for run in own),
-        "share_by_length_quartile": [mean_ci95(quartile, (0.0, 1.0)) for quartile in zip(*shares, strict=True)],
+        "share_by_length_quartile": [mean_ci95(quartile, SHARE) for quartile in zip(*shares, strict=True)],
     }
     return figures
 
 
-def _figure(run: RunResult, name: str) -> float | None:
-    figures: Mapping[str, Any] = run
-    return figures[name]
-
-
-def _limits(figure: str, runs: Sequence[RunResult]) -> Limits:
-    """The range of a figure of these runs."""
-    of_runs = [limits for run in runs if (limits := run.get("limits", {}).get(figure))]
-    if not of_runs:  # runs of earlier versions lack them
-        return LIMITS.get(figure, ANYTHING)
-    return min(low for low, _ in of_runs), max(high for _, high in of_runs)
-
-
-def _comparisons(study: Study, task: str, runs: Sequence[RunResult]) -> list[ComparisonRecord]:
-    """Each arm against `study.against` in the primary endpoint, corrected over the arms of this task."""
-    values: dict[str, dict[int, float]] = {arm: {} for arm in study.arms}
-    for run in runs:
-        value = _figure(run, study.endpoint)
-        if run["task"] == task and value is not None and math.isfinite(value):
-            values[run["objective"]][run["seed"]] = value
-    others = [arm for arm in study.arms if arm != study.against and values[arm].keys() & values[study.against].keys()]
-    limits = _limits(study.endpoint, [run for run in runs if run["task"] == task])
-    differences = [paired_difference(values[arm], values[study.against], limits) for arm in others]
+def _comparisons(
+    study: Study, sweeps: Mapping[str, TaskSweep], reported: Sequence[RunResult]
+) -> list[ComparisonRecord]:
+    """Each arm against `study.against` in the primary endpoint, corrected over all arms and tasks."""
+    pairs = [
+        (arm, task, pair)
+        for task in study.tasks
+        for arm in study.arms
+        if arm != study.against and (pair := sweeps[task].pair(arm)) is not None
+    ]
+    limits = {task: limits_of(study.endpoint, [run for run in reported if run["task"] == task]) for task in study.tasks}
+    differences = [paired_difference(*pair, limits[task]) for _, task, pair in pairs]
     tests = sum(one.p is not None for one in differences)
-    comparisons: list[ComparisonRecord] = []
-    for arm, difference, p_holm in zip(others, differences, holm([one.p for one in differences]), strict=True):
-        comparison: ComparisonRecord = {
+    found: list[ComparisonRecord] = []
+    corrected = holm([one.p for one in differences])
+    for (arm, task, _), difference, p_holm in zip(pairs, differences, corrected, strict=True):
+        spread = _spread(study, sweeps[task].chosen_runs(study.against))
+        record: ComparisonRecord = {
             "objective": arm,
             "against": study.against,
             "task": task,
             "endpoint": study.endpoint,
             "difference": difference.difference,
             "ci95": _pair(difference.ci95),
+            "fixed_ci95": _pair(difference.fixed_ci95),
             "n": difference.n,
-            "bootstrap_ci95": _pair(difference.bootstrap_ci95),
             "p": difference.p,
             "p_holm": p_holm,
-            "detectable_difference": detectable_difference(difference.sd, difference.n, tests, limits),
-            "verdict": verdict(difference.difference, p_holm, study.higher_is_better),
+            "effect": None if spread is None else difference.difference / spread,
+            "detectable_difference": detectable_difference(difference.se, difference.n, tests, limits[task]),
+            "by_rate": _by_rate(sweeps[task], arm, limits[task]),
+            "verdict": verdict(difference.difference, p_holm, ENDPOINTS[study.endpoint].better),
             "sentence": "",
         }
-        comparison["sentence"] = _sentence(comparison)
-        comparisons.append(comparison)
-    return comparisons
+        record["sentence"] = sentence(record)
+        found.append(record)
+    return found
+
+
+def _spread(study: Study, runs: Sequence[RunResult]) -> float | None:
+    """The standard deviation of the endpoint over seeds; None without any."""
+    known = [value for run in runs if math.isfinite(value := endpoint_value(run, study))]
+    return (float(np.std(known, ddof=1)) or None) if len(known) > 1 else None
+
+
+def _by_rate(sweep: TaskSweep, arm: str, limits: Limits) -> list[RateDifference]:
+    found: list[RateDifference] = []
+    for rate in sweep.rates(arm):
+        pair: tuple[RateValues, RateValues] | None = sweep.pair_at(arm, rate)
+        if pair is not None:
+            difference = paired_difference(*pair, limits)
+            found.append(
+                {
+                    "learning_rate": rate,
+                    "difference": difference.difference,
+                    "ci95": _pair(difference.ci95),
+                    "p": difference.p,
+                    "n": difference.n,
+                }
+            )
+    return found
 
 
 def _pair(interval: tuple[float, float] | None) -> list[float] | None:
     return None if interval is None else list(interval)
-
-
-def _sentence(record: ComparisonRecord) -> str:
-    unit, factor, _ = ENDPOINTS[record["endpoint"]]
-    pair = f"{record['objective']} against {record['against']} on {record['task']}"
-    difference = f"{factor * record['difference']:+.2f} {unit}"
-    n = record["n"]
-    if n == 1:
-        return f"{pair}: {difference}, with one seed. One difference has no spread and no interval: use more seeds."
-    if record["verdict"] == NO_INTERVAL and record["difference"] == 0:
-        return f"{pair}: equal with each of {n} seeds. Without spread there is no interval and no test."
-    if record["verdict"] == NO_INTERVAL:
-        return f"{pair}: {difference} with each of {n} seeds. Without spread there is no interval: use more seeds."
-    assert record["ci95"] is not None  # it has a verdict
-    low, high = (factor * end for end in record["ci95"])
-    figures = f"{difference}, 95 % interval {low:+.2f} to {high:+.2f}, n = {n}"
-    if record["verdict"] == NO_DIFFERENCE:
-        corrected = (
-            "" if low <= 0 <= high else f" The interval excludes 0, but not after Holm (p = {record['p_holm']:.3f})."
-        )
-        return f"{pair}: {NO_DIFFERENCE} ({figures}).{corrected}{_detectable([record])}"
-    return f"{pair}: {record['verdict']} ({figures}, p = {record['p_holm']:.2g} after Holm)."
-
-
-def _verdict(
-    study: Study,
-    comparisons: Sequence[ComparisonRecord],
-    runs: Sequence[RunResult],
-    tuning: Sequence[TuningRecord],
-    failures: Sequence[FailureRecord],
-) -> list[str]:
-    """The conclusions in sentences, the most important first."""
-    found = [record for record in comparisons if record["verdict"] not in (NO_DIFFERENCE, NO_INTERVAL)]
-    undetected = [record for record in comparisons if record["verdict"] == NO_DIFFERENCE]
-    untested = [record for record in comparisons if record["verdict"] == NO_INTERVAL]
-    sentences = [record["sentence"] for record in found]
-    if undetected and not found:
-        sentences.append(
-            f"No objective differs detectably from {study.against} in {study.endpoint} "
-            f"(n = {min(record['n'] for record in undetected)} seeds).{_detectable(undetected)}"
-        )
-    elif undetected:
-        names = ", ".join(f"{record['objective']} on {record['task']}" for record in undetected)
-        sentences.append(f"No detectable difference from {study.against}: {names}.{_detectable(undetected)}")
-    if len(study.seeds) == 1 and untested:
-        sentences.append(
-            "With one seed the objectives can't be told apart, since runs also differ by their seeds. There are no "
-            "intervals: use more seeds."
-        )
-    else:
-        sentences += [record["sentence"] for record in untested]
-    if len(study.tasks) > 1 and comparisons:
-        sentences.append(
-            "P values are corrected for the number of objectives of a task, but not for the number of tasks."
-        )
-    return sentences + _caveats(study, comparisons, runs, tuning, failures)
-
-
-def _detectable(comparisons: Sequence[ComparisonRecord]) -> str:
-    """A sentence on the largest of their detectable differences."""
-    known = [value for record in comparisons if (value := record["detectable_difference"]) is not None]
-    chance = f"with a probability of {100 * POWER:.0f} %"
-    if len(known) < len(comparisons):
-        return f" So few seeds would not have detected even the largest possible difference {chance}."
-    unit, factor, _ = ENDPOINTS[comparisons[0]["endpoint"]]
-    return f" A true difference of {factor * max(known):.2f} {unit} would have been detected {chance}."
-
-
-def _caveats(
-    study: Study,
-    comparisons: Sequence[ComparisonRecord],
-    runs: Sequence[RunResult],
-    tuning: Sequence[TuningRecord],
-    failures: Sequence[FailureRecord],
-) -> list[str]:
-    """The caveats in sentences."""
-    sentences = []
-    compared = {(record["objective"], record["task"]) for record in comparisons}
-    missing = [
-        f"{arm} on {task}"
-        for task in study.tasks
-        for arm in study.arms
-        if arm != study.against and (arm, task) not in compared
-    ]
-    if missing:
-        sentences.append(f"Not compared, since they lack finished runs with a value: {', '.join(missing)}.")
-    if narrow := sorted({f"{record['objective']} on {record['task']}" for record in tuning if record["value"] is None}):
-        sentences.append(f"Runs of the sweep failed, so fewer learning rates were tried: {', '.join(narrow)}.")
-    rates = (min(study.learning_rates), max(study.learning_rates))
-    edges = [
-        f"{record['objective']} on {record['task']} ({record['learning_rate']:g})"
-        for record in tuning
-        if record["chosen"] and record["learning_rate"] in rates
-    ]
-    if edges:
-        sentences.append(f"At the edge of the sweep, so that a rate beyond it might be better: {', '.join(edges)}.")
-    if failures:
-        word = "run" if len(failures) == 1 else "runs"
-        sentences.append(f"{len(failures)} {word} failed; they are listed below and left out.")
-    if uninformative := [run for run in runs if run.get("informative_groups") == 0]:
-        names = ", ".join(f"{run['objective']} on {run['task']} (seed {run['seed']})" for run in uninformative)
-        sentences.append(f"Runs without anything to learn from, since no group had differing rewards: {names}.")
-    if len({run.get("git_commit") for run in runs}) > 1:
-        sentences.append("The runs were made by different versions of the code: see git_commit in results.json.")
-    return sentences

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from lambda_grpo.comparison.planned_runs import PlannedRun, possible_runs
+from lambda_grpo.comparison.planned_runs import PlannedRun, first_rates, planned_runs
 from lambda_grpo.comparison.study import Study
 from lambda_grpo.disk import NOT_ENOUGH, free_bytes
 from lambda_grpo.errors import UserError
@@ -27,10 +27,10 @@ def check_study_space(study: Study, directory: Path, needed: Footprint | None, p
     """
     if needed is None:
         return
-    possible = possible_runs(study, directory)
-    missing = study.number_of_runs() - sum(one.is_finished for one in possible)
+    unfinished = [one for one in planned_runs(study, directory, first_rates(study)) if not one.is_finished]
+    missing = len(unfinished)
     at_once = min(processes, missing)
-    occupied = sum(Run(one.path).weights_bytes() for one in possible if not one.is_finished)
+    occupied = sum(Run(one.path).weights_bytes() for one in unfinished)
     total = at_once * needed.disk + (missing - at_once) * needed.disk_at_end * study.keep_checkpoints - occupied
     free = free_bytes(directory)
     if total <= free:
@@ -45,12 +45,20 @@ def check_study_space(study: Study, directory: Path, needed: Footprint | None, p
     )
 
 
-def remove_weights(path: Path) -> None:
-    """Remove the checkpoints and the final model of a finished run: its records and evaluations are all that counts."""
-    for checkpoint in path.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-    for weights in path.glob("*.safetensors"):  # of the final model
-        weights.unlink()
+def remove_unwanted(study: Study, path: Path) -> None:
+    """Remove what a study doesn't keep of a finished run.
+
+    That is its checkpoints and final model, since its records are all that counts, or its directory as a whole.
+    """
+    if not study.keep_runs:
+        shutil.rmtree(path, ignore_errors=True)
+        for suffix in (".yaml", ".txt"):
+            path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
+    elif not study.keep_checkpoints:
+        for checkpoint in path.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+        for weights in path.glob("*.safetensors"):  # of the final model
+            weights.unlink()
 
 
 def keep_what_resumes(study: Study, runs: Sequence[PlannedRun]) -> None:

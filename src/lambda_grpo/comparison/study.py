@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from trl import GRPOConfig
 
@@ -18,14 +18,23 @@ from lambda_grpo.suggestions import did_you_mean
 from lambda_grpo.training.recipe import Recipe, read_recipe
 from lambda_grpo.trl import LambdaGRPOConfig
 
-# Primary endpoints: the unit for readers, its factor, and whether higher is better
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A primary endpoint: the unit of a difference for readers, its factor, and which direction is better, if any."""
+
+    unit: str
+    factor: float
+    better: Literal["higher", "lower"] | None
+
+
 ENDPOINTS = {
-    "accuracy": ("points", 100.0, True),
-    "completion_length_mean": ("tokens", 1.0, False),
-    "entropy": ("nats", 1.0, False),
+    "accuracy": Endpoint("points", 100.0, "higher"),
+    "accuracy_area": Endpoint("points", 100.0, "higher"),
+    "tokens_to_target": Endpoint("thousand tokens", 1e-3, "lower"),
+    "completion_length_mean": Endpoint("tokens", 1.0, None),
+    "entropy": Endpoint("nats", 1.0, None),
 }
-FIRST_TUNING_SEED = 1001
-MIN_LEARNING_RATES = 3
 RATE_FACTORS = (1 / 3, 1.0, 3.0)  # times the recipe's learning rate: a study's default
 # The keys of TRL that an arm may set, besides the keys that this package adds; all others are the same for all arms
 LOSS_KEYS = {
@@ -36,6 +45,8 @@ LOSS_KEYS = {
 SPEED_KEYS = {"packing", "sampler"}
 # Which checkpoints are written, and how many are kept: a run is the same with any of them
 STORAGE_KEYS = ("save_strategy", "save_steps", "save_total_limit")
+# What is recorded of a run, and where: likewise
+RECORD_KEYS = ("report_to", "run_name", "record_tokens")
 
 
 @dataclass(frozen=True)
@@ -45,25 +56,35 @@ class Study:
     arms: each arm's name and its own recipe keys, including `objective`.
     against: the arm that the others are compared with.
     keys: the recipe keys that all runs share.
+    learning_rates: all arms run at all of them, with all seeds.
+    more_rates: how many are added beyond an end, while an arm's best rate is there.
     endpoint: the primary endpoint, chosen before any run.
     target_accuracy: accuracy of the training samples; the number of tokens to reach it is reported.
+    keep_runs: whether the directories of finished runs are kept.
     """
 
     arms: Mapping[str, Mapping[str, Any]]
     against: str
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
-    tuning_seeds: tuple[int, ...]
     learning_rates: tuple[float, ...]
+    more_rates: int
     keys: Mapping[str, Any]
     endpoint: str
     target_accuracy: float
     keep_checkpoints: bool
+    keep_runs: bool
 
     @property
-    def higher_is_better(self) -> bool:
-        """Whether a higher value of the primary endpoint is better."""
-        return ENDPOINTS[self.endpoint][2]
+    def chooses_rates(self) -> bool:
+        """Whether there is more than one learning rate to choose from."""
+        return len(self.learning_rates) > 1
+
+    @property
+    def choice(self) -> str:
+        """The held-out figure by which learning rates are chosen: the highest."""
+        evaluated_during = self.keys.get("eval_every", 0) > 0
+        return "accuracy_area" if evaluated_during and self.endpoint != "accuracy" else "accuracy"
 
     def recipe_keys(self, arm: str, task: str, learning_rate: float, seed: int) -> dict[str, Any]:
         """The recipe keys of one run."""
@@ -71,23 +92,21 @@ class Study:
         return {**self.keys, **self.arms[arm], **own}
 
     def number_of_runs(self) -> int:
-        """All runs: those that choose learning rates, and the reported ones."""
-        pairs = len(self.arms) * len(self.tasks)
-        return pairs * (len(self.learning_rates) * len(self.tuning_seeds) + len(self.seeds))
-
-    def most_runs_at_once(self) -> int:
-        """The most runs that can be made at the same time: the reported ones need the chosen learning rates."""
-        pairs = len(self.arms) * len(self.tasks)
-        return pairs * max(len(self.learning_rates) * len(self.tuning_seeds), len(self.seeds))
+        """All runs, without those at learning rates that may be added."""
+        return len(self.arms) * len(self.tasks) * len(self.learning_rates) * len(self.seeds)
 
     def describe(self) -> str:
         """The planned runs in one line."""
-        pairs = len(self.arms) * len(self.tasks)
+        arms = f"{len(self.arms)} objectives on {', '.join(self.tasks)}"
         seeds = "one seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
+        rates = "one learning rate" if not self.chooses_rates else f"{len(self.learning_rates)} learning rates"
+        more = (
+            f", and at up to {self.more_rates} rates more where the best one is at an end"
+            if self.chooses_rates and self.more_rates
+            else ""
+        )
         return (
-            f"{len(self.arms)} objectives on {', '.join(self.tasks)}: "
-            f"{pairs * len(self.learning_rates) * len(self.tuning_seeds)} runs choose learning rates, "
-            f"{pairs * len(self.seeds)} are reported ({seeds} each). "
+            f"{arms}: {self.number_of_runs()} runs ({rates}, {seeds} each){more}. "
             f"Primary endpoint: {self.endpoint}, against {self.against}."
         )
 
@@ -133,10 +152,19 @@ def read_study(path: str | None, options: Mapping[str, Any], overrides: Sequence
         raise UserError(str(error)) from error
     if not isinstance(settings.keep_checkpoints, bool):
         raise UserError(f"keep_checkpoints must be true or false, got {settings.keep_checkpoints!r}")
-    seeds = _seeds("seeds", settings.seeds, 1)
-    tuning_seeds = _seeds("tuning_seeds", settings.tuning_seeds, FIRST_TUNING_SEED)
-    if both := sorted(set(seeds) & set(tuning_seeds)):
-        raise UserError(f"seed {both[0]} is in seeds and in tuning_seeds: learning rates must be chosen on other seeds")
+    if not isinstance(settings.keep_runs, bool):
+        raise UserError(f"keep_runs must be true or false, got {settings.keep_runs!r}")
+    if settings.keep_checkpoints and not settings.keep_runs:
+        raise UserError("keep_checkpoints keeps those of the runs: leave it out, or set keep_runs to true")
+    if not isinstance(settings.more_rates, int) or isinstance(settings.more_rates, bool):
+        raise UserError(f"more_rates must be a whole number, got {settings.more_rates!r}")
+    try:
+        known["more_rates"].check(settings.more_rates, "more_rates")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if settings.endpoint == "accuracy_area" and not recipe.task.eval_every:
+        raise UserError("endpoint accuracy_area is a mean over evaluations during training: set eval_every above 0")
+    seeds = _seeds(settings.seeds)
     tasks: Any = settings.tasks or [recipe.task.task]
     if tasks == [None]:
         raise UserError("a study needs tasks: name some (--task)")
@@ -147,12 +175,13 @@ def read_study(path: str | None, options: Mapping[str, Any], overrides: Sequence
         against=against,
         tasks=tasks,
         seeds=seeds,
-        tuning_seeds=tuning_seeds,
         learning_rates=_rates(settings.learning_rates, recipe.training.learning_rate, known["learning_rates"]),
+        more_rates=settings.more_rates,
         keys=shared,
         endpoint=settings.endpoint,
         target_accuracy=_number(settings.target_accuracy, known["target_accuracy"]),
         keep_checkpoints=settings.keep_checkpoints,
+        keep_runs=settings.keep_runs,
     )
 
 
@@ -216,28 +245,25 @@ def _distinct(name: str, values: Any) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _seeds(name: str, value: Any, first: int) -> tuple[int, ...]:
-    """A list of seeds, or a number of seeds that begin with `first`."""
+def _seeds(value: Any) -> tuple[int, ...]:
+    """A list of seeds, or a number of seeds that begin with 1."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return tuple(range(first, first + value))
+        return tuple(range(1, 1 + value))
     is_list = isinstance(value, list) and value and all(isinstance(seed, int) for seed in value)
     if is_list and len(set(value)) == len(value) and min(value) >= 0 and max(value) < 2**32:
         return tuple(value)
-    raise UserError(f"{name} must be a number of at least 1, or a list of different seeds below 2^32, got {value!r}")
+    raise UserError(f"seeds must be a number of at least 1, or a list of different seeds below 2^32, got {value!r}")
 
 
 def _rates(value: Any, default: float, facts: OptionFacts) -> tuple[float, ...]:
     # three digits, so that a third of 3e-4 is 1e-4, also in folder names
     given = [float(f"{default * factor:.3g}") for factor in RATE_FACTORS] if value is None else value
-    if not isinstance(given, list):
+    if not isinstance(given, list) or not given:
         raise UserError(f"learning_rates must be a list, got {given!r}")
     rates = [_number(rate, facts) for rate in given]
-    if len({f"{rate:g}" for rate in rates}) < max(len(rates), MIN_LEARNING_RATES):
-        raise UserError(
-            f"learning_rates must be at least {MIN_LEARNING_RATES} different ones, since each objective gets the best "
-            f"of them, got {', '.join(f'{rate:g}' for rate in rates)}"
-        )
-    return tuple(rates)
+    if len({f"{rate:g}" for rate in rates}) < len(rates):
+        raise UserError(f"learning_rates must be different ones, got {', '.join(f'{rate:g}' for rate in rates)}")
+    return tuple(sorted(rates))
 
 
 def _number(value: Any, facts: OptionFacts) -> float:

@@ -10,8 +10,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lambda_grpo.comparison.planned_runs import PlannedRun, possible_runs, run_folders
-from lambda_grpo.comparison.study import STORAGE_KEYS, Study
+from lambda_grpo.comparison.planned_runs import existing_runs
+from lambda_grpo.comparison.run_results import read_run_file
+from lambda_grpo.comparison.study import RECORD_KEYS, STORAGE_KEYS, Study, file_name
 from lambda_grpo.errors import UserError
 from lambda_grpo.runs.directory import Run
 from lambda_grpo.training.recipe import Recipe
@@ -34,7 +35,7 @@ def exclusive_lock(directory: Path) -> Iterator[None]:
 
 
 def check_directory(study: Study, directory: Path, digests: Mapping[str, str]) -> dict[str, Any] | None:
-    """The study in the directory, from its study.json; None if there is none yet.
+    """The study in the directory, from its study.json; None if there is none yet, or only its results.
 
     Args:
         digests: the digest of each task's problems.
@@ -42,21 +43,27 @@ def check_directory(study: Study, directory: Path, digests: Mapping[str, str]) -
     Raises:
         UserError: the directory holds other files, or a run of this study with another recipe or other problems.
     """
-    file = directory / "study.json"
-    if not file.exists():
+    file, before = directory / "study.json", None
+    if file.exists():
+        try:
+            before = json.loads(file.read_text())
+        except ValueError as error:
+            raise UserError(f"{file} can't be read ({error}): choose another --output_dir") from error
+    elif not (directory / "results.json").is_file():
         _check_empty(directory)
         return None
-    try:
-        before: dict[str, Any] = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file} can't be read ({error}): choose another --output_dir") from error
-    if run_folders(directory) and before.get("endpoint") != study.endpoint:
+    existing = existing_runs(directory)
+    if existing and before is not None and before.get("endpoint") != study.endpoint:
         raise UserError(
             f"{directory} holds another study: its endpoint, chosen before its runs, is {before.get('endpoint')}, not "
             f"{study.endpoint}. Set it back, or choose another --output_dir"
         )
-    for one in possible_runs(study, directory):
-        _check_run(study, one, directory, digests[one.task])
+    arms = {file_name(arm): arm for arm in study.arms}
+    tasks = {file_name(task): task for task in study.tasks}
+    for path in existing:
+        arm, task = arms.get(path.parent.name), tasks.get(path.parent.parent.name)
+        if arm is not None and task is not None:
+            _check_run(study, arm, task, path, directory, digests[task])
     return before
 
 
@@ -99,24 +106,34 @@ def _is_ignored(name: str) -> bool:
     return name in ("study.yaml", "study.lock") or name.endswith(".partial")
 
 
-def _check_run(study: Study, one: PlannedRun, directory: Path, digest: str) -> None:
+def _check_run(study: Study, arm: str, task: str, path: Path, directory: Path, digest: str) -> None:
     """Raise UserError if an existing run has another recipe or other problems than the study's."""
-    try:
-        config = Run(one.path).config()
-    except (OSError, ValueError):
-        return  # it hasn't started, or is damaged: then it fails, and is reported
-    made, wanted = config["recipe"], study.recipe_keys(one.arm, one.task, one.learning_rate, one.seed)
-    if differing := _recipe_differences(made, wanted):
+    file = path.with_name(f"{path.name}.json")
+    if file.is_file():
+        found = read_run_file(file)
+        made: Mapping[str, Any] = found["recipe"]
+        problems: str | None = found["problems"]
+    else:
+        try:
+            config = Run(path).config()
+        except (OSError, ValueError):
+            return  # it hasn't started, or is damaged: then it fails, and is reported
+        made, problems = config["recipe"], config.get("data", {}).get("digest")
+    rate, seed = float(made["learning_rate"]), int(made["seed"])
+    if seed not in study.seeds:
+        return
+    one = f"{arm} on {task}, learning rate {rate:g}, seed {seed}"
+    if differing := _recipe_differences(made, study.recipe_keys(arm, task, rate, seed)):
         named = ", ".join(f"{key} {before!r}, not {now!r}" for key, (before, now) in list(differing.items())[:MAX_KEYS])
         more = f" and {len(differing) - MAX_KEYS} keys more" if len(differing) > MAX_KEYS else ""
-        renamed = " give the objective another name," if differing.keys() <= study.arms[one.arm].keys() else ""
+        renamed = " give the objective another name," if differing.keys() <= study.arms[arm].keys() else ""
         raise UserError(
             f"{directory} holds another study's runs: {one} was run with {named}{more}. Set it back,{renamed} or "
             "choose another --output_dir"
         )
-    if config.get("data", {}).get("digest") != digest:
+    if problems != digest:
         raise UserError(
-            f"{directory} holds runs on other problems: those of {one.task} have changed since {one}. Choose "
+            f"{directory} holds runs on other problems: those of {task} have changed since {one}. Choose "
             "another --output_dir"
         )
 
@@ -136,7 +153,7 @@ def _recipe_differences(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> d
 def _without_storage(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that make a difference to a run; when checkpoints are saved does if the best one is chosen."""
     free = ("save_total_limit",) if settings["load_best_model_at_end"] else STORAGE_KEYS
-    return {key: value for key, value in settings.items() if key not in free}
+    return {key: value for key, value in settings.items() if key not in (*free, *RECORD_KEYS)}
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

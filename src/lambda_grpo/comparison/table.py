@@ -10,6 +10,8 @@ from lambda_grpo.runs.study_record import ComparisonRecord, MeanRecord, StudyRec
 NONE = "–"
 MEANS = {  # header and digits of an arm's mean, in the unit of ENDPOINTS
     "accuracy": ("accuracy\n(%)", 1),
+    "accuracy_area": ("area\n(%)", 1),
+    "tokens_to_target": ("tokens to\ntarget (k)", 1),
     "completion_length_mean": ("length\n(tokens)", 1),
     "entropy": ("entropy\n(nats)", 3),
 }
@@ -21,7 +23,7 @@ def arms_table(results: StudyRecord, task: str) -> tuple[tuple[str, ...], list[t
     Means are over seeds, after training. The column of λ is left out if no arm has one.
     """
     study = results["study"]
-    unit, factor, _ = ENDPOINTS[study["endpoint"]]
+    endpoint = ENDPOINTS[study["endpoint"]]
     own: dict[str, Any] = {record["objective"]: record for record in results["objectives"] if record["task"] == task}
     compared = {record["objective"]: record for record in results["comparisons"] if record["task"] == task}
     means = list(dict.fromkeys(["accuracy", study["endpoint"]]))
@@ -30,7 +32,7 @@ def arms_table(results: StudyRecord, task: str) -> tuple[tuple[str, ...], list[t
         "",
         *(MEANS[name][0] for name in means),
         *(["λ at\nthe end"] if has_lambda else []),
-        f"difference\n({unit})",
+        f"difference\n({endpoint.unit})",
         "95 %\ninterval",
         "p\n(Holm)",
         "n",
@@ -38,11 +40,11 @@ def arms_table(results: StudyRecord, task: str) -> tuple[tuple[str, ...], list[t
     rows = []
     for arm in study["objectives"]:
         figures = own.get(arm, {})
-        cells = [_mean(figures.get(name), ENDPOINTS[name][1], f".{MEANS[name][1]}f") for name in means]
+        cells = [_mean(figures.get(name), ENDPOINTS[name].factor, f".{MEANS[name][1]}f") for name in means]
         if has_lambda:
             cells.append(_mean(figures.get("lambda"), 1.0, "+.4f"))
         seeds = figures["accuracy"]["n"] if figures else 0
-        rows.append((arm, *cells, *_difference(compared.get(arm), factor, seeds)))
+        rows.append((arm, *cells, *_difference(compared.get(arm), endpoint.factor, seeds)))
     return header, rows
 
 

@@ -27,7 +27,7 @@ from lambda_grpo.tasks.maths.templates import Template, find_template
 
 __all__ = ["BENCHMARKS", "Request", "run"]
 
-RESERVED_NAMES = ("before", "after")  # a training run's own evaluations in RUN/eval
+RESERVED_NAMES = ("before", "during", "after")  # a training run's own evaluations in RUN/eval
 MATHS_LENGTH, OTHER_LENGTH = 2048, 256  # default limits of a completion, in tokens
 
 

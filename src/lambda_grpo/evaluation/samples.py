@@ -53,6 +53,7 @@ class Evaluation:
         score_mean: mean score, with partial credit. completion_length_mean: in tokens.
         truncated, unanswered: share of samples that hit the token limit, and without an answer.
         timed_out: number of samples whose grading exceeded a limit; they count as wrong.
+        verdicts: a digit for each sample, in order: 1 with score 1, otherwise 0.
     """
 
     task: str
@@ -68,9 +69,11 @@ class Evaluation:
     metrics: dict[str, Estimate]
     unanswered: float | None
     timed_out: int
+    verdicts: str
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """All but the verdicts, which `lambda-grpo eval` writes with each sample."""
+        return {name: value for name, value in asdict(self).items() if name != "verdicts"}
 
 
 @dataclass(frozen=True)
@@ -178,4 +181,5 @@ def summarise(task: Task, samples: Sequence[Sample], sampling: Sampling, seed: i
         metrics=metrics,
         unanswered=sum(sample.extracted is None for sample in samples) / count if extracts else None,
         timed_out=sum(sample.timed_out for sample in samples),
+        verdicts="".join("1" if sample.correct else "0" for sample in samples),
     )

@@ -109,8 +109,10 @@ def find_columns(path: Path, there: Collection[str], numeric: Sequence[str], giv
         ("group", columns.group or columns.prompt),
     ):
         if not found:
+            other = ", or that of the completions, whose tokens are counted, --columns text=COLUMN"
             raise UserError(
                 f"{path}: which column is the {needed}? It has {', '.join(there)}: name it, --columns {needed}=COLUMN"
+                + (other if needed == "length" else "")
             )
     return columns
 

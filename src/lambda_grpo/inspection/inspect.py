@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from lambda_grpo.inspection.replay import Replay
-from lambda_grpo.inspection.samples import Samples
-from lambda_grpo.inspection.shares import ROWS, Part, Shares, add, empty, weights
+from lambda_grpo.inspection.part import Part, parts
+from lambda_grpo.inspection.replay import Replay, replay
+from lambda_grpo.inspection.samples import Array, Samples
+from lambda_grpo.inspection.shares import Cells, Shares
 from lambda_grpo.inspection.signal import SignalSums
+from lambda_grpo.inspection.spans import SpanMeans, Spans
 from lambda_grpo.inspection.verdict import verdict
-from lambda_grpo.objective import PRESETS, LambdaState, Objective
+from lambda_grpo.inspection.weights import weights
+from lambda_grpo.objective import PRESETS, Objective
 from lambda_grpo.objective.groups import group_advantages
 from lambda_grpo.objective.implied import implied_lambda
 
 IMPLIED_GROUPS = 1000  # groups from which the implied λ is computed: more don't change it
+WITHOUT_SCALE = Objective("view", PRESETS["dapo"].preference, advantage_scale="none")
 
 
 def inspect_samples(
@@ -40,53 +44,35 @@ def inspect_samples(
         progress: called with the number of samples of each part that is done.
 
     Returns:
-        JSON values: `rows`, `groups`, `steps`, `left_out`, `length_and_reward`, `verdict`, and by objective
-        `share_by_length_quartile`, `share_by_right` (wrong, right), `implied_lambda`, `lambda` and more.
+        JSON values: `rows`, `groups`, `steps`, `left_out`, `length_and_reward`, `verdict`; `step_spans`, the first and
+        last step of at most 500 spans of steps, and `by_step`, lists over these spans; and by objective
+        `share_by_length_quartile`, `share_by_right` (wrong, right), `implied_lambda`, `lambda`, its own `by_step` and
+        more, as docs/inspect.md lists them.
     """
     longest = max_completion_length or max(int(samples.length.max()), 1)
     thresholds = np.quantile(samples.length, (0.25, 0.5, 0.75))
-    values = np.unique(samples.reward[~np.isnan(samples.reward)])
-    right = float(values[-1]) if len(values) == 2 else None
-    views = _views(objectives)
-    found = {view: empty(len(samples.steps)) for view in views}
-    for view, shares in found.items():
-        if _is_replayed(view):
-            shares.replay = Replay(view, longest, LambdaState(lr=lambda_lr))
-    signal = SignalSums()
-    for first, part_of in _parts(samples):
-        part = Part(part_of, first, thresholds, right)
-        signal.add(part_of, part.ids)
-        known: dict[Any, torch.Tensor] = {}
-        for view, shares in found.items():
-            advantages = part.advantages(view.advantage_scale)
-            key = _weights_key(view)
-            f = known.get(key) if shares.replay is None else None
-            if f is None:
-                f = known[key] = weights(part, view, advantages, shares.replay)
-            add(shares, part, view, f, longest)
-        progress(len(part_of))
-    chosen, dapo = _evenly(samples, IMPLIED_GROUPS), _view(PRESETS["dapo"])
-    reference = found[dapo].scaled.sum() if dapo in found else 0.0
-    implied: dict[Any, float | None] = {}
-    for view, shares in found.items():
-        if (key := _implied_key(view)) not in implied:
-            implied[key] = _implied(chosen, view, shares)
-    by_view = {
-        view: {
-            "implied_lambda": implied[_implied_key(view)],
-            **_described(shares),
-            "learning_rate_factor": float(shares.scaled.sum() / reference) if reference > 0 else None,
-        }
-        for view, shares in found.items()
-    }
+    right, graded = _right(samples.reward)
+    views = list(dict.fromkeys(_view(one) for one in objectives.values() if _reason(one) is None))
+    sizes = _learning_sizes(samples)
+    replays = {view: one for view in views if view.preference.learnable and (one := replay(view, lambda_lr, sizes))}
+    spans = Spans.of(samples.steps)
+    found = {view: Shares(spans) for view in views}
+    signal, means = SignalSums(), SpanMeans(spans)
+    for part in parts(samples, longest):
+        means.add(part, signal.add(part))
+        cells = Cells(part, spans, thresholds, right, part.advantages(WITHOUT_SCALE))
+        for alike in _grouped(views, lambda view: _weights_key(view, view in replays)):
+            _add(part, cells, alike, found, replays.get(alike[0]))
+        progress(len(part.lengths))
+    by_view = _described(samples, found, replays)
     described = {}
     for name, objective in objectives.items():
         reason = _reason(objective)
         if reason:
             described[name] = {**_NOTHING, "note": reason}
             continue
-        described[name] = {**by_view[_view(objective)], "note": _note(objective)}
-    length_signal = signal.found()
+        view = _view(objective)
+        described[name] = {**by_view[view], "note": _note(objective, view in replays, sizes)}
     result: dict[str, Any] = {
         "rows": len(samples),
         "groups": signal.group_count,
@@ -96,18 +82,77 @@ def inspect_samples(
         "unscored": int(np.isnan(samples.reward).sum()),
         "groups_without_signal": signal.without_variance + signal.alone,
         "groups_of_one": signal.alone,
-        "graded": len(values) > 2,
+        "graded": graded,
         "length_quartiles": thresholds.tolist(),
-        "length_and_reward": asdict(length_signal),
+        "length_and_reward": asdict(signal.found()),
+        "step_spans": [list(span) for span in zip(spans.first.tolist(), spans.last.tolist(), strict=True)],
+        "by_step": means.found(),
         "objectives": described,
     }
     return {**result, "verdict": verdict(result)}
 
 
+def _add(
+    part: Part, cells: Cells, views: list[Objective], found: Mapping[Objective, Shares], learned: Replay | None
+) -> None:
+    """Add a part to the shares of views that have the same f."""
+    if learned is None:
+        f = weights(part, views[0])
+    else:
+        f, path = learned.advance(part)
+        found[views[0]].add_path(part, cells, f, path)
+    for alike in _grouped(views, lambda view: (view.advantage_scale, view.advantage_min)):
+        mass = (f * part.advantages(alike[0]).abs() * part.lengths).numpy()
+        sums = cells.sums(mass)
+        for view in alike:
+            found[view].add_weights(cells, f)
+            found[view].add_mass(part, cells, view, mass, sums)
+
+
+def _described(
+    samples: Samples, found: Mapping[Objective, Shares], replays: Mapping[Objective, Replay]
+) -> dict[Objective, dict[str, Any]]:
+    """What is said of each view."""
+    chosen, dapo = _evenly(samples, IMPLIED_GROUPS), _view(PRESETS["dapo"])
+    reference = found[dapo].scaled if dapo in found else 0.0
+    described = {}
+    for alike in _grouped(list(found), lambda view: _weights_key(view, view in replays)):
+        learned = replays.get(alike[0])
+        value = learned.value if learned else 0.0
+        implied = _implied(chosen, alike[0], value)
+        for view in alike:
+            described[view] = {
+                "implied_lambda": implied,
+                "lambda": float(np.mean(value)) if learned else None,
+                "lambdas": value if isinstance(value, list) else None,
+                "learning_rate_factor": found[view].scaled / reference if reference > 0 else None,
+                **found[view].found(),
+            }
+    return described
+
+
 _NOTHING: dict[str, Any] = {
-    "implied_lambda": None, "share_by_length_quartile": None, "share_by_right": None, "lambda": None,
-    "weight_range": None, "saturated": None, "learning_rate_factor": None,
+    "implied_lambda": None, "lambda": None, "lambdas": None, "learning_rate_factor": None,
+    "share_by_length_quartile": None, "share_by_right": None, "weight_range": None, "saturated": None, "by_step": None,
 }  # fmt: skip
+
+
+def _right(reward: Array) -> tuple[float | None, bool]:
+    """The reward of a right answer, where rewards have two values, and whether they have more."""
+    known = reward[~np.isnan(reward)]
+    if len(known) == 0:
+        return None, False
+    low, high = known.min(), known.max()
+    graded = not ((known == low) | (known == high)).all()
+    return (None if graded or low == high else float(high)), graded
+
+
+def _learning_sizes(samples: Samples) -> tuple[int, int]:
+    """The least and greatest number of samples of the groups whose rewards differ; of all if none do."""
+    start = samples.group_start[:-1]
+    differs = np.fmax.reduceat(samples.reward, start) > np.fmin.reduceat(samples.reward, start)
+    sizes = samples.group_size[differs] if differs.any() else np.maximum(samples.group_size.max(keepdims=True), 2)
+    return int(sizes.min()), int(sizes.max())
 
 
 def _reason(objective: Objective) -> str | None:
@@ -118,19 +163,17 @@ def _reason(objective: Objective) -> str | None:
     return f"it needs {' and '.join(missing)}, which these files don't hold" if missing else None
 
 
-def _note(objective: Objective) -> str | None:
+def _note(objective: Objective, is_replayed: bool, sizes: tuple[int, int]) -> str | None:
     """What of an objective isn't applied."""
     notes = []
     if objective.rollouts != type(objective.rollouts)():
         notes.append("its own choice of samples isn't applied")
-    if objective.preference.learnable and not _is_replayed(objective):
-        notes.append("at its starting λ")
+    if objective.preference.learnable and not is_replayed:
+        notes.append(
+            "at its starting λ: it learns one for each number of right answers in groups of one size, and these have "
+            f"{sizes[0]} to {sizes[1]} samples"
+        )
     return "; ".join(notes) or None
-
-
-def _is_replayed(objective: Objective) -> bool:
-    """Whether its λ, a single number, is replayed."""
-    return objective.preference.learnable and objective.preference.lambda_shape(2) == ()
 
 
 def _view(objective: Objective) -> Objective:
@@ -142,45 +185,24 @@ def _view(objective: Objective) -> Objective:
     )  # fmt: skip
 
 
-def _views(objectives: Mapping[str, Objective]) -> list[Objective]:
-    return list(dict.fromkeys(_view(one) for one in objectives.values() if _reason(one) is None))
+def _weights_key(view: Objective, is_replayed: bool) -> Hashable:
+    """Views with equal keys have equal f."""
+    advantage = (view.advantage_scale, view.advantage_min) if view.preference.needs else None
+    return view if is_replayed else (view.preference, view.weight_norm, advantage)
 
 
-def _weights_key(view: Objective) -> tuple[Any, ...]:
-    """Views with equal keys have equal f, but for λ."""
-    return view.preference, view.weight_norm, view.advantage_scale if view.preference.needs else None
+def _grouped(views: Sequence[Objective], key: Callable[[Objective], Hashable]) -> list[list[Objective]]:
+    """Views with equal keys, together."""
+    groups: dict[Hashable, list[Objective]] = {}
+    for view in views:
+        groups.setdefault(key(view), []).append(view)
+    return list(groups.values())
 
 
-def _implied_key(view: Objective) -> Any:
-    """Views with equal keys have the same implied λ."""
-    return view if _is_replayed(view) else _weights_key(view)
-
-
-def _parts(samples: Samples) -> Iterator[tuple[int, Samples]]:
-    """Whole steps of about ROWS samples, with the number of the first one."""
-    first = 0
-    while first < len(samples.steps):
-        last = int(np.searchsorted(samples.step_start, samples.step_start[first] + ROWS, side="right")) - 1
-        last = min(max(last, first + 1), len(samples.steps))
-        yield first, samples.part(first, last)
-        first = last
-
-
-def _described(shares: Shares) -> dict[str, Any]:
-    quartiles, right = shares.by_quartile.sum(0), shares.by_right.sum(0)
-    return {
-        "share_by_length_quartile": (quartiles / quartiles.sum()).tolist() if quartiles.sum() > 0 else None,
-        "share_by_right": (right / right.sum()).tolist() if right.sum() > 0 else None,
-        "lambda": shares.replay.state.value if shares.replay else None,
-        "weight_range": [float(shares.weight_min.min()), float(shares.weight_max.max())],
-        "saturated": shares.saturated / shares.differing if shares.differing else None,
-    }
-
-
-def _implied(samples: Samples, objective: Objective, shares: Shares) -> float | None:
+def _implied(samples: Samples, objective: Objective, value: float | list[float]) -> float | None:
     ids, rewards = torch.from_numpy(samples.group_index), torch.from_numpy(samples.reward)
     return implied_lambda(
-        torch.from_numpy(samples.length), ids, objective, shares.replay.state.value if shares.replay else 0.0,
+        torch.from_numpy(samples.length), ids, objective, torch.tensor(value, dtype=torch.float64),
         advantages=group_advantages(rewards, ids, objective.advantage_scale),
     )  # fmt: skip
 

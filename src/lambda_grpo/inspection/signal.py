@@ -8,8 +8,10 @@ from statistics import NormalDist
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from lambda_grpo.inspection.samples import Array, Samples
+from lambda_grpo.inspection.part import Part
+from lambda_grpo.inspection.samples import Array
 from lambda_grpo.objective.groups import Groups, has_variance
 
 NORMAL_95 = NormalDist().inv_cdf(0.975)  # two-sided
@@ -39,24 +41,28 @@ class SignalSums:
         self.moments: list[Array] = []  # (3, groups): Σzz, Σrr, Σzr of each group that says something
         self.group_count = self.without_variance = self.alone = 0
 
-    def add(self, part: Samples, ids: torch.Tensor) -> None:
-        """Add whole steps. ids: (n,) the group of each sample."""
-        reward = torch.from_numpy(part.reward)
-        groups = Groups.of(torch.from_numpy(part.length), ids)
-        scored = ~reward.isnan()
-        differs = groups.per_group(has_variance(reward, ids))
+    def add(self, part: Part) -> Array:
+        """Add a part. Returns (P,) whether a group has no signal."""
+        return np.concatenate([self._add(part.lengths[r], part.rewards[r], part.ids[r]) for r in part.pieces()])
+
+    def _add(self, lengths: Tensor, rewards: Tensor, ids: Tensor) -> Array:
+        groups = Groups.of(lengths, ids)
+        scored = ~rewards.isnan()
+        differs = groups.per_group(has_variance(rewards, ids))
         self.group_count += groups.count
         sizes = groups.per_group(groups.size)
         self.alone += int((sizes == 1).sum())
         self.without_variance += int((~differs & (sizes > 1)).sum())
         z = torch.where(scored, groups.standardised_length, 0.0)
-        known = torch.where(scored, reward, 0.0)
+        known = torch.where(scored, rewards, 0.0)
         count = groups.sum(scored.double()).clamp(min=1)
         centred = torch.where(scored, known - groups.sum(known) / count, 0.0)
         z = torch.where(scored, z - groups.sum(z) / count, 0.0)
         sums = torch.stack([groups.per_group(groups.sum(x)) for x in (z * z, centred * centred, z * centred)])
-        says = differs & (sums[0] > 1e-9)
+        says = differs & (sums[0] > 1e-9) & (sums[1] > 0)
         self.moments.append(sums[:, says].numpy())
+        silent: Array = (~differs).numpy()
+        return silent
 
     def found(self) -> LengthSignal:
         """The statistics of all that was added."""

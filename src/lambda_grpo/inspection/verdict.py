@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lambda_grpo.formatting import percent
+from lambda_grpo.formatting import counted, percent
 
 BEYOND = 0.02  # shares that differ by less are called alike
 
@@ -29,11 +29,10 @@ def _length_and_reward(found: Mapping[str, Any]) -> str:
     signal = found["length_and_reward"]
     if signal["groups"] == 0:
         return "No group has both differing rewards and differing lengths: these samples say nothing about length."
-    figures = f"{signal['groups']} groups"
     if signal["ci95"] is None:
-        return f"Only one group has differing rewards and lengths ({figures}): too few to say anything about length."
+        return "Only one group has differing rewards and lengths: too few to say anything about length."
     low, high = signal["ci95"]
-    figures = f"correlation {signal['correlation']:+.2f} [{low:+.2f}, {high:+.2f}] in {figures}"
+    figures = f"correlation {signal['correlation']:+.2f} [{low:+.2f}, {high:+.2f}] in {signal['groups']} groups"
     if low > 0:
         better = "score higher" if found["graded"] else "are right more often"
         return f"Longer answers {better} here: a positive λ is supported, {figures}."
@@ -47,7 +46,7 @@ def _lambda(found: Mapping[str, Any]) -> str | None:
     learned = found["objectives"].get("lambda_grpo")
     if learned is None or learned["lambda"] is None:
         return None
-    steps = f"{found['steps']} step{'s' if found['steps'] != 1 else ''}"
+    steps = counted(found["steps"], "step")
     moved = f"On these samples λ-GRPO's λ would have gone from 0 to {learned['lambda']:+.3f} in {steps}"
     low, high = learned["weight_range"]
     return f"{moved}, with f between {low:.2f} and {high:.2f}."
@@ -58,6 +57,8 @@ def _shares(found: Mapping[str, Any]) -> str | None:
     if None in shares:
         return None
     grpo, dapo = (quarters[3] for quarters in shares)
+    if grpo == dapo == 0:  # the longest length is that of the third quartile, too
+        return None
     if abs(grpo - dapo) < BEYOND:
         return f"The longest quarter gets about the same share of the gradient under GRPO and DAPO ({percent(dapo)})."
     return f"The longest quarter gets {percent(grpo)} of the gradient under GRPO, {percent(dapo)} under DAPO."

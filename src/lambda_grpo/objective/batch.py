@@ -88,10 +88,14 @@ class GeneratedBatch:
         penalty = self.penalty(objective, leaf)
         return torch.autograd.grad(penalty, leaf)[0] if penalty.requires_grad else torch.zeros_like(leaf)
 
+    def counted(self, weights: Tensor) -> Tensor:
+        """(N,) or (N, T) f -> those of the responses that are kept, or of their tokens, in one dimension."""
+        kept, own = self.kept, weights[self.is_kept]
+        return own if own.dim() == 1 or kept.token_mask is None else own[kept.token_mask.bool()]
+
     def weight_metrics(self, weights: Tensor) -> dict[str, float]:
         """Metrics of the weights: least and greatest of a token, effective sample size of a group. NaN if empty."""
-        kept, own = self.kept, weights[self.is_kept]
-        tokens = own if own.dim() == 1 or kept.token_mask is None else own[kept.token_mask.bool()]
+        kept, own, tokens = self.kept, weights[self.is_kept], self.counted(weights)
         if len(tokens) == 0:
             return dict.fromkeys(("weight_min", "weight_max", "effective_sample_size"), math.nan)
         size = effective_sample_size(mean_weights(own, kept.lengths), kept.group_ids)

@@ -21,15 +21,23 @@ class StudyOptions:
     against: str | None = option(None, "The objective to compare the others with. Default: the first.")
     tasks: list[str] | None = option(None, "One or more; on a command line --task. Default: the recipe's.")
     seeds: int | list[int] = option(5, "Number of seeds, or in a file a list of them.")
-    tuning_seeds: int | list[int] = option(2, "Other seeds, to choose the learning rate with.")
     learning_rates: list[Annotated[float, Ge(1e-12), Le(1000)]] | None = option(
         None,
-        "Three or more, of which each objective gets its best one. Default: the recipe's, a third of it, and three "
-        "times that.",
+        "Each objective runs at all of them and is compared at its best one. Default: the recipe's, a third of it, and "
+        "three times that.",
     )
-    endpoint: Literal["accuracy", "completion_length_mean", "entropy"] = option("accuracy", "The compared quantity.")
+    more_rates: Annotated[int, Ge(0)] = option(
+        2, "While the best rate of an objective is its lowest or highest, so many are added beyond it."
+    )
+    endpoint: Literal["accuracy", "accuracy_area", "tokens_to_target", "completion_length_mean", "entropy"] = option(
+        "accuracy",
+        "The compared quantity. accuracy_area: mean accuracy over the evaluations during training (eval_every).",
+    )
     target_accuracy: Annotated[float, Ge(0), Le(1)] = option(
-        0.9, "Accuracy of the training samples; the number of tokens to reach it is reported."
+        0.9, "Accuracy of the training samples; tokens_to_target is the number of tokens to reach it."
+    )
+    keep_runs: bool = option(
+        True, "Keep the directories of finished runs; otherwise their figures and curves only. Only in a file."
     )
     keep_checkpoints: bool = option(
         False,

@@ -32,6 +32,9 @@ class TaskOptions:
         None, "Task to evaluate on before and after. Default: the task's own held-out problems."
     )
     eval_size: Annotated[int, Ge(0)] = option(500, "Most problems to evaluate on; 0 for no evaluation.")
+    eval_every: Annotated[int, Ge(0)] = option(
+        0, "Evaluate on the held-out problems every so many optimiser steps, too; 0 for before and after alone."
+    )
     check_overlap: list[str] | None = option(
         None, "Test sets to search for training problems; benchmarks for all eight."
     )

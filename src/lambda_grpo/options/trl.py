@@ -37,6 +37,17 @@ class LambdaScheduleOptions:
 
 
 @dataclass
+class BudgetOptions:
+    """Length of the training."""
+
+    max_generated_tokens: Annotated[int, Ge(1)] | None = option(
+        None,
+        "End after the step at which so many completion tokens have been sampled, at the latest at max_steps. "
+        "Schedules must be constant.",
+    )
+
+
+@dataclass
 class TraceOptions:
     """GRPO-λ's traces."""
 
@@ -120,6 +131,10 @@ class SpeedOptions:
     save_run_records: bool = option(
         True, "Write run.json, metrics.jsonl and completions/ into output_dir, for lambda-grpo report."
     )
+    record_tokens: Annotated[int, Ge(0)] = option(
+        65536,
+        "Most tokens of a generated batch that are recorded in completions/ one by one (docs/runs.md); 0 for none.",
+    )
     resume_without_optimizer: bool = option(
         False, "Resume from a checkpoint that lacks the optimizer, the schedule or the random state."
     )
@@ -127,6 +142,7 @@ class SpeedOptions:
 
 TRL_OPTIONS = (
     LambdaScheduleOptions,
+    BudgetOptions,
     TraceOptions,
     SelectionOptions,
     CorrectionOptions,

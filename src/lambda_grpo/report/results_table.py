@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from lambda_grpo.errors import UserError
+from lambda_grpo.report.evaluation_files import read_results
 from lambda_grpo.suggestions import did_you_mean
 
 FORMATS = {"markdown": "github", "latex": "latex_booktabs", "html": "html"}
@@ -32,7 +31,7 @@ def results_table(paths: Sequence[str], metric: str = "accuracy", format: str = 
     Raises:
         UserError: a path doesn't exist, no result is finished or has the metric, or two have the same row and task.
     """
-    found = {path: _read(Path(path)) for path in paths}
+    found = {path: read_results(Path(path)) for path in paths}
     by_file = {result["file"]: result for read in found.values() for result in read}  # each file once
     results = [result for result in by_file.values() if result["finished"]]
     if not results:
@@ -70,24 +69,6 @@ def results_table(paths: Sequence[str], metric: str = "accuracy", format: str = 
     return tabulate(
         body, [*header, *(["mean"] if is_complete else [])], tablefmt=FORMATS[format], disable_numparse=True
     )
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        raise UserError(f"no result {path}")
-    directory = path / "eval" if (path / "eval").is_dir() else path  # of a run
-    files = sorted(directory.glob("*.json")) if path.is_dir() else [path]
-    results = []
-    for file in files:
-        try:
-            found = json.loads(file.read_text())
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file} is no result of lambda-grpo eval: {error}") from error
-        if isinstance(found, dict) and "finished" in found:
-            results.append({**found, "file": os.path.relpath(file)})
-        elif not path.is_dir():
-            raise UserError(f"{file} is no finished result of lambda-grpo eval")
-    return results
 
 
 def _title(task: str, rows: Any) -> str:

@@ -1,73 +1,43 @@
-"""The style of a study's figures, and saving them."""
+"""The look of a study's figures.
+
+Whatever is drawn of the objective at position i of the study has the id `series-<i>` in the SVG, and its band
+`series-<i>-band`, in every chart (`figure.gid`). So the page's one legend switches an objective on and off in all
+charts, which have no legends of their own there. The files, for a paper, have one.
+"""
 
 from __future__ import annotations
 
-import io
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
-from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from lambda_grpo.report.run_charts import inline, label_steps, svg
+from lambda_grpo.report.figure import SeriesStyle, gid, new_axes, series_styles
 
-# by Okabe and Ito, for all kinds of colour vision; light ones last
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-Line = Literal["solid", "dashed", "dotted", "dashdot"]
-LINES: tuple[Line, ...] = ("solid", "dashed", "dotted", "dashdot")  # like HATCHES, for more objectives than colours
-HATCHES = ("", "///", "...", "xxx")
+WIDTH, HEIGHT = 5.6, 2.5  # inches
 
 
 @dataclass(frozen=True)
-class LineStyle:
-    """How an objective is drawn, the same in every chart."""
+class Arm:
+    """How an objective is drawn, the same in every chart. key: its `data-series` on the page."""
 
-    colour: str
-    line: Line
-    hatch: str
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A figure as SVG and PNG files, and as markup for the page."""
-
-    caption: str
-    svg: str
-    png: bytes
+    key: str
+    style: SeriesStyle
 
     @property
-    def inline(self) -> Markup:
-        return inline(self.svg)
+    def gid(self) -> str:
+        return gid(self.key)
+
+    @property
+    def band_gid(self) -> str:
+        return gid(f"{self.key}-band")
 
 
-def line_styles(objectives: list[str]) -> dict[str, LineStyle]:
-    """A style for each objective, by its position in the study."""
-    rounds = [(divmod(index, len(PALETTE)), name) for index, name in enumerate(objectives)]
-    return {name: LineStyle(PALETTE[i], LINES[turn % 4], HATCHES[turn % 4]) for (turn, i), name in rounds}
+def arms(objectives: Sequence[str]) -> dict[str, Arm]:
+    """How each objective is drawn, by its position in the study."""
+    return {name: Arm(str(i), style) for i, (name, style) in enumerate(series_styles(objectives).items())}
 
 
-def chart(figure: Figure, caption: str) -> Chart:
-    """Save a figure, in the current style."""
-    png = io.BytesIO()
-    # no software name and date: equal numbers give equal files
-    figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
-    return Chart(caption, svg(figure, caption), png.getvalue())
-
-
-def curves(label: str) -> tuple[Figure, Axes]:
-    """An empty chart over steps."""
-    figure = Figure(figsize=(5.6, 2.8), layout="constrained")
-    axes = figure.subplots()
-    label_steps(axes)
-    axes.set_ylabel(label)
-    return figure, axes
-
-
-def legend(figure: Figure, handles: list[Any]) -> None:
-    """Add a legend below the chart, in as many columns as fit, and enlarge the figure for it."""
-    labels = [handle.get_label() for handle in handles]
-    columns = max(1, min(len(labels), 80 // (max(map(len, labels)) + 8)))
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + 0.2 * -(-len(labels) // columns))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+def study_axes(label: str = "", *, height: float = HEIGHT) -> Axes:
+    """An empty chart. Call it and draw within `matplotlib.rc_context(STYLE)`."""
+    return new_axes(label, width=WIDTH, height=height)

@@ -3,7 +3,7 @@
 run.json          resolved settings, versions, git commit
 metrics.jsonl     one line per logged step
 completions/      step-00000001.parquet …: the samples of each generation
-eval/             before.json, after.json, and the results of `lambda-grpo eval`
+eval/             before.json, during.jsonl (one line per evaluation), after.json, and the results of `lambda-grpo eval`
 config.json, model.safetensors, tokenizer.json, …: the final model, for `from_pretrained`
 lambda_state.json λ of the final model
 README.md         the model card
@@ -26,18 +26,19 @@ import os
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lambda_grpo.errors import UserError
 from lambda_grpo.files import write_json, write_text
 from lambda_grpo.runs.checkpoints import is_complete, is_whole
-from lambda_grpo.runs.record import MetricsRecord, RunRecord
+from lambda_grpo.runs.record import HeldOutRecord, MetricsRecord, RunRecord
+from lambda_grpo.runs.sample_files import read_table, step_of, with_tokens, write_table
 
-RUN_FILE = "run.json"
+RUN_FILE, METRICS_FILE, DURING_FILE = "run.json", "metrics.jsonl", "eval/during.jsonl"
 # The records of a training, without the model and the checkpoints
-RECORDS = (RUN_FILE, "metrics.jsonl", "completions/step-*.parquet", "eval/*", "overlap.json", "report.html")
+RECORDS = (RUN_FILE, METRICS_FILE, "completions/step-*.parquet", "eval/*", "overlap.json", "report.html")
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
@@ -75,38 +76,47 @@ class Run:
 
     def log_metrics(self, record: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl. NaN and infinity, which JSON lacks, become null."""
-        with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(metrics_line(record) + "\n")
+        self._append(METRICS_FILE, record)
 
     def log_completions(self, step: int, columns: Mapping[str, list[Any]]) -> None:
         """Write the samples generated for `step`, appended to those of an earlier generation for the same step."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         count = len(next(iter(columns.values())))
-        path = self.path / "completions" / f"step-{step:08d}.parquet"
+        path = self._samples_of(step)
         path.parent.mkdir(parents=True, exist_ok=True)
         table = pa.table({**columns, "step": [step] * count})
         if path.exists():  # TRL may generate several batches for one optimizer step
-            table = pa.concat_tables([pq.read_table(path), table], promote_options="permissive")
-        partial = path.with_suffix(".partial")
-        try:
-            pq.write_table(table, partial)
-            partial.replace(path)  # so that a reader never sees half a file
-        except OSError:  # such as a full disk
-            partial.unlink(missing_ok=True)
-            raise
+            table = pa.concat_tables([read_table(path, tokens=True), table], promote_options="permissive")
+        write_table(table, path)
+
+    def log_tokens(self, step: int, columns: Mapping[str, list[Any]]) -> None:
+        """Add values of single tokens to the last samples generated for `step`, as many as each column has values.
+
+        columns: some of `TOKEN_COLUMNS`; None for a sample leaves what there is. What is known isn't replaced, except
+            for `clipped`, which changes with each update.
+        """
+        path = self._samples_of(step)
+        write_table(with_tokens(read_table(path, tokens=True), columns), path)
 
     def log_evaluation(self, name: str, evaluation: Mapping[str, Any]) -> None:
         """Write eval/NAME.json."""
         self._write_json(f"eval/{name}.json", evaluation)
 
+    def log_evaluation_during(self, record: HeldOutRecord) -> None:
+        """Append a line to eval/during.jsonl."""
+        (self.path / DURING_FILE).parent.mkdir(exist_ok=True)
+        self._append(DURING_FILE, record)
+
     def rewind(self, step: int, metrics: Iterable[Mapping[str, Any]]) -> None:
         """Remove the records after `step`, from which the run resumes; `metrics` are the records up to it."""
-        self.write_text("metrics.jsonl", "".join(metrics_line(record) + "\n" for record in metrics))
+        self.write_text(METRICS_FILE, "".join(metrics_line(record) + "\n" for record in metrics))
+        if (self.path / DURING_FILE).exists():
+            kept = [record for record in self.evaluations_during() if record["step"] <= step]
+            self.write_text(DURING_FILE, "".join(metrics_line(record) + "\n" for record in kept))
         (self.path / "eval" / "after.json").unlink(missing_ok=True)
         for part in self.path.glob("completions/step-*.parquet"):
-            if int(part.stem.removeprefix("step-")) > step:
+            if step_of(part) > step:
                 part.unlink()
 
     def archive_records(self) -> Path | None:
@@ -133,6 +143,13 @@ class Run:
         """Write a file of the directory atomically."""
         return write_text(self.path / name, content)
 
+    def _samples_of(self, step: int) -> Path:
+        return self.path / "completions" / f"step-{step:08d}.parquet"
+
+    def _append(self, name: str, record: Mapping[str, Any]) -> None:
+        with open(self.path / name, "a") as file:
+            file.write(metrics_line(record) + "\n")
+
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         write_json(self.path / name, content)
 
@@ -144,22 +161,45 @@ class Run:
 
     def metrics(self) -> list[MetricsRecord]:
         """The records of metrics.jsonl in order, without a last line that a kill cut short."""
-        path = self.path / "metrics.jsonl"
+        return self._lines(METRICS_FILE)
+
+    def _lines(self, name: str) -> list[Any]:
+        path = self.path / name
         lines = path.read_text().split("\n") if path.exists() else [""]
         return [json.loads(line) for line in lines[:-1]]  # the text after the last newline is incomplete or empty
 
-    def completions(self) -> Any:
-        """All samples as one pyarrow Table, in order of steps; None if there are none yet."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    def completions(self, *, steps: Collection[int] | None = None, tokens: bool = False) -> Any:
+        """Samples as one pyarrow Table, in order of steps; None if there are none yet.
 
-        parts = [pq.read_table(part) for part in sorted(self.path.glob("completions/step-*.parquet"))]
+        Args:
+            steps: those for which the samples were generated; None for all.
+            tokens: whether to read `TOKEN_COLUMNS` too, as far as they are recorded.
+        """
+        import pyarrow as pa
+
+        files = sorted(self.path.glob("completions/step-*.parquet"))
+        parts = [read_table(file, tokens=tokens) for file in files if steps is None or step_of(file) in steps]
         return pa.concat_tables(parts, promote_options="permissive") if parts else None
 
     def evaluation(self, name: str) -> dict[str, Any] | None:
         """eval/NAME.json; None if it doesn't exist."""
         path = self.path / "eval" / f"{name}.json"
         return json.loads(path.read_text()) if path.exists() else None
+
+    def evaluations_during(self) -> list[HeldOutRecord]:
+        """The records of eval/during.jsonl in order, without a last line that a kill cut short."""
+        return self._lines(DURING_FILE)
+
+    def evaluations(self) -> list[HeldOutRecord]:
+        """The evaluations on the held-out problems before, during and after training, in order of steps.
+
+        What an earlier version of this program didn't record is None.
+        """
+        found: list[Any] = [self.evaluation("before"), *self.evaluations_during(), self.evaluation("after")]
+        records: list[Any] = [
+            {key: one.get(key) for key in HeldOutRecord.__annotations__} for one in found if one is not None
+        ]
+        return sorted(records, key=lambda record: record["step"])
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first; those that a kill cut short are left out."""
@@ -199,14 +239,32 @@ class Run:
         return checkpoints[-1]
 
 
-def sampled_accuracy(samples: Any) -> list[tuple[int, float]]:
-    """By step, the share of samples with a reward of 1 among the scored ones. `samples`: `Run.completions`."""
+def grades(samples: Any, task: str | None) -> list[float | None]:
+    """The task's own grade of each sample, without weights and penalties; None for those that weren't scored.
+
+    The total reward for a run whose rewards aren't a task's.
+
+    Args:
+        samples: `Run.completions`.
+        task: the name of the training data in run.json.
+    """
+    return samples[grade_column(samples.column_names, task)].to_pylist()
+
+
+def grade_column(columns: Sequence[str], task: str | None) -> str:
+    """Which of the columns of the samples has the grades, see `grades`."""
+    own = f"reward/{task}"
+    return own if own in columns else "reward"
+
+
+def sampled_accuracy(samples: Any, task: str | None = None) -> list[tuple[int, float]]:
+    """By step, the share of samples with a grade of 1 among the scored ones. The arguments are those of `grades`."""
     right: dict[int, int] = defaultdict(int)
     scored: dict[int, int] = defaultdict(int)
-    for step, reward in zip(samples["step"].to_pylist(), samples["reward"].to_pylist(), strict=True):
-        if reward is not None:
+    for step, grade in zip(samples["step"].to_pylist(), grades(samples, task), strict=True):
+        if grade is not None:
             scored[step] += 1
-            right[step] += reward == 1.0
+            right[step] += grade == 1.0
     return [(step, right[step] / scored[step]) for step in sorted(scored)]
 
 

@@ -1,4 +1,4 @@
-"""The JSON records of a run: the types of run.json and of a line of metrics.jsonl.
+"""The JSON records of a run: the types of run.json, of a line of metrics.jsonl and of an evaluation during training.
 
 `schema.json` beside this module is the JSON schema of run.json, generated from these types.
 """
@@ -68,6 +68,28 @@ MetricsRecord = TypedDict(
         "informative_groups": NotRequired[float | None],
         "step_time": NotRequired[float | None],
         "num_tokens": NotRequired[float | None],
+        "generated_tokens": NotRequired[float | None],
         "grad_norm": NotRequired[float | None],
     },
 )
+
+
+class HeldOutRecord(TypedDict):
+    """A line of eval/during.jsonl, and what eval/before.json and eval/after.json hold as well.
+
+    step: the optimiser steps of the policy.
+    num_tokens: prompt and completion tokens of the training up to there, TRL's metric. generated_tokens: completion
+        tokens that were sampled for it, over all processes; None in a run that resumed from a checkpoint without it.
+    n: number of problems. accuracy: share of them with a grade of 1, with its 95 % interval.
+    verdicts: a digit for each problem, in order: 1 for a grade of 1, otherwise 0.
+    """
+
+    step: int
+    num_tokens: int
+    generated_tokens: int | None
+    n: int
+    accuracy: float
+    ci95: list[float]
+    score_mean: float
+    completion_length_mean: float
+    verdicts: str

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NotRequired
+from typing import Any
 
 from typing_extensions import TypedDict
 
 
 class MeanRecord(TypedDict):
-    """A mean over seeds with its 95 % t interval, which one seed doesn't have."""
+    """A mean over seeds with its 95 % t interval, which one seed or seeds with equal values don't have.
+
+    The interval is cut to the possible values (`runs.limits`).
+    """
 
     mean: float
     ci95: list[float] | None
@@ -27,7 +30,7 @@ class RunNames(TypedDict):
     seed: int
 
 
-# The course of a run: one value per logged step
+# The course of a run: one value per logged step. accuracy: share of samples with a grade of 1
 Curve = TypedDict(
     "Curve",
     {
@@ -39,8 +42,26 @@ Curve = TypedDict(
         "lambda": list[float | None],
         "weight_min": list[float | None],
         "weight_max": list[float | None],
+        "accuracy": list[float | None],
     },
 )
+
+
+class HeldOutCurve(TypedDict):
+    """The evaluations before, during and after training: accuracy, and mean length in tokens, on all problems."""
+
+    step: list[int]
+    accuracy: list[float]
+    length: list[float]
+
+
+class HalfRecord(TypedDict):
+    """Figures on a half of the held-out problems. accuracy_area: None without evaluations during training."""
+
+    accuracy: float
+    accuracy_area: float | None
+
+
 _Lambda = TypedDict("_Lambda", {"lambda": float | None})
 _MeanLambda = TypedDict("_MeanLambda", {"lambda": MeanRecord | None})
 
@@ -48,7 +69,13 @@ _MeanLambda = TypedDict("_MeanLambda", {"lambda": MeanRecord | None})
 class RunFigures(_Lambda):
     """The figures of one run.
 
-    accuracy, completion_length_mean: held-out, after training; accuracy_before, completion_length_mean_before: before.
+    accuracy, score_mean, completion_length_mean: held-out, after training; with `_before`: before. accuracy is the
+    share of answers with a grade of 1, score_mean the mean grade.
+    accuracy_area: mean accuracy over the evaluations during and after training, each weighted by the steps since the
+        one before, or by the tokens sampled if `max_generated_tokens` is the budget; None without any during training.
+    choosing, reported: the same on the even held-out problems, which learning rates are chosen on, and on the odd ones.
+    held_out: the evaluations. machine: kind of processor and threads.
+    graded: whether answers got grades other than 0 and 1.
     lambda: at the last logged step. entropy: mean over the last steps, in nats per token.
     num_tokens: prompt and completion tokens sampled for training, as TRL counts them.
     tokens_to_target: their number when the samples' accuracy first reached `target_accuracy`; None if never.
@@ -56,10 +83,15 @@ class RunFigures(_Lambda):
     grad_clip_fraction: share of steps with a clipped gradient norm.
     share_by_length_quartile, share_right: shares of the weighted advantage mass f·|A|·|o|.
     informative_groups: share of groups with differing rewards, mean over steps.
-    limits: the smallest and the largest possible value of a figure; for `reward` those that occurred.
+    limits: the smallest and the largest possible value of a figure (`runs.limits`).
     """
 
     accuracy: float
+    accuracy_area: float | None
+    choosing: HalfRecord
+    reported: HalfRecord
+    score_mean: float
+    graded: bool
     completion_length_mean: float
     entropy: float | None
     accuracy_before: float
@@ -72,12 +104,16 @@ class RunFigures(_Lambda):
     share_right: float | None
     git_commit: str | None
     curve: Curve
-    informative_groups: NotRequired[float | None]
-    limits: NotRequired[dict[str, list[float]]]
+    held_out: HeldOutCurve
+    machine: str
+    informative_groups: float | None
+    limits: dict[str, list[float]]
 
 
 class RunResult(RunNames, RunFigures):
-    """A reported run that finished."""
+    """A run that finished. chosen: whether it is at the learning rate that its arm is compared at."""
+
+    chosen: bool
 
 
 class FailureRecord(RunNames):
@@ -86,19 +122,36 @@ class FailureRecord(RunNames):
     failure: str
 
 
-class TuningRecord(TypedDict):
-    """An arm at one learning rate of the sweep: accuracy by tuning seed, None for a failed run, and their mean."""
+class SweepRecord(TypedDict):
+    """An arm at one learning rate: the mean over n seeds of the held-out `figure` that rates are chosen by."""
 
     objective: str
     task: str
     learning_rate: float
-    value: float | None
-    values: list[float | None]
+    figure: str
+    value: float
+    n: int
     chosen: bool
 
 
+class RateDifference(TypedDict):
+    """The paired difference at one learning rate, with the interval and p of the paired t test, uncorrected."""
+
+    learning_rate: float
+    difference: float
+    ci95: list[float] | None
+    p: float | None
+    n: int
+
+
 class ComparisonRecord(TypedDict):
-    """The paired difference between an objective and `against` on a task (`comparison.statistics`)."""
+    """The paired difference between an objective and `against` on a task (`comparison.statistics`).
+
+    Each is at its best learning rate; fixed_ci95 is the interval that leaves the choice of the rates out.
+    p_holm: corrected over all comparisons of the study.
+    effect: the difference in standard deviations of `against` over seeds.
+    by_rate: the differences at each learning rate that both ran at.
+    """
 
     objective: str
     against: str
@@ -106,11 +159,13 @@ class ComparisonRecord(TypedDict):
     endpoint: str
     difference: float
     ci95: list[float] | None
+    fixed_ci95: list[float] | None
     n: int
-    bootstrap_ci95: list[float] | None
     p: float | None
     p_holm: float | None
+    effect: float | None
     detectable_difference: float | None
+    by_rate: list[RateDifference]
     verdict: str
     sentence: str
 
@@ -122,6 +177,8 @@ class ObjectiveFigures(_MeanLambda):
     task: str
     learning_rate: float
     accuracy: MeanRecord | None
+    accuracy_area: MeanRecord | None
+    score_mean: MeanRecord | None
     completion_length_mean: MeanRecord | None
     entropy: MeanRecord | None
     tokens_to_target: MeanRecord | None
@@ -134,37 +191,51 @@ class ObjectiveFigures(_MeanLambda):
 
 
 class Budget(TypedDict):
-    """What every run may use; None: the recipe's epochs."""
+    """What every run may use: optimizer steps, completion tokens. None for both: the recipe's epochs."""
 
     max_steps: int | None
+    max_generated_tokens: int | None
 
 
 class StudySettings(TypedDict):
-    """The settings of a study. `objectives`: the recipe keys of each arm; `recipe`: those that all runs share."""
+    """The settings of a study. `objectives`: the recipe keys of each arm; `recipe`: those that all runs share.
+
+    better: the direction of the endpoint that is better, "higher" or "lower", if any.
+    """
 
     objectives: dict[str, dict[str, Any]]
     against: str
     tasks: list[str]
     seeds: list[int]
-    tuning_seeds: list[int]
     learning_rates: list[float]
+    more_rates: int
     endpoint: str
+    better: str | None
     target_accuracy: float
     keep_checkpoints: bool
+    keep_runs: bool
     model: str
     budget: Budget
     recipe: dict[str, Any]
 
 
 class StudyRecord(TypedDict):
-    """results.json. `verdict`: the conclusions in sentences, the most important first."""
+    """results.json.
+
+    verdict: the conclusions in sentences, the most important first. readings: a sentence for each objective.
+    same_methods: objectives that are the same method as another one under the settings, and that one; they didn't run.
+    problems: a digest of each task's problems. runs: all that finished, at all learning rates.
+    """
 
     study: StudySettings
     verdict: list[str]
+    readings: dict[str, str]
+    same_methods: dict[str, str]
     comparisons: list[ComparisonRecord]
     objectives: list[ObjectiveFigures]
-    tuning: list[TuningRecord]
+    sweep: list[SweepRecord]
     failures: list[FailureRecord]
-    runs: list[RunResult]
+    problems: dict[str, str]
     versions: dict[str, str | None]
     git_commit: str | None
+    runs: list[RunResult]

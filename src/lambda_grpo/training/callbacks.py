@@ -1,4 +1,4 @@
-"""The progress bar of a training, and a callback at its beginning."""
+"""The progress bar of a training, and callbacks at its beginning and every few steps."""
 
 from __future__ import annotations
 
@@ -18,6 +18,29 @@ class AtTrainBegin(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.function(state.global_step)
+
+
+class EverySteps(TrainerCallback):
+    """Calls a function after every so many optimiser steps, but not after the last one.
+
+    A training that resumes after such a step begins with a call: there the earlier training may have ended.
+    """
+
+    def __init__(self, every: int, function: Callable[[], None]):
+        self.every, self.function = every, function
+        self._has_begun = False
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._has_begun = False
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not self._has_begun and state.global_step > 0 and state.global_step % self.every == 0:
+            self.function()
+        self._has_begun = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % self.every == 0 and not control.should_training_stop:
+            self.function()
 
 
 REINFORCEMENT = (("reward", "reward", ".3f"), ("length", "completions/mean_length", ".1f"), ("λ", "lambda", "+.4f"))

@@ -13,9 +13,10 @@ from lambda_grpo.errors import UserError
 from lambda_grpo.models import BUILTIN
 from lambda_grpo.runs.directory import Run
 from lambda_grpo.training.recipe import Recipe
+from lambda_grpo.trl.generated_tokens import tokens_of
 
 # The settings that define a run: with another value for a part of it, its report would compare different things.
-# A budget (max_resample_times, max_steps) may grow.
+# A budget (max_resample_times, max_steps, max_generated_tokens) may grow.
 FIXED_ON_RESUME = (
     "objective", "lambda_init", "lambda_optimizer", "lambda_r", "weight_norm", "scale_rewards",
     "loss_type", "importance_sampling_level", "epsilon", "epsilon_high", "delta", "beta",
@@ -52,6 +53,9 @@ def checkpoint_to_resume(run: Run, recipe: Recipe) -> Path:
     step, last_step = read_trainer_state(checkpoints[-1])["global_step"], recipe.training.max_steps
     if 0 < last_step < step:
         raise UserError(f"{run.path} has already been trained for {step} steps, max_steps can't be {last_step}")
+    tokens, key = tokens_of(checkpoints[-1]), "max_generated_tokens"
+    if now[key] not in (None, before[key]) and tokens is not None and tokens >= now[key]:
+        raise UserError(f"{run.path} has already generated {tokens} tokens, {key} can't be {now[key]}")
     return checkpoints[-1]
 
 

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -16,26 +16,27 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import PrinterCallback
-from transformers.integrations import get_available_reporting_integrations, is_deepspeed_zero3_enabled
+from transformers.integrations import get_available_reporting_integrations
 from trl import get_peft_config, get_quantization_config
 
 from lambda_grpo.disk import reporting_full_disk
 from lambda_grpo.distributed import is_main_process, world_size
-from lambda_grpo.errors import Stopped, UserError, warn_once
-from lambda_grpo.evaluation import Sampling, evaluate
+from lambda_grpo.errors import Stopped, UserError
 from lambda_grpo.files import write_json
 from lambda_grpo.models import BUILTIN, resolve_model
-from lambda_grpo.report import write_report
+from lambda_grpo.report.run_page import write_report
 from lambda_grpo.runs.directory import Run
 from lambda_grpo.runs.model_card import update_cards
-from lambda_grpo.training.callbacks import AtTrainBegin, ProgressBar
+from lambda_grpo.training.callbacks import AtTrainBegin, EverySteps, ProgressBar
 from lambda_grpo.training.data import read_training_data
 from lambda_grpo.training.datasets import is_conversation
 from lambda_grpo.training.footprint import check_space
+from lambda_grpo.training.held_out import HeldOutProblems
 from lambda_grpo.training.recipe import Recipe, model_init_kwargs, read_recipes
 from lambda_grpo.training.resume_checks import checkpoint_to_resume, read_trainer_state, set_learning_rate
 from lambda_grpo.trl import LambdaGRPOConfig, LambdaGRPOTrainer
 from lambda_grpo.trl.callbacks import WarnOfNoSignal
+from lambda_grpo.trl.resume import load_ended
 
 # Metric loggers; transformers knows which of them are installed
 REPORTERS = {"clearml", "comet_ml", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"}
@@ -47,6 +48,7 @@ def train(
     *,
     resume: bool = False,
     before: Mapping[str, Any] | None = None,
+    report: bool = True,
 ) -> Run:
     """Train according to a recipe.
 
@@ -55,6 +57,7 @@ def train(
         overrides: a command line's `--key value` pairs.
         resume: continue from the last complete checkpoint in `--output_dir`, with the settings recorded there.
         before: the content of `eval/before.json` of another run with the same policy, in place of an evaluation.
+        report: whether report.html is written at the end.
 
     Returns:
         The finished run.
@@ -82,7 +85,7 @@ def train(
         if world_size() == 1:
             check_space(recipe, run.weights_bytes())
         with _resumable(run, shlex.join(["lambda-grpo", "train", *overrides, "--resume"])):
-            return _Training(recipe, run).resume(checkpoint)
+            return _Training(recipe, run, report=report).resume(checkpoint)
     keys = read_recipes(recipes)
     is_named = output_dir is not None or "output_dir" in keys
     if not is_named:
@@ -96,7 +99,7 @@ def train(
     if world_size() == 1:  # of several processes each may save its share, and on a machine of its own
         check_space(recipe)
     with _resumable(run, shlex.join(["lambda-grpo", "train", *recipes, *overrides]), same_directory=is_named):
-        return _Training(recipe, run).start(before)
+        return _Training(recipe, run, report=report).start(before)
 
 
 @contextmanager
@@ -146,8 +149,8 @@ def check_recipe(keys: Mapping[str, Any]) -> str:
 class _Training:
     """One run; all of its parts are checked before anything is written."""
 
-    def __init__(self, recipe: Recipe, run: Run):
-        self.recipe, self.run = recipe, run
+    def __init__(self, recipe: Recipe, run: Run, *, report: bool = True):
+        self.recipe, self.run, self.report = recipe, run, report
         config = recipe.training
         if not config.save_run_records:
             raise UserError("lambda-grpo train needs its records for the report: leave save_run_records out")
@@ -157,6 +160,7 @@ class _Training:
         if Path(self.model_path, "adapter_config.json").is_file():
             raise UserError(f"{self.model_path} is a LoRA adapter: merge it before training (peft's merge_and_unload)")
         self.data = read_training_data(recipe, self.model_path)
+        self.held_out = HeldOutProblems(recipe, self.data, run)
         if config.eval_strategy != "no" and self.data.eval_dataset is None:
             raise UserError("eval_strategy needs held-out examples: set eval_size above 0, or eval_task")
         _check_fills_a_batch(self.data.dataset, config)
@@ -172,13 +176,13 @@ class _Training:
 
     def start(self, before: Mapping[str, Any] | None) -> Run:
         if before is not None:
-            self._check_same_evaluation(before)
+            self.held_out.check_same(before)
         trainer = self._trainer()
         if trainer.is_world_process_zero():
             self.recorder.begin(trainer.state)
             self._report_overlap()
         if before is None:
-            self._evaluate(trainer, "before")
+            self.held_out.evaluate(trainer, "before")
         elif trainer.is_world_process_zero():
             self.run.log_evaluation("before", before)
         with closing(self.progress):
@@ -195,9 +199,7 @@ class _Training:
         state = read_trainer_state(checkpoint)
         *_, last_step = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
         if state["global_step"] >= last_step:  # killed after the last step: the Trainer would do another one
-            trainer.load_trained(checkpoint, self.run.policy_checkpoint() or checkpoint)
-            if trainer.is_world_process_zero():
-                self.recorder.begin(trainer.state)
+            load_ended(trainer, checkpoint)
         else:
             # Changed only once all is loaded, so that an earlier error has no effect.
             before = self.run.config()["resolved"]["training"]["learning_rate"]
@@ -212,9 +214,10 @@ class _Training:
 
     def _finish(self, trainer: LambdaGRPOTrainer) -> Run:
         trainer.save_model(_internal_call=True)  # without pushing to the hub, which follows the evaluation
-        self._evaluate(trainer, "after")
+        self.held_out.evaluate(trainer, "after")
         if trainer.is_world_process_zero():
-            write_report(self.run)
+            if self.report:
+                write_report(self.run)
             update_cards(self.run)
         if trainer.args.push_to_hub:
             trainer.push_to_hub()
@@ -245,6 +248,7 @@ class _Training:
                 f"the prompts are conversations, and the tokenizer of {self.model_path} has no chat template: "
                 "use a chat model, or prompts of plain text"
             )
+        self.held_out.check_weights(trainer)
         _check_optimizer(trainer)
         trainer.data_description, trainer.hub_data_sets = self.data.for_card(), self.data.hub_data_sets()
         trainer.run_details = self._details()
@@ -254,6 +258,10 @@ class _Training:
         trainer.remove_callback(WarnOfNoSignal)  # the run's verdict reports it
         self.progress = ProgressBar()
         trainer.add_callback(self.progress)
+        if self.recipe.task.eval_every:
+            trainer.add_callback(
+                EverySteps(self.recipe.task.eval_every, lambda: self.held_out.evaluate_during(trainer))
+            )
         return trainer
 
     def _report_overlap(self) -> None:
@@ -264,48 +272,6 @@ class _Training:
         print(f"Training problems that are in test sets{removed}, see overlap.json:", file=sys.stderr)
         for overlap in self.data.overlaps:
             print(f"  {overlap}", file=sys.stderr)
-
-    def _check_same_evaluation(self, evaluation: Mapping[str, Any]) -> None:
-        """Raise UserError unless an evaluation has the task, size and sampling of this run's own."""
-        if self.data.held_out is None:
-            raise UserError("a run without held-out examples has no evaluation: leave `before` out, or set eval_size")
-        own = {"task": self.data.held_out.name, "n": len(self.data.held_out), "sampling": asdict(self._sampling())}
-        for name, value in own.items():
-            if evaluation.get(name) != value:
-                raise UserError(f"`before` is another evaluation: its {name} is {evaluation.get(name)}, not {value}")
-
-    def _sampling(self) -> Sampling:
-        """The sampling parameters of the training."""
-        config = self.recipe.training
-        return Sampling(
-            config.max_completion_length,
-            config.temperature,
-            config.top_p,
-            config.top_k,
-            config.min_p,
-            config.repetition_penalty,
-        )
-
-    def _evaluate(self, trainer: LambdaGRPOTrainer, name: str) -> None:
-        if self.data.held_out is None:
-            return
-        if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():
-            if trainer.is_world_process_zero():
-                warn_once(
-                    "the weights are sharded over processes (FSDP, ZeRO-3), so there is no evaluation before and "
-                    "after: use lambda-grpo eval when it has ended"
-                )
-            return
-        evaluation = evaluate(
-            trainer.accelerator.unwrap_model(trainer.model),
-            trainer.processing_class,
-            self.data.held_out,
-            self._sampling(),
-            batch_size=self.recipe.training.per_device_eval_batch_size,
-            template=replace(self.data.template, stops=(*self.data.template.stops, *self.recipe.training.stops())),
-        )
-        if trainer.is_world_process_zero():
-            self.run.log_evaluation(name, {**evaluation.to_dict(), "step": trainer.policy_step})
 
     def _details(self) -> dict[str, Any]:
         """What run.json adds to the trainer's own facts, so that the run can be resumed."""

@@ -15,6 +15,7 @@ from lambda_grpo.trl.correction import Corrector, check_columns
 from lambda_grpo.trl.fast_generation import FastGeneration
 from lambda_grpo.trl.fold import Fold
 from lambda_grpo.trl.fresh_prompts import FreshPrompts
+from lambda_grpo.trl.generated_tokens import TokenBudget
 from lambda_grpo.trl.packer import Packer
 from lambda_grpo.trl.prompts import PromptLimit, room_for_prompts
 from lambda_grpo.trl.resume import Resumption
@@ -35,6 +36,8 @@ def hold_parts(trainer: Any, tokenize: Callable[[list[Any]], Any]) -> None:
         UserError: TRL would silently ignore a setting.
         ValueError: settings that can't be combined.
     """
+    if trainer.is_deepspeed_enabled and trainer.args.fp16 and trainer.objective.preference.learnable:
+        raise ValueError("DeepSpeed's fp16 scales the loss where λ's gradient can't be unscaled: use bf16")
     _set_up_models(trainer)
     strings = trainer.args.stops()
     stops = StopStrings(strings, trainer._tokenizer) if strings else None
@@ -60,6 +63,7 @@ def hold_parts(trainer: Any, tokenize: Callable[[list[Any]], Any]) -> None:
         steps_per_generation=trainer.args.steps_per_generation,
         max_completion_length=trainer.max_completion_length,
     )
+    trainer.token_budget = TokenBudget(trainer.args.max_generated_tokens)
     trainer.resumption = Resumption(
         trainer.args,
         trainer.accelerator,

@@ -10,9 +10,11 @@ import torch
 from transformers import get_scheduler
 from trl import GRPOConfig
 
+from lambda_grpo.errors import UserError
 from lambda_grpo.objective import AtLeast, BestAndWorst, ErrorCorrection, Objective, RolloutSpec, Surrogate
 from lambda_grpo.objective.settings import ObjectiveSettings, has_setting, replace_set
 from lambda_grpo.options.trl import (
+    BudgetOptions,
     CorrectionOptions,
     LambdaScheduleOptions,
     ReplacedOptions,
@@ -44,6 +46,7 @@ class LambdaGRPOConfig(
     ObjectiveSettings,
     ReplacedOptions,
     LambdaScheduleOptions,
+    BudgetOptions,
     TraceOptions,
     SelectionOptions,
     CorrectionOptions,
@@ -65,6 +68,8 @@ class LambdaGRPOConfig(
     def __post_init__(self) -> None:
         self.settle()
         super().__post_init__()
+        if self.max_generated_tokens is not None:
+            self._check_constant_schedules()
 
     def settle(self) -> None:
         """Resolve this project's own fields, and check that they go together."""
@@ -131,6 +136,21 @@ class LambdaGRPOConfig(
             num_training_steps=training_steps,
         )
         return schedule.lr_lambdas[0]
+
+    def _check_constant_schedules(self) -> None:
+        """Raise UserError if a schedule depends on max_steps, before which a budget of tokens may end the training."""
+        for key in ("lr_scheduler_type", "lambda_lr_scheduler_type"):
+            name = str(getattr(getattr(self, key), "value", getattr(self, key)))
+            if not name.startswith("constant"):
+                raise UserError(
+                    f"max_generated_tokens may end the training before max_steps, on which {key} {name!r} depends: "
+                    f"set {key} to constant"
+                )
+        if 0 < self.warmup_steps < 1:
+            raise UserError(
+                "max_generated_tokens may end the training before max_steps, of which warmup_steps "
+                f"{self.warmup_steps} is a share: set warmup_steps to a number of steps"
+            )
 
     def _rollouts(self, objective: Objective) -> RolloutSpec:
         """What the objective does to its samples, with what is set here in its place."""

@@ -21,6 +21,7 @@ import torch
 from trl.data_utils import is_conversational
 
 from lambda_grpo.objective.rollout_spec import ErrorCorrection
+from lambda_grpo.trl.generated_tokens import add_generated_tokens
 from lambda_grpo.trl.samples import Sample
 
 KINDS = ("reflected", "answered", "replaced")
@@ -122,9 +123,11 @@ class Corrector:
             if free > 0:
                 prompts[place] = [*samples[i].prompt_ids, *ids]
         added = self._generate(prompts)
-        used = [len(prompts[k]) + len(added[k]) for k, free in enumerate(room) if free > 0]
-        total = self.accelerator.reduce(torch.tensor(sum(used), device=self.accelerator.device))
-        self._state().num_input_tokens_seen += int(total)
+        used = [(len(prompts[k]) + len(added[k]), len(added[k])) for k, free in enumerate(room) if free > 0]
+        own = torch.tensor([sum(counts) for counts in zip((0, 0), *used, strict=True)], device=self.accelerator.device)
+        seen, generated = self.accelerator.reduce(own).tolist()
+        self._state().num_input_tokens_seen += seen
+        add_generated_tokens(self._state(), generated)
         rests = added[: len(reflected)]
         return [[*ids, *rest[:free]] if free > 0 else None for ids, rest, free in zip(begun, rests, room, strict=True)]
 

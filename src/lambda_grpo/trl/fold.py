@@ -36,6 +36,7 @@ class Fold:
         lambda_: λ as a leaf that accumulates the loss's gradient; a new one after each step.
         lambda_grad: dL/dλ of the last optimiser step, over all ranks.
         batches: the generated batch of "train" and of "eval".
+        measured_weights: f in the last optimiser step, as `GeneratedBatch.counted`.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Fold:
         self.steps_per_generation, self.max_completion_length = steps_per_generation, max_completion_length
         self.batches: dict[str, GeneratedBatch] = {}
         self._has_warned = False
+        self.measured_weights = torch.empty(0)
         self.restart_lambda()
         self.lambda_grad = torch.zeros_like(self.lambda_)
 
@@ -83,7 +85,7 @@ class Fold:
             mode: "train" or "eval".
             micro_batches: their number in an optimiser step.
         """
-        advantages, mask = inputs["advantages"], _loss_mask(inputs)
+        advantages, mask = inputs["advantages"], loss_mask(inputs)
         weights = self._weights_of(inputs, mode)
         objective_z, trl_z = self.objective.normalizer, self.loss.divides_by
         share = self._share(mode)
@@ -101,7 +103,7 @@ class Fold:
 
         logps: (B, T) of the policy, with their graph. The other arguments are those of `advantages`.
         """
-        mask = _loss_mask(inputs)
+        mask = loss_mask(inputs)
         z = self._normalizer(self.objective.normalizer, inputs, mask, mode, micro_batches, self._share(mode))
         return policy_loss(
             logps,
@@ -171,6 +173,7 @@ class Fold:
         batch = self.batches["train"]
         with torch.no_grad():
             weights = self.weights(batch)
+        self.measured_weights = batch.counted(weights)
         for name, value in batch.weight_metrics(weights).items():
             metrics[name].append(value)
         metrics["informative_groups"].append(batch.informative_groups())
@@ -221,7 +224,7 @@ class Fold:
             )
 
 
-def _loss_mask(inputs: dict[str, Any]) -> Tensor:
+def loss_mask(inputs: dict[str, Any]) -> Tensor:
     """(B, T) tokens that carry loss."""
     mask: Tensor = inputs["completion_mask"]
     return mask * inputs["tool_mask"] if "tool_mask" in inputs else mask

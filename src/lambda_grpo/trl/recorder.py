@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import TrainerCallback
 from trl.trainer.utils import get_config_model_id
 
 from lambda_grpo.errors import warn_once
+from lambda_grpo.objective import Objective
 from lambda_grpo.objective.batch import GeneratedBatch
 from lambda_grpo.runs.directory import Run, metrics_line
 from lambda_grpo.runs.provenance import provenance
 from lambda_grpo.trl.rewards import RewardTable, known, total_reward
+from lambda_grpo.trl.token_records import TokenRecords, token_records
 
 # TRL's metrics that have another name in metrics.jsonl
 METRIC_NAMES = {"completions/mean_length": "completion_length_mean"}
@@ -32,6 +36,7 @@ class RunRecorder(TrainerCallback):
         run: the output directory.
         describe: returns the content of run.json; called when training begins.
         on_samples: also called with each generated batch.
+        tokens: what the training pass computes for single tokens; None to record none.
     """
 
     def __init__(
@@ -39,11 +44,13 @@ class RunRecorder(TrainerCallback):
         run: Run,
         describe: Callable[[], Mapping[str, Any]],
         on_samples: Callable[[dict[str, list[Any]]], None] | None = None,
+        tokens: TokenRecords | None = None,
     ):
-        self.run, self._describe, self._on_samples = run, describe, on_samples
+        self.run, self._describe, self._on_samples, self._tokens = run, describe, on_samples, tokens
         self._step: int | None = None  # under way; None outside of training
         self._has_begun = self._is_prepared = False
         self._next_group = 0  # number of the next prompt group in completions/
+        self._batch_step: int | None = None  # of the last generated batch in completions/
 
     def begin(self, state: Any) -> None:
         """Write run.json, and truncate the records at the step that `state` has reached.
@@ -63,6 +70,7 @@ class RunRecorder(TrainerCallback):
         self.run.write_config(self._describe())
         samples = self.run.completions()
         self._next_group = 0 if samples is None else max(samples["group"].to_pylist()) + 1
+        self._batch_step = None if samples is None else samples["step"][-1].as_py()
         self._has_begun = self._is_prepared = True
 
     def record_samples(self, columns: dict[str, list[Any]]) -> None:
@@ -73,7 +81,23 @@ class RunRecorder(TrainerCallback):
             return
         groups = [self._next_group + group for group in columns["group"]]
         self._next_group = groups[-1] + 1
-        self.run.log_completions(self._step + 1, {**columns, "group": groups})
+        self._batch_step = self._step + 1
+        self.run.log_completions(self._batch_step, {**columns, "group": groups})
+
+    def observe(self, batch: GeneratedBatch, inputs: dict[str, Any], logps: Tensor, entropies: Tensor) -> None:
+        """Take a micro-batch's values of single tokens, as `TokenRecords.observe`."""
+        if self._tokens is not None:
+            self._tokens.observe(batch, inputs, logps, entropies)
+
+    def record_tokens(self) -> None:
+        """Add what was observed to the samples of the last generated batch. Called by all processes together."""
+        if self._tokens is None or not self._tokens.has_values:
+            return
+        values = self._tokens.collect()
+        if self._step is not None and self._batch_step is not None:
+            rows = [values.get(index, {}) for index in range(self._tokens.batch_size)]
+            columns = {name: [row.get(name) for row in rows] for name in self._tokens.names}
+            self.run.log_tokens(self._batch_step, columns)
 
     def record_model(self, step: int) -> None:
         """Record that the policy of this step has been saved into the output directory itself."""
@@ -93,6 +117,9 @@ class RunRecorder(TrainerCallback):
             self.begin(state)
         self._step, self._is_prepared = state.global_step, False
 
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.record_tokens()
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         # An evaluation has no reward, nor has the closing summary where all steps have been logged before it.
         if self._step is not None and logs is not None and "reward" in logs:
@@ -102,16 +129,19 @@ class RunRecorder(TrainerCallback):
         self._step = None
 
 
-def describe_run(trainer: Any) -> dict[str, Any]:
+def describe_run(
+    trainer: Any, objective: Objective, details: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
     """The content of run.json: the objective, the model, the data, settings, versions, and the time of the start.
 
     Args:
-        trainer: a `LambdaGRPOTrainer`; its `run_details` are added, also to the "resolved" settings.
+        trainer: of TRL.
+        objective: its objective.
+        details: further entries; those of "resolved" are added to the settings.
     """
-    details = trainer.run_details
     found = {
         "started": datetime.now(UTC).isoformat(),
-        "objective": trainer.objective.describe(),
+        "objective": objective.describe(),
         "model": get_config_model_id(trainer.model.config),
         "data": {"name": getattr(getattr(trainer.train_dataset, "info", None), "dataset_name", None)},
         **details,
@@ -163,3 +193,16 @@ def _row(step: int, logs: Mapping[str, Any]) -> dict[str, Any]:
 def _as_text(row: Mapping[str, Any]) -> str:
     """A row as text, for comparison: equal for equal values."""
     return metrics_line(dict(sorted(row.items())))
+
+
+def recorder_of(trainer: Any, on_samples: Callable[[dict[str, list[Any]]], None] | None) -> RunRecorder:
+    """The recorder of a `LambdaGRPOTrainer`.
+
+    trainer: its `run_details`, when training begins, are further entries of run.json.
+    """
+    tokens = token_records(trainer, trainer.objective, trainer.fold.weights, trainer.args.record_tokens)
+
+    def described() -> dict[str, Any]:
+        return describe_run(trainer, trainer.objective, trainer.run_details)
+
+    return RunRecorder(Run(trainer.run_directory), described, on_samples, tokens)

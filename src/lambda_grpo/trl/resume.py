@@ -24,7 +24,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from lambda_grpo.errors import UserError, warn_once
 from lambda_grpo.objective.batch import GeneratedBatch
 from lambda_grpo.objective.lambda_file import LAMBDA_STATE_FILE, NO_LAMBDA, read_state
-from lambda_grpo.runs.checkpoints import OPTIMIZER, RANDOM_STATE, SCHEDULE, missing_state
+from lambda_grpo.runs.checkpoints import OPTIMIZER, RANDOM_STATE, SCHEDULE, is_complete, missing_state
 from lambda_grpo.runs.directory import Run
 from lambda_grpo.trl.fresh_prompts import ROLLOUT_STATE_FILE
 
@@ -229,6 +229,22 @@ class Resumption:
             return None
         inputs = send_to_device(saved["inputs"], self.accelerator.device)
         return SavedBatch(saved["step"], inputs, GeneratedBatch(**saved["batch"]))
+
+
+def load_ended(trainer: Any, checkpoint: Path) -> None:
+    """Load state, policy and λ of a training that ended at a checkpoint into a trainer, and continue its records.
+
+    With `load_best_model_at_end` policy and λ are those of the best checkpoint.
+    """
+    trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    trainer.state.is_world_process_zero = trainer.is_world_process_zero()
+    best = checkpoint.with_name(f"checkpoint-{trainer.state.best_global_step}")
+    policy = best if trainer.args.load_best_model_at_end and is_complete(best) else checkpoint
+    trainer._load_from_checkpoint(str(policy))
+    trainer._load_lambda(str(policy))
+    trainer.loaded_step = int(policy.name.removeprefix("checkpoint-"))
+    if trainer.recorder is not None and trainer.is_world_process_zero():
+        trainer.recorder.begin(trainer.state)
 
 
 def set_step(schedule: Any, optimizer: Any, step: int) -> None:

@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
+from transformers import TrainerState
 from trl.rewards import get_soft_overlong_punishment
 
 from lambda_grpo.objective.rollout_spec import RolloutSpec
 from lambda_grpo.trl.correction import KINDS, Corrector
 from lambda_grpo.trl.fresh_prompts import FreshPrompts, prompt_key
+from lambda_grpo.trl.generated_tokens import log_generated_tokens
 from lambda_grpo.trl.rewards import RewardTable
 from lambda_grpo.trl.samples import Sample, ScoredSamples
 
@@ -100,13 +102,14 @@ class RolloutPipeline:
         first = self._draw(examples)
         return first if self.fresh_prompts is None else self._refill_groups(first, self.fresh_prompts)
 
-    def log(self, batch: ScoredSamples, tokens: int) -> None:
+    def log(self, batch: ScoredSamples, state: TrainerState) -> None:
         """Set TRL's metrics of the batch to those of the policy's samples for its own prompts, and log the corrections.
 
-        tokens: number of tokens that have been sampled and read so far.
+        state: the Trainer's, with the tokens that have been sampled and read so far.
         """
         self.table.log(self.metrics, batch.policy_rewards, self.group_size)
-        self.metrics["num_tokens"] = [tokens]
+        self.metrics["num_tokens"] = [state.num_input_tokens_seen]
+        log_generated_tokens(state, self.metrics)
         if self.corrector is not None:
             for kind in KINDS:
                 self.metrics[f"error_correction/{kind}"].append(self.corrector.counts[kind])

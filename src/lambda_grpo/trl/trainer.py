@@ -11,7 +11,7 @@ the objects that the trainer holds, none of which depends on the trainer:
     packer           the packed pass in place of TRL's log-probabilities    packer.py
     fold             stage 1, Z of the objective over Z of TRL's loss, λ    fold.py
     resumption       what a checkpoint holds for an exact resume            resume.py
-    recorder         the run directory                                      records.py
+    recorder         the run directory                                      recorder.py
 
 For a surrogate that none of TRL's losses has (GMPO's, FSPO's, your own), `policy_loss` computes the loss: TRL's loss
 then gets advantages of 0, and still computes the rest, from the KL term to the metrics.
@@ -31,14 +31,12 @@ import torch
 from accelerate.utils import gather_object
 from datasets import IterableDataset
 from torch import Tensor
-from transformers import TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from lambda_grpo.objective.batch import GeneratedBatch
 from lambda_grpo.objective.lambda_file import load_lambda
-from lambda_grpo.runs.directory import Run
 from lambda_grpo.runs.model_card import CARD_FILE, write_card
 from lambda_grpo.trl.args import config_for_trl, lambda_config, restore
 from lambda_grpo.trl.callbacks import LambdaStep, WarnOfNoSignal
@@ -46,9 +44,12 @@ from lambda_grpo.trl.card import card_facts
 from lambda_grpo.trl.components import hold_parts
 from lambda_grpo.trl.config import LambdaGRPOConfig
 from lambda_grpo.trl.gather import gather_batch
+from lambda_grpo.trl.generated_tokens import count_sampled
 from lambda_grpo.trl.hooks import check_hooks, replaced
+from lambda_grpo.trl.live import LogWeights
 from lambda_grpo.trl.losses import check_nothing_weighs_tokens, trl_loss
-from lambda_grpo.trl.recorder import RunRecorder, describe_run, sample_columns
+from lambda_grpo.trl.recorder import RunRecorder, recorder_of, sample_columns
+from lambda_grpo.trl.resume import load_ended
 from lambda_grpo.trl.reward_functions import checked
 from lambda_grpo.trl.samples import ScoredSamples
 from lambda_grpo.trl.saving import copy_beside, hub_folder, save_beside
@@ -62,8 +63,9 @@ class LambdaGRPOTrainer(GRPOTrainer):
     Takes all of `GRPOTrainer`'s arguments; without `args`, or with a plain `trl.GRPOConfig`, it trains as TRL would.
     In addition to TRL's metrics it logs `lambda`, `lambda_grad`, `weight_min`, `weight_max`, `effective_sample_size`
     (per group, mean over groups) and `informative_groups` (the share of groups with an advantage other than 0); these
-    are over the whole generated batch, and with `logging_steps` above 1 means over the steps, like TRL's. An objective
-    with several λ logs their mean, and each one as `lambda/1` …. λ is saved with each checkpoint and model in
+    are over the whole generated batch, and with `logging_steps` above 1 means over the steps, like TRL's; and
+    `generated_tokens`, the completion tokens sampled so far (TRL's `num_tokens` includes prompts). An objective with
+    several λ logs their mean, and each one as `lambda/1` …. λ is saved with each checkpoint and model in
     `lambda_state.json`, and restored from there on resume. A saturated softmax is reported by one warning, and so is,
     at the end, a training whose rewards had no learning signal.
 
@@ -110,20 +112,18 @@ class LambdaGRPOTrainer(GRPOTrainer):
         self.loaded_step: int | None = None  # the policy's step, if it isn't the one that training has reached
         self.examples: list[dict[str, Any]] = []  # this rank's data set examples, one for each sample of the batch
         self._scored: ScoredSamples | None = None  # a batch that is drawn and scored before TRL's method runs
-        self._per_token_logps = torch.empty(0)
+        self._token_values: tuple[Tensor, Tensor] | None = None  # log-probabilities and entropies of the last pass
 
         trl_config = config_for_trl(config, self.trl_loss)
         signature.arguments["args"] = trl_config
         super().__init__(*signature.args[1:], **signature.kwargs)
         hold_parts(self, super()._tokenize_prompts)
         restore(self.args, config, given)
-        if self.is_deepspeed_enabled and trl_config.fp16 and self.objective.preference.learnable:
-            raise ValueError("DeepSpeed's fp16 scales the loss where λ's gradient can't be unscaled: use bf16")
-        self.add_callback(LambdaStep(self))
-        self.add_callback(WarnOfNoSignal())
+        for callback in (LambdaStep(self), self.token_budget, WarnOfNoSignal(), LogWeights(self)):
+            self.add_callback(callback)
         self._on_samples = on_samples
         if config.save_run_records:
-            self.recorder = RunRecorder(Run(self.run_directory), lambda: describe_run(self), on_samples)
+            self.recorder = recorder_of(self, on_samples)
             self.add_callback(self.recorder)
             self._on_samples = self.recorder.record_samples
 
@@ -159,7 +159,7 @@ class LambdaGRPOTrainer(GRPOTrainer):
         metrics, log = self._metrics[self._mode], self._logs["advantages"]
         self.advantages.set_equal_groups_to_zero(output, self._rewards_per_func, size, metrics, log)
         if batch is not None:
-            self.rollouts.log(batch, self.state.num_input_tokens_seen)
+            self.rollouts.log(batch, self.state)
         if self.model.training and self.objective.rollouts.filters_samples:
             self.advantages.keep_selected(output, self._rewards_per_func, size, metrics, log)
         if self.objective.advantage_min is not None:
@@ -205,6 +205,8 @@ class LambdaGRPOTrainer(GRPOTrainer):
         completion_ids, tool_mask = output[1], output[2]
         # Before padding, and before truncation masking empties the mask. A tool's output isn't the policy's.
         self._token_mask = [[1] * len(ids) for ids in completion_ids] if tool_mask is None else tool_mask
+        if self._scored is None and self.model.training:
+            count_sampled(self.state, self.accelerator, self._token_mask, self._metrics["train"])
         return output
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
@@ -252,8 +254,7 @@ class LambdaGRPOTrainer(GRPOTrainer):
             output = super()._get_per_token_logps_and_entropies(
                 *arguments, batch_size, compute_entropy, compute_aux_loss, **inputs
             )
-        if not self.trl_loss.has_surrogate:
-            self._per_token_logps = output[0]
+        self._token_values = output[:2]
         return output
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
@@ -278,6 +279,8 @@ class LambdaGRPOTrainer(GRPOTrainer):
 
     def _report_samples(self, batch: GeneratedBatch) -> None:
         answers = gather_object([example.get("answer") for example in self.examples])
+        if self.recorder is not None:
+            self.recorder.record_tokens()  # of the batch before
         if self.accelerator.is_main_process and self._on_samples is not None:
             weights = batch.mean_weights(self.fold.weights(batch)).tolist()
             self._on_samples(sample_columns(batch, weights, answers, self._logs, self.reward_table))
@@ -294,9 +297,12 @@ class LambdaGRPOTrainer(GRPOTrainer):
         )
         with self.packer.skipping(inputs):
             loss = super()._compute_loss(model, {**inputs, "advantages": folded})
+        assert self._token_values is not None  # TRL's loss has just computed them
+        (logps, entropies), self._token_values = self._token_values, None  # their graph isn't kept
+        if self.recorder is not None and self._mode == "train":
+            self.recorder.observe(self.fold.batches["train"], inputs, logps, entropies)
         if is_trls:
             return loss
-        logps, self._per_token_logps = self._per_token_logps, torch.empty(0)  # its graph isn't kept
         own_loss, metrics = self.fold.policy_loss(inputs, logps, self._mode, self._micro_batches)
         self.fold.log_policy_loss(self._metrics[self._mode], own_loss, metrics, self._micro_batches)
         return loss + own_loss.to(loss.dtype)
@@ -312,8 +318,15 @@ class LambdaGRPOTrainer(GRPOTrainer):
     # -- 4. saving and resuming --------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's, after the checks of `Resumption.begin`, which may raise UserError."""
-        return super().train(self.resumption.begin(resume_from_checkpoint), *args, **kwargs)
+        """The Trainer's, after the checks of `Resumption.begin`, which may raise UserError.
+
+        A checkpoint at which `max_generated_tokens` had been reached is loaded, and trained no further.
+        """
+        checkpoint = self.resumption.begin(resume_from_checkpoint)
+        if not self.token_budget.is_spent(checkpoint):
+            return super().train(checkpoint, *args, **kwargs)
+        load_ended(self, Path(checkpoint))
+        return TrainOutput(self.state.global_step, 0.0, {})
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -371,19 +384,6 @@ class LambdaGRPOTrainer(GRPOTrainer):
         super()._load_best_model()
         self._load_lambda(self.state.best_model_checkpoint)
         self.loaded_step = self.state.best_global_step
-
-    def load_trained(self, checkpoint: Path, policy: Path) -> None:
-        """Load the state after a training that ended at a checkpoint.
-
-        Args:
-            checkpoint: where the training ended.
-            policy: the checkpoint from which policy and λ are loaded: an earlier one if that is the best.
-        """
-        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        self.state.is_world_process_zero = self.is_world_process_zero()
-        self._load_from_checkpoint(str(policy))
-        self._load_lambda(str(policy))
-        self.loaded_step = int(policy.name.removeprefix("checkpoint-"))
 
     def _load_lambda(self, checkpoint: str) -> None:
         if self.objective.preference.learnable:
